@@ -1,1 +1,35 @@
+//! The nouns of kiln, shared by every crate.
+//!
+//! This crate is pure: no sockets, files, clocks, environment or randomness. What crosses a process
+//! boundary (the HTTP API, the proxy's table, the journal) is made of these types and of nothing else,
+//! so that two processes of different age can disagree only here.
 
+pub mod api;
+mod canonical;
+mod digest;
+mod engine;
+mod ids;
+mod names;
+mod plan;
+mod policy;
+mod release;
+mod route;
+mod spec;
+mod time;
+
+pub use canonical::{CanonicalError, canonical_json};
+pub use digest::{Digest, DigestError};
+pub use engine::{Command, ExitReason, ExitRecord, Observation, StartFailure};
+pub use ids::{ActionId, Generation, InstanceId, ReleaseNumber, StateId};
+pub use names::{EnvName, ImageName, NameError, ProjectName, ServiceKey, ServiceName};
+pub use plan::{Change, ChangeKind, FieldChange, Plan, Reason};
+pub use policy::{BlueGreen, HttpProbe, Policy, Strategy};
+pub use release::{Release, ReleaseId, Resources, Tmpfs};
+pub use route::{
+    Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, SetRoute, ToProxy,
+};
+pub use spec::{
+    CopySpec, DebianSpec, EnvironmentSpec, ImageOrigin, ImageSpec, ProjectSpec, ServiceDefinition,
+    ServiceSpec, UserSpec,
+};
+pub use time::{Timestamp, duration_ms};

@@ -1,0 +1,118 @@
+//! What a definition asks for, resolved: no expression, no variable and no default is left open.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Digest, EnvName, ImageName, Policy, ProjectName, Release, Resources, ServiceName, Timestamp,
+    Tmpfs,
+};
+
+/// A whole definition for one environment, as the command line read it. Images are not baked yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectSpec {
+    pub project: ProjectName,
+    pub environment: EnvName,
+    /// Every environment that the definition names, in its order.
+    pub environments: Vec<EnvName>,
+    pub images: BTreeMap<ImageName, ImageSpec>,
+    pub services: BTreeMap<ServiceName, ServiceDefinition>,
+}
+
+/// What to bake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    pub name: ImageName,
+    pub version: String,
+    pub debian: DebianSpec,
+    pub users: Vec<UserSpec>,
+    pub copies: Vec<CopySpec>,
+    /// Shell command lines, each a step.
+    pub run: Vec<String>,
+    /// The user of the `run` steps and of the instance; `None` is root.
+    pub run_as: Option<String>,
+    pub env: BTreeMap<String, String>,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    /// `None` is `/`.
+    pub workdir: Option<String>,
+    /// `None` is SIGTERM.
+    pub stop_signal: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DebianSpec {
+    pub suite: String,
+    pub packages: Vec<String>,
+    /// `None`: that of the machine's own apt sources.
+    pub mirror: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserSpec {
+    pub name: String,
+    pub uid: u32,
+    /// The group has the user's name and, without `gid`, the uid's number.
+    pub gid: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopySpec {
+    /// Relative to the definition's folder, never outside it. With a `/` at the end or naming a folder: its contents.
+    pub from: String,
+    /// Absolute.
+    pub to: String,
+    /// User name or number inside the image; `None` is root.
+    pub owner: Option<String>,
+}
+
+/// A service as defined: names its image, so it becomes a [`ServiceSpec`] only when that is baked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceDefinition {
+    pub image: ImageName,
+    /// Replaces the image's entry point and command; empty keeps them.
+    pub command: Vec<String>,
+    /// On top of the image's.
+    pub env: BTreeMap<String, String>,
+    pub port: Option<u16>,
+    pub tmpfs: BTreeMap<String, Tmpfs>,
+    pub resources: Resources,
+    pub policy: Policy,
+}
+
+/// What the daemon is asked to run in one environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentSpec {
+    pub project: ProjectName,
+    pub environment: EnvName,
+    pub services: BTreeMap<ServiceName, ServiceSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    pub release: Release,
+    pub policy: Policy,
+    pub origin: ImageOrigin,
+}
+
+/// Where an image came from. Not part of a release: the same image from another commit is the same release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageOrigin {
+    pub tag: String,
+    pub digest: Digest,
+    /// `None`: the definition is in no Git repository.
+    pub commit: Option<String>,
+    pub dirty: bool,
+    pub baked_at: Timestamp,
+}
