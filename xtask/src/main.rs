@@ -1,1 +1,81 @@
-fn main() {}
+//! Tasks of the workspace: checks that every commit has to pass, and benchmarks. `cargo xtask help`.
+#![allow(clippy::disallowed_methods)] // a tool that measures: this is where the clock is read
+
+mod args;
+mod bench;
+mod layers;
+mod licences;
+mod load;
+mod metadata;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use args::{Args, ArgsError};
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  check-layers     arrows between crates go down, pure crates are pure, unsafe code is in one place
+  check-licences   every dependency of kiln has a permissive licence
+  bench switch     [--cycles 50] [--requests 100000] [--workers 32] [--rate 1000]
+                   applies and rollbacks in turn under constant load: what is lost
+  bench rollback   [--n 200] [--rate 300]
+                   rollbacks to a warm set: how long, and how many fsyncs
+  bench crash      [--depth 4] [--proxy-kills 10] [--rate 300]
+                   controller and proxy killed in the middle of rollouts
+  bench bake       [--runs 25] [--first-runs 5]
+                   bakes and applies with nothing to do, one file to do, everything to do
+  bench sim        [--rollouts 100000] [--threads 2]
+                   simulated rollouts with faults, each second
+  sim              --seed N [--trace]
+                   one simulated world again
+
+Benchmarks need root; each writes its section of docs/benchmarks.md and leaves nothing running.";
+
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    #[error(transparent)]
+    Layers(#[from] layers::LayersError),
+    #[error(transparent)]
+    Licences(#[from] licences::LicencesError),
+    #[error(transparent)]
+    Bench(#[from] bench::BenchError),
+    #[error("no task `{0}`\n\n{HELP}")]
+    Unknown(String),
+}
+
+fn main() -> ExitCode {
+    match run(Args::new(std::env::args().skip(1))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = error.source();
+            while let Some(inner) = cause {
+                eprintln!("  because: {inner}");
+                cause = inner.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut args: Args) -> Result<(), TaskError> {
+    let task = args.word().unwrap_or_default();
+    match task.as_str() {
+        "" | "help" => println!("{HELP}"),
+        "check-layers" => {
+            args.end()?;
+            println!("layers: {} files hold the rules", layers::check()?);
+        }
+        "check-licences" => {
+            args.end()?;
+            println!("licences: {} packages are allowed", licences::check()?);
+        }
+        "bench" => bench::run(args)?,
+        _ => return Err(TaskError::Unknown(task)),
+    }
+    Ok(())
+}

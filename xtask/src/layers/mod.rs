@@ -1,0 +1,267 @@
+//! `check-layers`: the arrows between crates go down only, pure crates stay pure, and unsafe code lives in
+//! one crate. A rule that only a document holds is broken by the third person who is in a hurry.
+
+mod purity;
+mod source;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::metadata::{Follow, Metadata, MetadataError};
+
+/// Which workspace crates each may name as a normal or build dependency. Tests may reach further.
+const ALLOWED_EDGES: &[(&str, &[&str])] = &[
+    ("kiln-model", &[]),
+    ("kiln-config", &["kiln-model"]),
+    ("kiln-plan", &["kiln-model"]),
+    ("kiln-sim", &["kiln-model", "kiln-plan", "kiln-proxy"]),
+    ("kiln-oci", &["kiln-model"]),
+    ("kiln-engine", &["kiln-model", "kiln-oci"]),
+    ("kiln-bake", &["kiln-model", "kiln-oci", "kiln-engine"]),
+    ("kiln-cloud", &["kiln-model"]),
+    ("kiln-proxy", &["kiln-model"]),
+    (
+        "kiln-daemon",
+        &[
+            "kiln-model",
+            "kiln-config",
+            "kiln-plan",
+            "kiln-proxy",
+            "kiln-cloud",
+            "kiln-bake",
+            "kiln-engine",
+            "kiln-oci",
+        ],
+    ),
+    (
+        "kiln",
+        &[
+            "kiln-model",
+            "kiln-config",
+            "kiln-plan",
+            "kiln-proxy",
+            "kiln-cloud",
+            "kiln-bake",
+            "kiln-engine",
+            "kiln-oci",
+            "kiln-daemon",
+        ],
+    ),
+    ("xtask", &["kiln-model", "kiln-sim"]),
+];
+
+/// Crates that decide and never touch the world.
+const PURE: &[&str] = &["kiln-model", "kiln-config", "kiln-plan", "kiln-sim"];
+
+/// What a pure crate may not link: whatever opens sockets, files or clocks, or asks the system for chance.
+const IMPURE_PACKAGES: &[&str] = &[
+    "async-std",
+    "getrandom",
+    "hyper",
+    "libc",
+    "mio",
+    "nix",
+    "polling",
+    "reqwest",
+    "rusqlite",
+    "rustix",
+    "smol",
+    "socket2",
+    "tokio",
+    "ureq",
+];
+
+/// The one crate with unsafe code.
+const UNSAFE_CRATE: &str = "kiln-engine";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayersError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error("{path}: cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} broken:\n{}", if .0.len() == 1 { "a layer rule is" } else { "layer rules are" }, lines(.0))]
+    Broken(Vec<Violation>),
+}
+
+fn lines(violations: &[Violation]) -> String {
+    let lines: Vec<String> = violations.iter().map(|v| format!("  {v}")).collect();
+    lines.join("\n")
+}
+
+/// A rule broken at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    path: PathBuf,
+    /// `None`: the whole file, as for a manifest.
+    line: Option<usize>,
+    rule: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.path.display(), self.rule),
+            None => write!(f, "{}: {}", self.path.display(), self.rule),
+        }
+    }
+}
+
+/// How many files were looked at.
+pub(crate) fn check() -> Result<usize, LayersError> {
+    let metadata = Metadata::load()?;
+    let mut violations = Vec::new();
+    let mut files = 0;
+    for package in metadata.members() {
+        let shown = |path: &Path| -> PathBuf {
+            path.strip_prefix(&metadata.workspace_root)
+                .unwrap_or(path)
+                .to_owned()
+        };
+        let manifest = shown(&package.manifest_path);
+        let edges: Vec<&str> = package
+            .dependencies
+            .iter()
+            .filter(|edge| edge.kind.as_deref() != Some("dev"))
+            .map(|edge| edge.name.as_str())
+            .collect();
+        violations.extend(
+            edge_rules(&package.name, &edges)
+                .into_iter()
+                .map(|rule| Violation {
+                    path: manifest.clone(),
+                    line: None,
+                    rule,
+                }),
+        );
+        let pure = PURE.contains(&package.name.as_str());
+        if pure {
+            for (reached, path) in metadata.reached(&package.name, Follow::Normal)? {
+                if IMPURE_PACKAGES.contains(&reached.name.as_str()) {
+                    violations.push(Violation {
+                        path: manifest.clone(),
+                        line: None,
+                        rule: format!(
+                            "a pure crate links no `{}` (by {})",
+                            reached.name,
+                            path.join(" -> ")
+                        ),
+                    });
+                }
+            }
+        }
+
+        let folder = package.manifest_path.parent().unwrap_or(Path::new("."));
+        for part in ["src", "tests", "benches", "examples"] {
+            for path in source::rust_files(&folder.join(part))? {
+                let text = std::fs::read_to_string(&path).map_err(|source| LayersError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                files += 1;
+                let shell = !pure || part != "src" || source::is_test_module(&path, folder)?;
+                let mut found = Vec::new();
+                if package.name != UNSAFE_CRATE {
+                    found.extend(purity::unsafe_code(&text));
+                }
+                if !shell {
+                    found.extend(purity::impure_names(&text));
+                }
+                violations.extend(found.into_iter().map(|(line, rule)| Violation {
+                    path: shown(&path),
+                    line: Some(line),
+                    rule,
+                }));
+            }
+        }
+    }
+    if violations.is_empty() {
+        Ok(files)
+    } else {
+        Err(LayersError::Broken(violations))
+    }
+}
+
+/// The rules that the edges of one crate break. Only kiln's own crates count as edges.
+fn edge_rules(package: &str, edges: &[&str]) -> Vec<String> {
+    let known = |name: &str| ALLOWED_EDGES.iter().find(|(from, _)| *from == name);
+    let Some((_, allowed)) = known(package) else {
+        return vec![format!(
+            "`{package}` has no place in the layers: give it one in xtask/src/layers/mod.rs"
+        )];
+    };
+    edges
+        .iter()
+        .filter(|edge| edge.starts_with("kiln") || known(edge).is_some())
+        .filter(|edge| !allowed.contains(edge))
+        .map(|edge| {
+            if allowed.is_empty() {
+                format!("`{package}` may not depend on `{edge}`, nor on any crate of the workspace")
+            } else {
+                format!(
+                    "`{package}` may not depend on `{edge}`, only on {}",
+                    allowed.join(", ")
+                )
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arrow_that_goes_up_is_found() {
+        assert_eq!(edge_rules("kiln-engine", &["kiln-model", "serde"]), [""; 0]);
+        let broken = edge_rules("kiln-engine", &["kiln-model", "kiln-plan"]);
+        assert_eq!(
+            broken,
+            ["`kiln-engine` may not depend on `kiln-plan`, only on kiln-model, kiln-oci"]
+        );
+        assert_eq!(edge_rules("kiln-model", &["kiln-plan"]).len(), 1);
+        assert_eq!(edge_rules("kiln-plan", &["xtask"]).len(), 1);
+    }
+
+    #[test]
+    fn a_crate_without_a_place_is_found() {
+        assert!(edge_rules("kiln-misc", &[])[0].contains("no place in the layers"));
+    }
+
+    #[test]
+    fn the_allowed_edges_have_no_cycle() {
+        // Each crate is listed after all that it may depend on, save for edges to crates further down the table.
+        fn depth(name: &str, path: &mut Vec<String>) {
+            assert!(!path.iter().any(|p| p == name), "cycle: {path:?} -> {name}");
+            path.push(name.to_owned());
+            let (_, next) = ALLOWED_EDGES
+                .iter()
+                .find(|(from, _)| *from == name)
+                .unwrap_or_else(|| panic!("{name} is not in the table"));
+            for name in *next {
+                depth(name, path);
+            }
+            path.pop();
+        }
+        for (name, _) in ALLOWED_EDGES {
+            depth(name, &mut Vec::new());
+        }
+    }
+
+    #[test]
+    fn a_violation_names_its_place() {
+        let violation = Violation {
+            path: "crates/kiln-plan/src/step.rs".into(),
+            line: Some(12),
+            rule: "a pure crate names no `std::fs`".to_owned(),
+        };
+        assert_eq!(
+            violation.to_string(),
+            "crates/kiln-plan/src/step.rs:12: a pure crate names no `std::fs`"
+        );
+    }
+}
