@@ -168,7 +168,12 @@ mod tests {
             .env("KILN_ROOT", &root)
             .spawn()
             .unwrap();
-        let found: Vec<u32> = processes(&root).iter().map(|p| p.pid).collect();
+        // A spawn returns a little before the kernel shows the new program's environment.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut found = Vec::new();
+        while found.is_empty() && std::time::Instant::now() < deadline {
+            found = processes(&root).iter().map(|p| p.pid).collect();
+        }
         let other = processes(&root.with_extension("other"));
         let removed = remove(&root);
         child.wait().unwrap();

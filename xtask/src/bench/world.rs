@@ -378,6 +378,13 @@ impl Drop for World {
         for left in leaks::remove(&self.root) {
             eprintln!("removed by the benchmark: {left}");
         }
+        if leaks::of(&self.root)
+            .iter()
+            .any(|left| left.starts_with("mount"))
+        {
+            eprintln!("{}: still mounted, so left alone", self.folder.display());
+            return;
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
             eprintln!("{}: {error}", self.folder.display());
         }
@@ -459,6 +466,42 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), WorldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A world whose `kiln` is `env`: it prints the environment that it got and its arguments' effect.
+    fn world() -> World {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/bench");
+        World::new(Path::new("/usr/bin/env"), &example, "bench").unwrap()
+    }
+
+    #[test]
+    fn a_world_is_a_project_in_git_with_a_root_and_a_port_of_its_own() {
+        let mut world = world();
+        let environment = world.kiln(&[]).unwrap().stdout;
+        assert!(environment.contains(&format!("KILN_ROOT={}\n", world.root.display())));
+        let definition = || std::fs::read_to_string(world.project.join("kiln.hcl")).unwrap();
+        assert!(definition().contains(&format!("listen   = {}\n", world.address.port())));
+        let mut git = Command::new("git");
+        let clean = world.run(git.args(["status", "--porcelain"])).unwrap();
+        assert_eq!(clean.stdout, "");
+        let first = definition();
+        world.edit_environment().unwrap();
+        let text = std::fs::read_to_string(world.project.join("kiln.hcl")).unwrap();
+        assert_ne!(first, text);
+        assert!(text.contains("GREETING = \"edit 1\""));
+        let failed = world.kiln(&["false"]).unwrap_err();
+        assert!(matches!(failed, WorldError::Failed { .. }), "{failed}");
+
+        // While it is wrapped, what starts from the binary's path has one variable more.
+        world.wrap("KILN_CRASH_AFTER", "start:2").unwrap();
+        let wrapped = world.kiln(&[]).unwrap().stdout;
+        assert!(wrapped.contains("KILN_CRASH_AFTER=start:2\n"));
+        world.unwrap_binary().unwrap();
+        assert!(!world.kiln(&[]).unwrap().stdout.contains("KILN_CRASH_AFTER"));
+
+        let folder = world.folder.clone();
+        drop(world);
+        assert!(!folder.exists());
+    }
 
     #[test]
     fn outcomes_are_found_among_progress() {
