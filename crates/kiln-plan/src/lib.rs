@@ -1,1 +1,27 @@
+//! Decides, and does nothing else: no socket, file, clock or randomness. The daemon and the simulator call the very
+//! same step.
+//!
+//! [`Service`] is the state machine of one service in one environment. The contract of a step:
+//!
+//! 1. [`Service::handle_event`] with the time and what happened. Time never decreases.
+//! 2. [`Service::poll_action`] and [`Service::poll_notice`] until both give `None`.
+//! 3. Journal the event, the actions and the service in one transaction; only then carry the actions out.
+//! 4. [`Service::poll_timeout`] says when to come back with [`Event::Timer`] if nothing else happens before.
+//!
+//! After a restart, [`Service::outstanding`] gives every action without an outcome, to be carried out again: actions are
+//! idempotent by id.
 
+mod event;
+mod instance;
+mod mutation;
+mod plan;
+mod reconcile;
+mod rollout;
+mod service;
+
+pub use event::{Action, Event, Notice, Refusal, RolloutEnd};
+pub use instance::{Instance, Phase, Routed};
+pub use mutation::Mutation;
+pub use plan::{bound, plan};
+pub use rollout::{Rollout, RolloutPhase};
+pub use service::{ReleaseRecord, RouteWanted, Service, Warm};

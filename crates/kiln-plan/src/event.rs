@@ -1,0 +1,220 @@
+//! What goes into a step and what comes out.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use kiln_model::api::{ErrorCode, RolloutResult};
+use kiln_model::{
+    ActionId, ExitRecord, Generation, ImageOrigin, InstanceId, Policy, Release, ReleaseNumber,
+    StartFailure, Timestamp, duration_ms,
+};
+use serde::{Deserialize, Serialize};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Event {
+    /// Run this release under this policy. The same release as the current one changes the policy alone.
+    Deploy {
+        release: Box<Release>,
+        origin: ImageOrigin,
+        policy: Policy,
+    },
+    SetPolicy {
+        policy: Policy,
+    },
+    /// `None`: back to the release that was current before; while a rollout runs: back to where it came from.
+    Rollback {
+        to: Option<ReleaseNumber>,
+    },
+    /// Stop everything; the service is gone when nothing is left.
+    Remove,
+    Started {
+        instance: InstanceId,
+        pid: u32,
+        address: Ipv4Addr,
+        at: Timestamp,
+    },
+    StartFailed {
+        instance: InstanceId,
+        failure: StartFailure,
+    },
+    Exited {
+        instance: InstanceId,
+        record: ExitRecord,
+    },
+    Removed {
+        instance: InstanceId,
+    },
+    Ready {
+        instance: InstanceId,
+    },
+    Unready {
+        instance: InstanceId,
+    },
+    NotLive {
+        instance: InstanceId,
+    },
+    /// Every live proxy serves the route of this generation.
+    Confirmed {
+        generation: Generation,
+    },
+    RouteRefused {
+        generation: Generation,
+        reason: String,
+    },
+    /// Nothing of the instance is in flight in any live proxy.
+    Drained {
+        instance: InstanceId,
+        cut: u64,
+    },
+    Timer,
+}
+
+impl Event {
+    /// A person asked for it: it changes what a plan is made from.
+    pub fn is_decision(&self) -> bool {
+        match self {
+            Self::Deploy { .. } | Self::SetPolicy { .. } | Self::Rollback { .. } | Self::Remove => {
+                true
+            }
+            Self::Started { .. }
+            | Self::StartFailed { .. }
+            | Self::Exited { .. }
+            | Self::Removed { .. }
+            | Self::Ready { .. }
+            | Self::Unready { .. }
+            | Self::NotLive { .. }
+            | Self::Confirmed { .. }
+            | Self::RouteRefused { .. }
+            | Self::Drained { .. }
+            | Self::Timer => false,
+        }
+    }
+}
+
+/// What to do. Idempotent by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Action {
+    /// Ends with `Started` or `StartFailed`.
+    Start {
+        id: ActionId,
+        instance: InstanceId,
+        release: ReleaseNumber,
+    },
+    /// Ends with `Exited`.
+    Stop {
+        id: ActionId,
+        instance: InstanceId,
+        #[serde(with = "duration_ms")]
+        grace: Duration,
+    },
+    /// Ends with `Removed`.
+    Remove { id: ActionId, instance: InstanceId },
+    /// Ends with `Confirmed` or `RouteRefused`; a newer one replaces it.
+    Route {
+        id: ActionId,
+        generation: Generation,
+        active: Option<(ReleaseNumber, Vec<InstanceId>)>,
+        /// Out of every route, and not yet known to be idle.
+        draining: Vec<InstanceId>,
+    },
+}
+
+/// What a person wants to hear about a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Notice {
+    RolloutBegan {
+        from: Option<ReleaseNumber>,
+        to: ReleaseNumber,
+    },
+    PhaseEntered {
+        phase: String,
+        waits_on: String,
+    },
+    InstanceFailed {
+        instance: InstanceId,
+        reason: String,
+        last_lines: Vec<String>,
+    },
+    Switched {
+        to: ReleaseNumber,
+        instances: u32,
+    },
+    WarmUntil {
+        release: ReleaseNumber,
+        until: Timestamp,
+    },
+    WarmRetired {
+        release: ReleaseNumber,
+    },
+    PolicyChanged,
+    RolloutEnded {
+        end: RolloutEnd,
+    },
+    RouteRefused {
+        reason: String,
+    },
+    /// Nothing of the service runs any more.
+    Gone,
+}
+
+/// How a rollout ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutEnd {
+    pub from: Option<ReleaseNumber>,
+    pub to: ReleaseNumber,
+    pub result: RolloutResult,
+    pub reason: Option<String>,
+}
+
+impl Notice {
+    pub fn ends_rollout(&self) -> bool {
+        matches!(self, Self::RolloutEnded { .. } | Self::Gone)
+    }
+}
+
+/// Why an event is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Busy { to: ReleaseNumber },
+    NoPrevious,
+    UnknownRelease { number: ReleaseNumber },
+    AlreadyCurrent { number: ReleaseNumber },
+    Gone,
+}
+
+impl Refusal {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Busy { .. } => ErrorCode::Busy,
+            Self::UnknownRelease { .. } | Self::Gone => ErrorCode::NotFound,
+            Self::NoPrevious | Self::AlreadyCurrent { .. } => ErrorCode::Precondition,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy { to } => write!(
+                f,
+                "a rollout to release {to} is running: wait for its end (`kiln status`), or turn it back with `kiln rollback`"
+            ),
+            Self::NoPrevious => f.write_str(
+                "no release was current before this one, so there is nothing to go back to",
+            ),
+            Self::UnknownRelease { number } => write!(
+                f,
+                "there is no release {number}: `kiln history` lists the releases there are"
+            ),
+            Self::AlreadyCurrent { number } => {
+                write!(f, "release {number} already has the traffic")
+            }
+            Self::Gone => f.write_str("the service was removed: apply its definition again"),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! One instance, as the planner sees it.
+
+use std::net::Ipv4Addr;
+
+use kiln_model::{Generation, InstanceId, ReleaseNumber, Timestamp};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub release: ReleaseNumber,
+    pub phase: Phase,
+    pub routed: Routed,
+    /// Its probe passes.
+    pub ready: bool,
+    /// Since when without a break.
+    pub ready_since: Option<Timestamp>,
+    /// It has to be replaced: its live probe failed.
+    pub doomed: bool,
+    pub address: Option<Ipv4Addr>,
+    pub pid: Option<u32>,
+    pub started_at: Option<Timestamp>,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Starting,
+    Running,
+    /// Told to stop.
+    Stopping,
+    /// Ended; what is left of it is being removed.
+    Ended,
+}
+
+/// What proxies may still do with an instance. Only `Never` and `Drained` may be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routed {
+    /// It was in no route yet.
+    Never,
+    /// It is in the present route.
+    Active,
+    /// It left the routes with `generation`, which is not confirmed yet.
+    Leaving { generation: Generation },
+    /// Every proxy has confirmed a route without it; requests may be in flight until `deadline`.
+    Draining {
+        generation: Generation,
+        deadline: Timestamp,
+    },
+    /// Nothing of it is in flight.
+    Drained,
+}
+
+impl Instance {
+    /// It runs or will.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Running)
+    }
+
+    /// It counts towards what its set needs.
+    pub(crate) fn counts(&self) -> bool {
+        self.is_alive() && !self.doomed
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Running && self.ready
+    }
+
+    /// A proxy may still send to it or wait for it.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(
+            self.routed,
+            Routed::Leaving { .. } | Routed::Draining { .. }
+        )
+    }
+}

@@ -1,0 +1,737 @@
+//! The state machine of one service in one environment.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use kiln_model::api::RolloutResult;
+use kiln_model::{
+    ActionId, ExitReason, ExitRecord, Generation, ImageOrigin, InstanceId, Policy, ProjectName,
+    Release, ReleaseId, ReleaseNumber, ServiceKey, StartFailure, Strategy, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Action, Event, Notice, Refusal, RolloutEnd};
+use crate::instance::{Instance, Phase, Routed};
+use crate::mutation::Mutation;
+use crate::rollout::{Rollout, RolloutPhase};
+
+/// The first wait before a replacement that is not the first; doubled each time.
+const BACK_OFF_FIRST: Duration = Duration::from_secs(1);
+const BACK_OFF_MOST: Duration = Duration::from_secs(60);
+/// Ready for that long, and what it dies of later is a new story.
+const HEALTHY: Duration = Duration::from_secs(10);
+/// Instances of a new set that may end before the switch: with the second one the release is broken.
+const EXITS_BEFORE_FAILURE: u32 = 2;
+/// Releases kept in the state besides those in use; older ones are in the journal.
+const RELEASES_KEPT: usize = 100;
+
+/// One service in one environment: its releases, its instances, at most one rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub(crate) key: ServiceKey,
+    pub(crate) project: ProjectName,
+    pub(crate) releases: BTreeMap<ReleaseNumber, ReleaseRecord>,
+    pub(crate) policy: Option<Policy>,
+    /// The release that has the traffic, or had it last.
+    pub(crate) current: Option<ReleaseNumber>,
+    /// Releases that were current before, oldest first, the present one left out.
+    pub(crate) previous: Vec<ReleaseNumber>,
+    pub(crate) warm: Option<Warm>,
+    pub(crate) rollout: Option<Rollout>,
+    pub(crate) last_rollout: Option<RolloutEnd>,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    pub(crate) route: Option<RouteWanted>,
+    pub(crate) back_off: BTreeMap<ReleaseNumber, BackOff>,
+    pub(crate) removing: bool,
+    pub(crate) gone: bool,
+    pub(crate) outstanding: BTreeMap<ActionId, Action>,
+    next_release: ReleaseNumber,
+    next_serial: u64,
+    next_action: ActionId,
+    #[serde(skip)]
+    pub(crate) actions: VecDeque<Action>,
+    #[serde(skip)]
+    pub(crate) notices: VecDeque<Notice>,
+    #[cfg(feature = "mutations")]
+    #[serde(skip)]
+    pub(crate) mutation: Option<Mutation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRecord {
+    pub id: ReleaseId,
+    pub release: Release,
+    pub origin: ImageOrigin,
+    pub created_at: Timestamp,
+}
+
+/// The set that is kept running for a rollback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warm {
+    pub release: ReleaseNumber,
+    pub until: Timestamp,
+}
+
+/// The last route that was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteWanted {
+    pub generation: Generation,
+    /// Instances ordered by id.
+    pub active: Option<(ReleaseNumber, Vec<InstanceId>)>,
+    pub draining: Vec<InstanceId>,
+    /// Every live proxy serves it.
+    pub confirmed: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackOff {
+    /// In a row.
+    failures: u32,
+    /// No replacement before.
+    pub(crate) next: Timestamp,
+}
+
+impl Service {
+    pub fn new(key: ServiceKey, project: ProjectName) -> Self {
+        Self {
+            key,
+            project,
+            releases: BTreeMap::new(),
+            policy: None,
+            current: None,
+            previous: Vec::new(),
+            warm: None,
+            rollout: None,
+            last_rollout: None,
+            instances: BTreeMap::new(),
+            route: None,
+            back_off: BTreeMap::new(),
+            removing: false,
+            gone: true,
+            outstanding: BTreeMap::new(),
+            next_release: ReleaseNumber(1),
+            next_serial: 1,
+            next_action: ActionId(1),
+            actions: VecDeque::new(),
+            notices: VecDeque::new(),
+            #[cfg(feature = "mutations")]
+            mutation: None,
+        }
+    }
+
+    pub fn key(&self) -> &ServiceKey {
+        &self.key
+    }
+
+    pub fn project(&self) -> &ProjectName {
+        &self.project
+    }
+
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref()
+    }
+
+    pub fn releases(&self) -> impl Iterator<Item = (ReleaseNumber, &ReleaseRecord)> {
+        self.releases
+            .iter()
+            .map(|(number, record)| (*number, record))
+    }
+
+    pub fn release(&self, number: ReleaseNumber) -> Option<&ReleaseRecord> {
+        self.releases.get(&number)
+    }
+
+    /// The release that has the traffic; `None` before the first is ready, and after removal.
+    pub fn current(&self) -> Option<ReleaseNumber> {
+        self.current
+    }
+
+    pub fn warm(&self) -> Option<&Warm> {
+        self.warm.as_ref()
+    }
+
+    pub fn rollout(&self) -> Option<&Rollout> {
+        self.rollout.as_ref()
+    }
+
+    pub fn last_rollout(&self) -> Option<&RolloutEnd> {
+        self.last_rollout.as_ref()
+    }
+
+    /// Every instance of which something is left, ordered by id.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+
+    pub fn instance(&self, id: &InstanceId) -> Option<&Instance> {
+        self.instances.get(id)
+    }
+
+    /// The instances to be probed: those that run.
+    pub fn probed(&self) -> impl Iterator<Item = &Instance> {
+        self.instances
+            .values()
+            .filter(|instance| instance.phase == Phase::Running)
+    }
+
+    pub fn release_of(&self, id: &InstanceId) -> Option<ReleaseNumber> {
+        self.instances.get(id).map(|instance| instance.release)
+    }
+
+    /// The last route that was decided; `None` before the first.
+    pub fn route(&self) -> Option<&RouteWanted> {
+        self.route.as_ref()
+    }
+
+    /// This planner, made wrong on purpose. The mark is not journalled: set it again after a restart.
+    #[cfg(feature = "mutations")]
+    pub fn set_mutation(&mut self, mutation: Option<Mutation>) {
+        self.mutation = mutation;
+    }
+
+    #[cfg(feature = "mutations")]
+    pub(crate) fn mutated(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    #[cfg(not(feature = "mutations"))]
+    pub(crate) fn mutated(&self, _: Mutation) -> bool {
+        false
+    }
+
+    /// Nothing of it runs and nothing is asked of it.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    pub fn is_removing(&self) -> bool {
+        self.removing
+    }
+
+    /// Every action without an outcome, oldest first.
+    pub fn outstanding(&self) -> Vec<Action> {
+        if self.mutated(Mutation::ForgetOutstanding) {
+            return Vec::new();
+        }
+        self.outstanding.values().cloned().collect()
+    }
+
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Whether a person's event is taken now. Everything that is simply so is always taken.
+    pub fn accepts(&self, event: &Event) -> Result<(), Refusal> {
+        match event {
+            Event::Deploy { .. } => match &self.rollout {
+                Some(rollout) => Err(Refusal::Busy { to: rollout.to }),
+                None => Ok(()),
+            },
+            Event::Rollback { to } => {
+                if self.gone || self.removing {
+                    return Err(Refusal::Gone);
+                }
+                self.rollback_target(*to).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a rollback goes.
+    fn rollback_target(&self, to: Option<ReleaseNumber>) -> Result<ReleaseNumber, Refusal> {
+        if let Some(rollout) = &self.rollout {
+            let from = rollout.from.ok_or(Refusal::NoPrevious)?;
+            return match to {
+                Some(number) if number != from => Err(Refusal::Busy { to: rollout.to }),
+                Some(_) | None => Ok(from),
+            };
+        }
+        let target = match to {
+            Some(number) => number,
+            None => *self
+                .previous
+                .iter()
+                .rev()
+                .find(|number| Some(**number) != self.current)
+                .ok_or(Refusal::NoPrevious)?,
+        };
+        if !self.releases.contains_key(&target) {
+            return Err(Refusal::UnknownRelease { number: target });
+        }
+        if self.current == Some(target) {
+            return Err(Refusal::AlreadyCurrent { number: target });
+        }
+        Ok(target)
+    }
+
+    /// One step. `now` never decreases.
+    pub fn handle_event(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Deploy {
+                release,
+                origin,
+                policy,
+            } => self.deploy(now, *release, origin, policy),
+            Event::SetPolicy { policy } => {
+                self.policy = Some(policy);
+                self.notices.push_back(Notice::PolicyChanged);
+            }
+            Event::Rollback { to } => self.roll_back(now, to),
+            Event::Remove => self.remove(),
+            Event::Started {
+                instance,
+                pid,
+                address,
+                at,
+            } => {
+                self.started(now, &instance, pid, address, at);
+            }
+            Event::StartFailed { instance, failure } => self.start_failed(now, &instance, failure),
+            Event::Exited { instance, record } => self.exited(now, &instance, record),
+            Event::Removed { instance } => self.removed(&instance),
+            Event::Ready { instance } => self.probed_ready(now, &instance),
+            Event::Unready { instance } => {
+                if let Some(instance) = self.instances.get_mut(&instance) {
+                    instance.ready = false;
+                    instance.ready_since = None;
+                }
+            }
+            Event::NotLive { instance } => {
+                if let Some(instance) = self.instances.get_mut(&instance) {
+                    instance.doomed = true;
+                }
+            }
+            Event::Confirmed { generation } => self.confirmed(now, generation),
+            Event::RouteRefused { generation, reason } => {
+                if self
+                    .route
+                    .as_ref()
+                    .is_some_and(|route| route.generation == generation)
+                {
+                    self.notices.push_back(Notice::RouteRefused {
+                        reason: reason.clone(),
+                    });
+                    if let Some(Rollout {
+                        phase: RolloutPhase::Switching,
+                        ..
+                    }) = self.rollout
+                    {
+                        self.turn_back(now, format!("the proxy refused the route: {reason}"), true);
+                    }
+                }
+            }
+            Event::Drained { instance, cut: _ } => {
+                if let Some(instance) = self.instances.get_mut(&instance)
+                    && instance.is_draining()
+                {
+                    instance.routed = Routed::Drained;
+                }
+            }
+            Event::Timer => {}
+        }
+        self.reconcile(now);
+    }
+
+    fn deploy(&mut self, now: Timestamp, release: Release, origin: ImageOrigin, policy: Policy) {
+        if self.rollout.is_some() {
+            return;
+        }
+        let Ok(id) = release.id() else { return };
+        self.policy = Some(policy);
+        self.removing = false;
+        self.gone = false;
+        let known = self
+            .releases
+            .iter()
+            .find(|(_, record)| record.id == id)
+            .map(|(n, _)| *n);
+        let to = match known {
+            Some(number) => {
+                // The same release from another commit: say where it came from last.
+                if let Some(record) = self.releases.get_mut(&number) {
+                    record.origin = origin;
+                }
+                number
+            }
+            None => {
+                let number = self.next_release;
+                self.next_release = number.next();
+                self.releases.insert(
+                    number,
+                    ReleaseRecord {
+                        id,
+                        release,
+                        origin,
+                        created_at: now,
+                    },
+                );
+                number
+            }
+        };
+        if self.current == Some(to) {
+            self.notices.push_back(Notice::PolicyChanged);
+            return;
+        }
+        self.begin_rollout(now, to);
+    }
+
+    fn begin_rollout(&mut self, now: Timestamp, to: ReleaseNumber) {
+        let Some(policy) = &self.policy else { return };
+        let replicas = policy.replicas as usize;
+        let kept_warm = self.warm.take_if(|warm| warm.release == to).is_some();
+        let ready = self
+            .instances
+            .values()
+            .filter(|instance| instance.release == to && instance.is_ready() && !instance.doomed);
+        let warm = kept_warm && ready.count() >= replicas;
+        self.back_off.remove(&to);
+        let deadline = now.plus(policy.progress_deadline);
+        self.rollout = Some(Rollout {
+            from: self.current,
+            to,
+            phase: RolloutPhase::Starting { deadline },
+            since: now,
+            exits: 0,
+            warm,
+        });
+        self.notices.push_back(Notice::RolloutBegan {
+            from: self.current,
+            to,
+        });
+    }
+
+    fn roll_back(&mut self, now: Timestamp, to: Option<ReleaseNumber>) {
+        let Ok(target) = self.rollback_target(to) else {
+            return;
+        };
+        if self.rollout.is_some() {
+            self.turn_back(now, "a rollback was asked for".to_owned(), false);
+        } else {
+            self.begin_rollout(now, target);
+        }
+    }
+
+    fn remove(&mut self) {
+        self.removing = true;
+        self.warm = None;
+        if let Some(rollout) = self.rollout.take() {
+            self.end_rollout(rollout, RolloutResult::Removed, None);
+        }
+    }
+
+    /// Traffic goes back to where the rollout came from.
+    pub(crate) fn turn_back(&mut self, now: Timestamp, reason: String, failed: bool) {
+        let Some(rollout) = &mut self.rollout else {
+            return;
+        };
+        if matches!(rollout.phase, RolloutPhase::Returning { .. }) {
+            return;
+        }
+        rollout.phase = RolloutPhase::Returning { reason, failed };
+        rollout.since = now;
+        self.enter_phase();
+    }
+
+    pub(crate) fn end_rollout(
+        &mut self,
+        rollout: Rollout,
+        result: RolloutResult,
+        reason: Option<String>,
+    ) {
+        let end = RolloutEnd {
+            from: rollout.from,
+            to: rollout.to,
+            result,
+            reason,
+        };
+        self.last_rollout = Some(end.clone());
+        self.notices.push_back(Notice::RolloutEnded { end });
+    }
+
+    pub(crate) fn enter_phase(&mut self) {
+        if let Some((phase, waits_on)) = self.waits_on() {
+            self.notices.push_back(Notice::PhaseEntered {
+                phase: phase.to_owned(),
+                waits_on,
+            });
+        }
+    }
+
+    fn started(
+        &mut self,
+        now: Timestamp,
+        id: &InstanceId,
+        pid: u32,
+        address: Ipv4Addr,
+        at: Timestamp,
+    ) {
+        self.outcome_of(id, |action| matches!(action, Action::Start { .. }));
+        let port = self
+            .instances
+            .get(id)
+            .and_then(|instance| self.releases.get(&instance.release)?.release.port);
+        let Some(instance) = self.instances.get_mut(id) else {
+            return;
+        };
+        if instance.phase != Phase::Starting {
+            return;
+        }
+        instance.phase = Phase::Running;
+        instance.pid = Some(pid);
+        instance.address = Some(address);
+        instance.started_at = Some(at);
+        // A worker listens nowhere: it is ready when it runs.
+        if port.is_none() {
+            instance.ready = true;
+            instance.ready_since = Some(now);
+        }
+    }
+
+    fn start_failed(&mut self, now: Timestamp, id: &InstanceId, failure: StartFailure) {
+        self.outcome_of(id, |action| matches!(action, Action::Start { .. }));
+        let StartFailure { message, permanent } = failure;
+        self.ended(now, id, &message, Vec::new(), permanent, false);
+    }
+
+    fn exited(&mut self, now: Timestamp, id: &InstanceId, record: ExitRecord) {
+        let ExitRecord {
+            reason,
+            at: _,
+            last_lines,
+        } = record;
+        self.outcome_of(id, |action| {
+            matches!(action, Action::Start { .. } | Action::Stop { .. })
+        });
+        let text = match &reason {
+            ExitReason::Exited { code } => format!("it exited with code {code}"),
+            ExitReason::Signalled { signal } => format!("it was ended by signal {signal}"),
+            ExitReason::OutOfMemory { limit: Some(limit) } => format!(
+                "it needed more memory than its limit of {limit} bytes: raise `resources {{ memory }}`, or make it need less"
+            ),
+            ExitReason::OutOfMemory { limit: None } => "the machine ran out of memory".to_owned(),
+            ExitReason::Lost => "its processes are gone".to_owned(),
+        };
+        let lost = reason == ExitReason::Lost;
+        self.ended(now, id, &text, last_lines, false, lost);
+    }
+
+    fn ended(
+        &mut self,
+        now: Timestamp,
+        id: &InstanceId,
+        reason: &str,
+        last_lines: Vec<String>,
+        permanent: bool,
+        lost: bool,
+    ) {
+        let Some(instance) = self.instances.get_mut(id) else {
+            return;
+        };
+        if instance.phase == Phase::Ended {
+            return;
+        }
+        let asked = instance.phase == Phase::Stopping;
+        let release = instance.release;
+        let healthy = instance
+            .ready_since
+            .is_some_and(|since| now.since(since) >= HEALTHY);
+        instance.phase = Phase::Ended;
+        instance.ready = false;
+        instance.ready_since = None;
+        let action = self.next_action();
+        self.issue(Action::Remove {
+            id: action,
+            instance: id.clone(),
+        });
+        if asked {
+            return;
+        }
+        let back_off = self.back_off.entry(release).or_default();
+        if healthy {
+            back_off.failures = 0;
+        }
+        back_off.failures = back_off.failures.saturating_add(1);
+        let wait = if lost || (healthy && back_off.failures == 1) {
+            Duration::ZERO
+        } else {
+            BACK_OFF_FIRST
+                .saturating_mul(1 << (back_off.failures - 1).min(10))
+                .min(BACK_OFF_MOST)
+        };
+        back_off.next = now.plus(wait);
+        let mut story = format!("instance {id}: {reason}");
+        if !last_lines.is_empty() {
+            story.push_str("; its last lines:\n");
+            story.push_str(&last_lines.join("\n"));
+        }
+        self.notices.push_back(Notice::InstanceFailed {
+            instance: id.clone(),
+            reason: reason.to_owned(),
+            last_lines,
+        });
+        let Some(rollout) = &mut self.rollout else {
+            return;
+        };
+        if rollout.to != release || lost {
+            return;
+        }
+        match rollout.phase {
+            RolloutPhase::Starting { .. } => {
+                rollout.exits += 1;
+                if permanent || rollout.exits >= EXITS_BEFORE_FAILURE {
+                    self.turn_back(now, story, true);
+                }
+            }
+            RolloutPhase::Switching | RolloutPhase::Watching { .. } => {
+                if rollout.from.is_some() {
+                    self.turn_back(now, story, true);
+                }
+            }
+            RolloutPhase::Returning { .. } => {}
+        }
+    }
+
+    fn removed(&mut self, id: &InstanceId) {
+        self.outcome_of(id, |_| true);
+        self.instances.remove(id);
+    }
+
+    fn probed_ready(&mut self, now: Timestamp, id: &InstanceId) {
+        if let Some(instance) = self.instances.get_mut(id)
+            && instance.phase == Phase::Running
+            && !instance.ready
+        {
+            instance.ready = true;
+            instance.ready_since = Some(now);
+        }
+    }
+
+    fn confirmed(&mut self, now: Timestamp, generation: Generation) {
+        let Some(route) = &mut self.route else { return };
+        if route.generation != generation {
+            return;
+        }
+        route.confirmed = true;
+        self.outstanding
+            .retain(|_, action| !matches!(action, Action::Route { .. }));
+        let deadline = self
+            .policy
+            .as_ref()
+            .map_or(Duration::ZERO, |policy| policy.drain_deadline);
+        for instance in self.instances.values_mut() {
+            if let Routed::Leaving { generation } = instance.routed {
+                // The proxy cuts what is left at the deadline and says so; this is for a proxy that can't.
+                let deadline = now.plus(deadline).plus(crate::reconcile::DRAIN_MARGIN);
+                instance.routed = Routed::Draining {
+                    generation,
+                    deadline,
+                };
+            }
+        }
+    }
+
+    /// The outcome of what was asked of an instance is known.
+    fn outcome_of(&mut self, id: &InstanceId, which: impl Fn(&Action) -> bool) {
+        self.outstanding.retain(|_, action| {
+            let about = match action {
+                Action::Start { instance, .. }
+                | Action::Stop { instance, .. }
+                | Action::Remove { instance, .. } => instance == id,
+                Action::Route { .. } => false,
+            };
+            !(about && which(action))
+        });
+    }
+
+    pub(crate) fn next_release(&self) -> ReleaseNumber {
+        self.next_release
+    }
+
+    pub(crate) fn next_action(&mut self) -> ActionId {
+        let id = self.next_action;
+        self.next_action = id.next();
+        id
+    }
+
+    pub(crate) fn issue(&mut self, action: Action) {
+        let id = match &action {
+            Action::Start { id, .. }
+            | Action::Stop { id, .. }
+            | Action::Remove { id, .. }
+            | Action::Route { id, .. } => *id,
+        };
+        self.outstanding.insert(id, action.clone());
+        self.actions.push_back(action);
+    }
+
+    pub(crate) fn start_instance(&mut self, now: Timestamp, release: ReleaseNumber) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let ServiceKey {
+            environment,
+            service,
+        } = &self.key;
+        let id = InstanceId::new(format!("{service}-{environment}-{release}-{serial}"));
+        self.instances.insert(
+            id.clone(),
+            Instance {
+                id: id.clone(),
+                release,
+                phase: Phase::Starting,
+                routed: Routed::Never,
+                ready: false,
+                ready_since: None,
+                doomed: false,
+                address: None,
+                pid: None,
+                started_at: None,
+                asked_at: now,
+            },
+        );
+        let action = self.next_action();
+        self.issue(Action::Start {
+            id: action,
+            instance: id,
+            release,
+        });
+    }
+
+    pub(crate) fn keep_warm(&self) -> Duration {
+        match self.policy.as_ref().map(|policy| &policy.strategy) {
+            Some(Strategy::BlueGreen(strategy)) => strategy.keep_warm,
+            None => Duration::ZERO,
+        }
+    }
+
+    /// Forgets old releases that nothing refers to.
+    pub(crate) fn forget_old_releases(&mut self) {
+        if self.previous.len() > RELEASES_KEPT {
+            self.previous.drain(..self.previous.len() - RELEASES_KEPT);
+        }
+        while self.releases.len() > RELEASES_KEPT {
+            let used = |number: &ReleaseNumber| {
+                self.current == Some(*number)
+                    || self.previous.last() == Some(number)
+                    || self
+                        .warm
+                        .as_ref()
+                        .is_some_and(|warm| warm.release == *number)
+                    || self
+                        .instances
+                        .values()
+                        .any(|instance| instance.release == *number)
+            };
+            let Some(oldest) = self.releases.keys().copied().find(|number| !used(number)) else {
+                return;
+            };
+            self.releases.remove(&oldest);
+            self.back_off.remove(&oldest);
+            self.previous.retain(|number| *number != oldest);
+        }
+    }
+}
