@@ -17,9 +17,10 @@ use super::{BenchError, Setting, expect};
 use crate::args::Args;
 use crate::load::{Gate, Load, LoadOptions, Tally};
 
-/// The effects that the controller can be killed after, as its feature `crash-points` names them.
+/// The effects of an apply that the controller can be killed after, as its feature `crash-points` names them;
+/// `listen` comes with a new service alone and has a trial of its own.
 const EFFECTS: &[&str] = &[
-    "commit", "listen", "start", "probe", "route", "confirm", "drain", "stop", "remove",
+    "commit", "start", "probe", "route", "confirm", "drain", "stop", "remove",
 ];
 const SETTLE_DEADLINE: Duration = Duration::from_secs(120);
 const RESTART_DEADLINE: Duration = Duration::from_secs(20);
@@ -96,6 +97,21 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
             &tally.lost_in_all(),
         )?;
     }
+
+    let load = Load::start(options, &gate);
+    let back = trials.listen(&world, options)?;
+    let tally = load.finish();
+    row(
+        &mut section,
+        "controller after `listen` (a new service)",
+        &[back],
+        &tally,
+    );
+    expect(
+        "requests lost while the controller was killed after `listen`",
+        &0,
+        &tally.lost_in_all(),
+    )?;
 
     for (when, during_apply) in [("at rest", false), ("during an apply", true)] {
         let load = Load::start(options, &gate);
@@ -174,6 +190,58 @@ struct Trials<'a> {
 }
 
 impl Trials<'_> {
+    /// A service is added, and the controller dies when it has bound the service's port. The port is not lost:
+    /// applying again makes it serve, and removing the service leaves nothing.
+    fn listen(&self, world: &World, options: LoadOptions) -> Result<Duration, BenchError> {
+        let before = settle(world)?;
+        let (address, definition) = world.add_service("extra")?;
+        let armed = arm(world, "listen:1")?;
+        let applied = world.kiln(&["apply"]);
+        let died = !world.processes("serve").contains(&armed);
+        expect("the controller died after `listen`", &true, &died)?;
+        if let Err(error) = applied
+            && !matches!(error, WorldError::Failed { .. })
+        {
+            return Err(error.into());
+        }
+        let away = Instant::now();
+        answering(world)?;
+        let away = away.elapsed();
+        // Until the rollout that the killed controller may have begun has ended, another one is refused.
+        world.wait_until(
+            "an apply of the new service",
+            SETTLE_DEADLINE,
+            || match world.kiln(&["apply"]) {
+                Ok(_) => Ok(true),
+                Err(WorldError::Failed { .. }) => Ok(false),
+                Err(other) => Err(other),
+            },
+        )?;
+        let extra = Load::start(
+            LoadOptions {
+                address,
+                workers: 2,
+                rate: 100,
+                ..options
+            },
+            &Arc::new(Gate::new([1])),
+        );
+        world.wait_until("the new service's answers", SETTLE_DEADLINE, || {
+            Ok(extra.requests() >= 100)
+        })?;
+        let tally = extra.finish();
+        expect(
+            format!("lost by the new service: {:?}", tally.details),
+            &0,
+            &tally.lost_in_all(),
+        )?;
+        world.put_definition(&definition)?;
+        world.kiln(&["apply"])?;
+        let after = settle(world)?;
+        self.check(world, "listen", &before, &after)?;
+        Ok(away)
+    }
+
     /// One apply into the `nth` such effect. `None`: an apply has not so many; else how long the controller
     /// was away.
     fn controller(
@@ -184,10 +252,7 @@ impl Trials<'_> {
     ) -> Result<Option<Duration>, BenchError> {
         let from = current(world)?;
         let before = settle(world)?;
-        world.wrap("KILN_CRASH_AFTER", &format!("{effect}:{nth}"))?;
-        let (armed, _) = replace(world, "serve")?;
-        world.unwrap_binary()?;
-        answering(world)?;
+        let armed = arm(world, &format!("{effect}:{nth}"))?;
 
         world.edit_environment()?;
         // A release that is not there yet has a number above all others, whichever it will be.
@@ -299,6 +364,16 @@ impl Trials<'_> {
             Err(other) => Err(other.into()),
         }
     }
+}
+
+/// Puts a controller in place that will die at this point; returns its pid.
+fn arm(world: &World, point: &str) -> Result<u32, BenchError> {
+    world.wrap("KILN_CRASH_AFTER", point)?;
+    let (armed, _) = replace(world, "serve")?;
+    // Its successor is to be whole again.
+    world.unwrap_binary()?;
+    answering(world)?;
+    Ok(armed)
 }
 
 /// Kills the one process with this role; returns its successor, once it is there, and how long that took.

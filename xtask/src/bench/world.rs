@@ -250,6 +250,26 @@ impl World {
             .map_err(|e| io(path.display().to_string(), e))
     }
 
+    /// A second service of the same image on a port of its own; returns the definition as it was.
+    pub(crate) fn add_service(&self, name: &str) -> Result<(SocketAddr, String), WorldError> {
+        let path = self.project.join("kiln.hcl");
+        let failed = |e| io(path.display().to_string(), e);
+        let before = std::fs::read_to_string(&path).map_err(failed)?;
+        let address = free_address()?;
+        let service = format!(
+            "\nservice \"{name}\" {{\n  image    = image.{}\n  replicas = 1\n  port     = 3000\n  listen   = {}\n  probe \"ready\" {{\n    http = \"/ready\"\n  }}\n}}\n",
+            self.service,
+            address.port()
+        );
+        std::fs::write(&path, format!("{before}{service}")).map_err(failed)?;
+        Ok((address, before))
+    }
+
+    pub(crate) fn put_definition(&self, text: &str) -> Result<(), WorldError> {
+        let path = self.project.join("kiln.hcl");
+        std::fs::write(&path, text).map_err(|e| io(path.display().to_string(), e))
+    }
+
     fn replace_line(&self, start: &str, line: &str) -> Result<(), WorldError> {
         let path = self.project.join("kiln.hcl");
         let failed = |e| io(path.display().to_string(), e);
