@@ -1,0 +1,427 @@
+//! `image "name" { … }`.
+
+use std::collections::BTreeMap;
+
+use kiln_model::{CopySpec, DebianSpec, ImageName, ImageSpec, UserSpec};
+
+use crate::reader::Reader;
+use crate::section::{BlockShape, Labelled, Section, Shape};
+use crate::service::{environment_names, is_signal, plain};
+use crate::value::At;
+use crate::{Problem, suggest};
+
+const SHAPE: Shape = Shape {
+    attributes: &[
+        "version",
+        "run",
+        "run_as",
+        "env",
+        "entrypoint",
+        "cmd",
+        "labels",
+        "workdir",
+        "stop_signal",
+    ],
+    blocks: &[
+        BlockShape {
+            name: "debian",
+            label: None,
+        },
+        BlockShape {
+            name: "user",
+            label: Some("name"),
+        },
+        BlockShape {
+            name: "copy",
+            label: None,
+        },
+    ],
+    later: &[
+        (
+            "dockerfile",
+            "describe the image with `debian`, `copy` and `run`",
+        ),
+        (
+            "test",
+            "leave it out; a `probe` of the service checks what it answers",
+        ),
+        ("base", "start from `debian`"),
+        ("from", "start from `debian`"),
+    ],
+};
+
+const DEBIAN: Shape = Shape {
+    attributes: &["suite", "packages", "mirror"],
+    blocks: &[],
+    later: &[("keyring", "use a mirror that Debian's own keys sign")],
+};
+const USER: Shape = Shape {
+    attributes: &["uid", "gid"],
+    blocks: &[],
+    later: &[],
+};
+const COPY: Shape = Shape {
+    attributes: &["from", "to", "owner"],
+    blocks: &[],
+    later: &[
+        ("mode", "set the mode of the file itself"),
+        ("exclude", "copy folders that hold only what is wanted"),
+    ],
+};
+
+pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<ImageSpec> {
+    let name = name::<ImageName>(reader, &labelled.label)?;
+    let place = format!("`image \"{name}\"`");
+    let section = Section::read(
+        reader,
+        &SHAPE,
+        &labelled.block.body,
+        place,
+        labelled.header.clone(),
+    );
+    section.require(reader, "version", "version = \"1.0.0\"");
+    let version = section.string(reader, "version").filter(|version| {
+        // It becomes a part of a tag (OCI distribution specification: `[\w][\w.-]{0,127}`) with a commit behind it.
+        let good = version.value.len() <= 64
+            && version
+                .value
+                .starts_with(|c: char| c.is_ascii_alphanumeric())
+            && version
+                .value
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !good {
+            reader.bad_value(
+                &section.what("version"),
+                format!("`{}`", version.value),
+                version.span.clone(),
+                "at most 64 letters, digits, `.`, `_` and `-`, a letter or digit first",
+                "write a version such as \"1.4.0\"",
+            );
+        }
+        good
+    });
+    let debian = match section.blocks("debian").next() {
+        Some(block) => debian(reader, block),
+        None => {
+            reader.report(
+                Problem::Missing {
+                    place: section.place.clone(),
+                    name: "debian".to_owned(),
+                },
+                section.header.clone(),
+                "expected a `debian` block in it",
+                "add `debian { suite = \"bookworm\" }`",
+            );
+            None
+        }
+    };
+    let users: Vec<UserSpec> = section
+        .blocks("user")
+        .filter_map(|block| user(reader, block))
+        .collect();
+    let copies: Vec<CopySpec> = section
+        .blocks("copy")
+        .filter_map(|block| copy(reader, block))
+        .collect();
+    let workdir = section
+        .string(reader, "workdir")
+        .filter(|path| absolute(reader, &section.what("workdir"), path));
+    let stop_signal = section.string(reader, "stop_signal").filter(|signal| {
+        let good = is_signal(&signal.value);
+        if !good {
+            reader.bad_value(
+                &section.what("stop_signal"),
+                format!("`{}`", signal.value),
+                signal.span.clone(),
+                "the name of a signal",
+                "write \"SIGTERM\", \"SIGINT\" or \"SIGQUIT\"",
+            );
+        }
+        good
+    });
+    let run_as = section
+        .string(reader, "run_as")
+        .filter(|user| user_name(reader, &section.what("run_as"), user));
+    let entrypoint = section
+        .strings(reader, "entrypoint")
+        .map(plain)
+        .unwrap_or_default();
+    let cmd = section
+        .strings(reader, "cmd")
+        .map(plain)
+        .unwrap_or_default();
+    let env = environment_names(reader, &section, false);
+    let run = section
+        .strings(reader, "run")
+        .map(plain)
+        .unwrap_or_default();
+    let labels: BTreeMap<String, String> = section
+        .map(reader, "labels")
+        .into_iter()
+        .map(|(key, at)| (key, at.value))
+        .collect();
+    Some(ImageSpec {
+        name,
+        version: version?.value,
+        debian: debian?,
+        users,
+        copies,
+        run,
+        run_as: run_as.map(|at| at.value),
+        env,
+        entrypoint,
+        cmd,
+        labels,
+        workdir: workdir.map(|at| at.value),
+        stop_signal: stop_signal.map(|at| at.value),
+    })
+}
+
+/// A name of the model's, with its rule as the message.
+pub(crate) fn name<T>(reader: &mut Reader<'_>, label: &At<String>) -> Option<T>
+where
+    T: std::str::FromStr<Err = kiln_model::NameError>,
+{
+    match label.value.parse() {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let mut right: String = label
+                .value
+                .to_ascii_lowercase()
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+                .collect();
+            right = right
+                .trim_matches(|c: char| c == '-' || c.is_ascii_digit())
+                .chars()
+                .take(40)
+                .collect();
+            let help = if right.parse::<T>().is_ok() {
+                format!("write \"{right}\"")
+            } else {
+                "give it another name".to_owned()
+            };
+            reader.bad_value(
+                &format!("the {} name", error.what),
+                format!("`{}`", label.value),
+                label.span.clone(),
+                "a lower-case letter, then at most 39 letters, digits or hyphens, no hyphen last",
+                help,
+            );
+            None
+        }
+    }
+}
+
+fn debian(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<DebianSpec> {
+    let section = Section::read(
+        reader,
+        &DEBIAN,
+        &labelled.block.body,
+        "`debian`".to_owned(),
+        labelled.header.clone(),
+    );
+    section.require(reader, "suite", "suite = \"bookworm\"");
+    let suite = section.string(reader, "suite").filter(|suite| {
+        let good = !suite.value.is_empty()
+            && suite
+                .value
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if !good {
+            let near = suggest::nearest(
+                &suite.value.to_ascii_lowercase(),
+                ["bookworm", "trixie", "bullseye", "sid"],
+            )
+            .unwrap_or("bookworm");
+            reader.bad_value(
+                &section.what("suite"),
+                format!("`{}`", suite.value),
+                suite.span.clone(),
+                "the code name of a Debian release",
+                format!("write \"{near}\""),
+            );
+        }
+        good
+    });
+    let packages = section
+        .strings(reader, "packages")
+        .map(|list| list.value)
+        .unwrap_or_default();
+    let mut names = Vec::new();
+    for package in packages {
+        // Debian policy 5.6.1.
+        let good = package.value.len() >= 2
+            && package
+                .value
+                .starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && package
+                .value
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
+        if !good {
+            let help = match package.value.split_once(['=', ' ', '/']) {
+                Some((name, _)) => format!("write \"{name}\": kiln.lock holds the versions"),
+                None => "write the name of a Debian package, such as \"python3\"".to_owned(),
+            };
+            reader.bad_value(
+                "a package name",
+                format!("`{}`", package.value),
+                package.span,
+                "lower-case letters, digits, `+`, `.` and `-`",
+                help,
+            );
+        } else if names.contains(&package.value) {
+            let what = format!("the package `{}`", package.value);
+            reader.report(
+                Problem::Duplicate { what },
+                package.span,
+                "once",
+                "remove one of the two",
+            );
+        } else {
+            names.push(package.value);
+        }
+    }
+    let mirror = section.string(reader, "mirror").filter(|mirror| {
+        let good = ["http://", "https://"].iter().any(|scheme| {
+            mirror
+                .value
+                .strip_prefix(scheme)
+                .is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '@', '?', '#']))
+        });
+        if !good {
+            reader.bad_value(
+                &section.what("mirror"),
+                format!("`{}`", mirror.value),
+                mirror.span.clone(),
+                "an http or https address without a password",
+                "write it as \"https://HOST/debian\"",
+            );
+        }
+        good
+    });
+    Some(DebianSpec {
+        suite: suite?.value,
+        packages: names,
+        mirror: mirror.map(|at| at.value),
+    })
+}
+
+fn user(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<UserSpec> {
+    let place = format!("`user \"{}\"`", labelled.label.value);
+    let section = Section::read(
+        reader,
+        &USER,
+        &labelled.block.body,
+        place,
+        labelled.header.clone(),
+    );
+    section.require(reader, "uid", "uid = 1000");
+    // 65534 is nobody's, and (uid_t)-1 is no user at all.
+    let uid = section.whole(reader, "uid", 1, 65_533);
+    let gid = section.whole(reader, "gid", 1, 65_533);
+    let named = user_name(reader, "the user name", &labelled.label);
+    if labelled.label.value == "root" {
+        reader.bad_value(
+            "the user name",
+            "`root`",
+            labelled.label.span.clone(),
+            "a user that the base does not have",
+            "write another name",
+        );
+        return None;
+    }
+    named.then_some(())?;
+    Some(UserSpec {
+        name: labelled.label.value.clone(),
+        uid: uid?.value,
+        gid: gid.map(|at| at.value),
+    })
+}
+
+fn copy(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<CopySpec> {
+    let section = Section::read(
+        reader,
+        &COPY,
+        &labelled.block.body,
+        "`copy`".to_owned(),
+        labelled.header.clone(),
+    );
+    section.require(reader, "from", "from = \"app/\"");
+    section.require(reader, "to", "to = \"/opt/app\"");
+    let from = section.string(reader, "from").filter(|from| {
+        let good = !from.value.is_empty()
+            && !from.value.starts_with('/')
+            && !from.value.contains('\0')
+            && from.value.split('/').all(|part| part != "..");
+        if !good {
+            reader.bad_value(
+                &section.what("from"),
+                format!("`{}`", from.value),
+                from.span.clone(),
+                "a path inside the definition's folder",
+                "write it relative to kiln.hcl, without `..`",
+            );
+        }
+        good
+    });
+    let to = section
+        .string(reader, "to")
+        .filter(|to| absolute(reader, &section.what("to"), to));
+    let owner = section
+        .string(reader, "owner")
+        .filter(|owner| user_name(reader, &section.what("owner"), owner));
+    Some(CopySpec {
+        from: from?.value,
+        to: to?.value,
+        owner: owner.map(|at| at.value),
+    })
+}
+
+/// Absolute, and the same however it is resolved.
+pub(crate) fn absolute(reader: &mut Reader<'_>, what: &str, path: &At<String>) -> bool {
+    let good = path.value.starts_with('/')
+        && !path.value.contains('\0')
+        && path
+            .value
+            .split('/')
+            .all(|part| part != ".." && part != ".");
+    if !good {
+        let help = if path.value.starts_with('/') || path.value.contains("..") {
+            "write the path in full, without `.` and `..`".to_owned()
+        } else {
+            format!("write \"/{}\"", path.value)
+        };
+        reader.bad_value(
+            what,
+            format!("`{}`", path.value),
+            path.span.clone(),
+            "an absolute path",
+            help,
+        );
+    }
+    good
+}
+
+/// A name as Debian's useradd takes it, or a number.
+fn user_name(reader: &mut Reader<'_>, what: &str, user: &At<String>) -> bool {
+    let text = &user.value;
+    let good = text.parse::<u32>().is_ok()
+        || (text.len() <= 32
+            && text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && text.bytes().all(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
+            }));
+    if !good {
+        reader.bad_value(
+            what,
+            format!("`{text}`"),
+            user.span.clone(),
+            "a user name (lower-case letters, digits, `_`, `-`) or a number",
+            "write a name such as \"app\"",
+        );
+    }
+    good
+}

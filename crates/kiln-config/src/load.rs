@@ -1,0 +1,345 @@
+//! The whole file: what may stand at its top, and one spec for the environment that is asked for.
+
+use std::collections::BTreeMap;
+
+use hcl_edit::Span;
+use kiln_model::{
+    EnvName, ImageName, ImageSpec, ProjectName, ProjectSpec, ServiceDefinition, ServiceName,
+};
+
+use crate::reader::Reader;
+use crate::section::{BlockShape, Section, Shape};
+use crate::service::ServiceDraft;
+use crate::value::At;
+use crate::variable::{self, VariableValue};
+use crate::{ConfigErrors, Diagnostic, Problem, Source, image, suggest};
+
+/// What a definition is read for.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    pub environment: EnvName,
+    pub variables: BTreeMap<String, VariableValue>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    pub spec: ProjectSpec,
+    /// For a person; nothing is wrong with the definition itself.
+    pub warnings: Vec<String>,
+}
+
+const FILE: Shape = Shape {
+    attributes: &["project"],
+    blocks: &[
+        BlockShape {
+            name: "image",
+            label: Some("name"),
+        },
+        BlockShape {
+            name: "service",
+            label: Some("name"),
+        },
+        BlockShape {
+            name: "environment",
+            label: Some("name"),
+        },
+        BlockShape {
+            name: "variable",
+            label: Some("name"),
+        },
+    ],
+    later: &[
+        ("job", "leave it out"),
+        ("locals", "use `variable` with a default"),
+        ("registry", "leave it out"),
+    ],
+};
+const ENVIRONMENT: Shape = Shape {
+    attributes: &[],
+    blocks: &[BlockShape {
+        name: "service",
+        label: Some("name"),
+    }],
+    later: &[
+        (
+            "after",
+            "leave it out: no order between environments is kept yet",
+        ),
+        ("approvals", "leave it out: no approval is asked for yet"),
+        ("engine", "leave it out: this machine is the engine"),
+    ],
+};
+
+/// The environment that every definition has, and that commands mean when they name none.
+const DEFAULT_ENVIRONMENT: &str = "dev";
+
+/// Reads a definition. Every environment is checked, whichever is asked for.
+pub fn load(source: &Source, inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+    let mut reader = Reader::new(source);
+    let mut warnings = Vec::new();
+    let spec = read(&mut reader, inputs, &mut warnings);
+    let diagnostics = reader.finish();
+    match spec {
+        Some(spec) if diagnostics.is_empty() => Ok(Loaded { spec, warnings }),
+        _ => Err(ConfigErrors {
+            source_text: source.clone(),
+            diagnostics,
+        }),
+    }
+}
+
+fn read(
+    reader: &mut Reader<'_>,
+    inputs: &Inputs,
+    warnings: &mut Vec<String>,
+) -> Option<ProjectSpec> {
+    let source = reader.source;
+    let body = match hcl_edit::parser::parse_body(&source.text) {
+        Ok(body) => body,
+        Err(error) => {
+            let at = error.location().offset();
+            let message = error.message();
+            let expected = message
+                .split_once("; ")
+                .map_or(message, |(_, expected)| expected);
+            reader.report(
+                Problem::Syntax,
+                at..at + 1,
+                expected,
+                "mend what stands at the caret, or just before it",
+            );
+            return None;
+        }
+    };
+    variable::read_all(reader, &body, &inputs.variables, warnings);
+    reader.images = body
+        .get_blocks("image")
+        .filter_map(|block| block.labels.first())
+        .map(|label| label.as_str().to_owned())
+        .collect();
+    // The first line stands for a file that lacks something.
+    let start = body
+        .iter()
+        .next()
+        .and_then(Span::span)
+        .map_or(0, |span| span.start);
+    let file = Section::read(
+        reader,
+        &FILE,
+        &body,
+        "the definition".to_owned(),
+        start..start + 1,
+    );
+    file.require(reader, "project", "project = \"NAME\"");
+    let project: Option<ProjectName> = file
+        .string(reader, "project")
+        .and_then(|text| image::name(reader, &text));
+
+    let mut images: BTreeMap<ImageName, ImageSpec> = BTreeMap::new();
+    for block in file.blocks("image") {
+        if let Some(image) = image::read(reader, block) {
+            images.insert(image.name.clone(), image);
+        }
+    }
+    let mut drafts: BTreeMap<ServiceName, ServiceDraft> = BTreeMap::new();
+    for block in file.blocks("service") {
+        let name = image::name(reader, &block.label);
+        let draft = ServiceDraft::read(reader, block);
+        if let Some(name) = name {
+            drafts.insert(name, draft);
+        }
+    }
+    let environments = environments(reader, &file, &drafts);
+    let services = choose(reader, inputs, drafts, &environments)?;
+    command_check(reader, &file, &images, &services);
+    Some(ProjectSpec {
+        project: project?,
+        environment: inputs.environment.clone(),
+        environments: environments.into_iter().map(|(name, _)| name).collect(),
+        images,
+        services,
+    })
+}
+
+type Overrides = BTreeMap<ServiceName, ServiceDraft>;
+
+fn environments(
+    reader: &mut Reader<'_>,
+    file: &Section<'_>,
+    drafts: &BTreeMap<ServiceName, ServiceDraft>,
+) -> Vec<(EnvName, Overrides)> {
+    let mut environments = Vec::new();
+    for block in file.blocks("environment") {
+        let name: Option<EnvName> = image::name(reader, &block.label);
+        let place = format!("`environment \"{}\"`", block.label.value);
+        let section = Section::read(
+            reader,
+            &ENVIRONMENT,
+            &block.block.body,
+            place,
+            block.header.clone(),
+        );
+        let mut overrides = Overrides::new();
+        for block in section.blocks("service") {
+            let draft = ServiceDraft::read(reader, block);
+            let label = &block.label;
+            match drafts
+                .iter()
+                .find(|(known, _)| known.as_str() == label.value)
+            {
+                Some((known, _)) => {
+                    overrides.insert(known.clone(), draft);
+                }
+                None => {
+                    let help = match suggest::nearest(&label.value, drafts.keys().map(ServiceName::as_str)) {
+                        Some(right) => format!("write `service \"{right}\"`"),
+                        None => "define the service at the top of the file; an environment only changes it".to_owned(),
+                    };
+                    reader.report(
+                        Problem::UnknownReference {
+                            kind: "service",
+                            name: label.value.clone(),
+                        },
+                        label.span.clone(),
+                        "a service of this definition",
+                        help,
+                    );
+                }
+            }
+        }
+        if let Some(name) = name {
+            environments.push((name, overrides));
+        }
+    }
+    environments
+}
+
+/// Resolves the services of every environment, for the sake of their errors, and gives those of the one asked for.
+fn choose(
+    reader: &mut Reader<'_>,
+    inputs: &Inputs,
+    drafts: BTreeMap<ServiceName, ServiceDraft>,
+    environments: &[(EnvName, Overrides)],
+) -> Option<BTreeMap<ServiceName, ServiceDefinition>> {
+    let none = Overrides::new();
+    let mut chosen = None;
+    for (name, overrides) in environments {
+        let services = resolve(reader, &drafts, overrides);
+        if *name == inputs.environment {
+            chosen = Some(services);
+        }
+    }
+    if environments
+        .iter()
+        .all(|(name, _)| name.as_str() != DEFAULT_ENVIRONMENT)
+    {
+        let services = resolve(reader, &drafts, &none);
+        if inputs.environment.as_str() == DEFAULT_ENVIRONMENT {
+            chosen = Some(services);
+        }
+    }
+    if chosen.is_none() {
+        let name = inputs.environment.to_string();
+        let known: Vec<&str> = environments
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .chain([DEFAULT_ENVIRONMENT])
+            .collect();
+        let help = match suggest::nearest(&name, known.iter().copied()) {
+            Some(right) => format!("write `--env {right}`"),
+            None => format!("add `environment \"{name}\" {{}}`"),
+        };
+        reader.push(Diagnostic {
+            problem: Problem::UnknownReference {
+                kind: "environment",
+                name,
+            },
+            span: None,
+            expected: known.join(", "),
+            help,
+        });
+    }
+    chosen
+}
+
+fn resolve(
+    reader: &mut Reader<'_>,
+    drafts: &BTreeMap<ServiceName, ServiceDraft>,
+    overrides: &Overrides,
+) -> BTreeMap<ServiceName, ServiceDefinition> {
+    let mut services = BTreeMap::new();
+    let mut listening: Vec<(At<std::net::SocketAddr>, &ServiceName)> = Vec::new();
+    for (name, draft) in drafts {
+        let draft = match overrides.get(name) {
+            Some(over) => draft.clone().overlay(over.clone()),
+            None => draft.clone(),
+        };
+        if let Some(listen) = draft.listen() {
+            let clash = listening.iter().find(|(other, _)| {
+                let (a, b) = (other.value, listen.value);
+                a.port() == b.port()
+                    && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+            });
+            match clash {
+                Some((first, other)) => {
+                    // Reported at the later of the two in the text.
+                    let span = if first.span.start > listen.span.start {
+                        first.span.clone()
+                    } else {
+                        listen.span.clone()
+                    };
+                    let what = format!(
+                        "`service \"{other}\"` and `service \"{name}\"` listen on one port, {}",
+                        listen.value.port()
+                    );
+                    reader.report(
+                        Problem::Contradiction { what },
+                        span,
+                        "expected a port of its own",
+                        "give one of them another `listen`",
+                    );
+                }
+                None => listening.push((listen.clone(), name)),
+            }
+        }
+        if let Some(service) = draft.resolve(reader, name) {
+            services.insert(name.clone(), service);
+        }
+    }
+    services
+}
+
+/// An image without a command can be baked, but a service of it has nothing to run.
+fn command_check(
+    reader: &mut Reader<'_>,
+    file: &Section<'_>,
+    images: &BTreeMap<ImageName, ImageSpec>,
+    services: &BTreeMap<ServiceName, ServiceDefinition>,
+) {
+    for (name, service) in services {
+        let Some(image) = images.get(&service.image) else {
+            continue;
+        };
+        if service.command.is_empty() && image.cmd.is_empty() && image.entrypoint.is_empty() {
+            let Some(block) = file
+                .blocks("service")
+                .find(|block| block.label.value == name.as_str())
+            else {
+                continue;
+            };
+            let what = format!(
+                "`service \"{name}\"` has nothing to run: `image \"{}\"` has no `cmd`",
+                image.name
+            );
+            reader.report(
+                Problem::Contradiction { what },
+                block.header.clone(),
+                "expected a command",
+                format!(
+                    "add `cmd = [\"PROGRAM\"]` to the image \"{}\", or `command` to the service",
+                    image.name
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! One block (or the whole file): checks its names once, then hands out typed values.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use hcl_edit::Span;
+use hcl_edit::structure::{Block, Body, Structure};
+
+use crate::reader::Reader;
+use crate::value::{At, Value, evaluate};
+use crate::{Problem, suggest, units};
+
+/// What a kind of block may hold.
+pub(crate) struct Shape {
+    pub(crate) attributes: &'static [&'static str],
+    pub(crate) blocks: &'static [BlockShape],
+    /// Of the language, but of a later version: name and what to do without it.
+    pub(crate) later: &'static [(&'static str, &'static str)],
+}
+
+pub(crate) struct BlockShape {
+    pub(crate) name: &'static str,
+    /// What its label is, or `None` for a block without a label.
+    pub(crate) label: Option<&'static str>,
+}
+
+pub(crate) struct Section<'a> {
+    /// As in "`service "api"` has no attribute …".
+    pub(crate) place: String,
+    /// Of the block's header, for what is missing in it.
+    pub(crate) header: Range<usize>,
+    attributes: BTreeMap<&'a str, At<Option<Value>>>,
+    blocks: Vec<Labelled<'a>>,
+}
+
+pub(crate) struct Labelled<'a> {
+    pub(crate) block: &'a Block,
+    /// Empty for a block without a label.
+    pub(crate) label: At<String>,
+    pub(crate) header: Range<usize>,
+}
+
+impl<'a> Section<'a> {
+    pub(crate) fn read(
+        reader: &mut Reader<'_>,
+        shape: &Shape,
+        body: &'a Body,
+        place: String,
+        header: Range<usize>,
+    ) -> Self {
+        let mut section = Self {
+            place,
+            header,
+            attributes: BTreeMap::new(),
+            blocks: Vec::new(),
+        };
+        for structure in body {
+            match structure {
+                Structure::Attribute(attribute) => {
+                    let name = attribute.key.as_str();
+                    let span = attribute.key.span().unwrap_or_default();
+                    if !shape.attributes.contains(&name) {
+                        section.unknown(reader, shape, name, span, false);
+                        continue;
+                    }
+                    // The parser itself refuses an attribute that is there twice.
+                    let value = evaluate(reader, &attribute.value);
+                    let span = value.as_ref().map_or(span, |at| at.span.clone());
+                    section.attributes.insert(
+                        name,
+                        At {
+                            value: value.map(|at| at.value),
+                            span,
+                        },
+                    );
+                }
+                Structure::Block(block) => section.block(reader, shape, block),
+            }
+        }
+        section
+    }
+
+    fn block(&mut self, reader: &mut Reader<'_>, shape: &Shape, block: &'a Block) {
+        let name = block.ident.as_str();
+        let ident = block.ident.span().unwrap_or_default();
+        let Some(known) = shape.blocks.iter().find(|known| known.name == name) else {
+            self.unknown(reader, shape, name, ident, true);
+            return;
+        };
+        let end = block
+            .labels
+            .last()
+            .and_then(Span::span)
+            .map_or(ident.end, |span| span.end);
+        let header = ident.start..end;
+        let label = match (known.label, block.labels.as_slice()) {
+            (None, []) => At {
+                value: String::new(),
+                span: header.clone(),
+            },
+            (Some(_), [label]) => At {
+                value: label.as_str().to_owned(),
+                span: label.span().unwrap_or_default(),
+            },
+            (None, [label, ..]) => {
+                let what = format!("a `{name}` block with a label");
+                let span = label.span().unwrap_or(header);
+                reader.report(
+                    Problem::Contradiction { what },
+                    span,
+                    "no label",
+                    format!("write `{name} {{ … }}`"),
+                );
+                return;
+            }
+            (Some(kind), labels) => {
+                let what = format!(
+                    "a `{name}` block with {} labels instead of one",
+                    labels.len()
+                );
+                let help = format!("write `{name} \"{kind}\" {{ … }}`");
+                reader.report(
+                    Problem::Contradiction { what },
+                    header,
+                    format!("one label: the {kind}"),
+                    help,
+                );
+                return;
+            }
+        };
+        let twice = self
+            .blocks
+            .iter()
+            .any(|other| other.block.ident.as_str() == name && other.label.value == label.value);
+        // A `copy` is a step, of which there may be many; anything else is known by its name.
+        if twice && name != "copy" {
+            let what = if label.value.is_empty() {
+                format!("`{name}`")
+            } else {
+                format!("`{name} \"{}\"`", label.value)
+            };
+            reader.report(
+                Problem::Duplicate { what },
+                header,
+                "once",
+                "remove one of the two, or rename it",
+            );
+            return;
+        }
+        self.blocks.push(Labelled {
+            block,
+            label,
+            header,
+        });
+    }
+
+    fn unknown(
+        &self,
+        reader: &mut Reader<'_>,
+        shape: &Shape,
+        name: &str,
+        span: Range<usize>,
+        is_block: bool,
+    ) {
+        if let Some((_, help)) = shape.later.iter().find(|(later, _)| *later == name) {
+            let what = format!("`{name}` in {}", self.place);
+            reader.report(Problem::Unsupported { what }, span, "not yet there", *help);
+            return;
+        }
+        let (place, name_text) = (self.place.clone(), name.to_owned());
+        let blocks = shape.blocks.iter().map(|block| block.name);
+        let attributes = shape.attributes.iter().copied();
+        // The other form is the likelier mistake when the name itself is right.
+        let (right, other): (Vec<&str>, Vec<&str>) = if is_block {
+            (blocks.collect(), attributes.collect())
+        } else {
+            (attributes.collect(), blocks.collect())
+        };
+        let help = if other.contains(&name) {
+            if is_block {
+                format!("it is an attribute: write `{name} = …`")
+            } else {
+                format!("it is a block: write `{name} {{ … }}`")
+            }
+        } else {
+            match suggest::nearest(name, right.iter().copied()) {
+                Some(right) => format!("write `{right}`"),
+                None => "remove it".to_owned(),
+            }
+        };
+        let expected = match right.as_slice() {
+            [] => "nothing of the kind".to_owned(),
+            names => format!("expected {}", one_of(names)),
+        };
+        let problem = if is_block {
+            Problem::UnknownBlock {
+                place,
+                name: name_text,
+            }
+        } else {
+            Problem::UnknownAttribute {
+                place,
+                name: name_text,
+            }
+        };
+        reader.report(problem, span, expected, help);
+    }
+
+    pub(crate) fn blocks<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Labelled<'a>> {
+        self.blocks
+            .iter()
+            .filter(move |labelled| labelled.block.ident.as_str() == name)
+    }
+
+    /// True where the attribute is written, also when its value is wrong.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.attributes.contains_key(name)
+    }
+
+    pub(crate) fn value(&self, name: &str) -> Option<At<Value>> {
+        let at = self.attributes.get(name)?;
+        Some(At {
+            value: at.value.clone()?,
+            span: at.span.clone(),
+        })
+    }
+
+    pub(crate) fn what(&self, name: &str) -> String {
+        format!("`{name}` of {}", self.place)
+    }
+
+    /// Reports `name` as missing unless it is written.
+    pub(crate) fn require(&self, reader: &mut Reader<'_>, name: &str, example: &str) {
+        if !self.has(name) {
+            let problem = Problem::Missing {
+                place: self.place.clone(),
+                name: name.to_owned(),
+            };
+            reader.report(
+                problem,
+                self.header.clone(),
+                format!("expected `{name}` in it"),
+                format!("add `{example}`"),
+            );
+        }
+    }
+
+    pub(crate) fn string(&self, reader: &mut Reader<'_>, name: &str) -> Option<At<String>> {
+        let At { value, span } = self.value(name)?;
+        match value {
+            Value::String(value) => Some(At { value, span }),
+            other => {
+                reader.wrong_type(&self.what(name), &other, span, "a string");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn strings(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &str,
+    ) -> Option<At<Vec<At<String>>>> {
+        let At { value, span } = self.value(name)?;
+        let Value::List(items) = value else {
+            reader.wrong_type(&self.what(name), &value, span, "a list of strings");
+            return None;
+        };
+        let mut texts = Vec::new();
+        for At { value, span } in items {
+            match value {
+                Value::String(value) => texts.push(At { value, span }),
+                other => reader.wrong_type(
+                    &format!("an item of {}", self.what(name)),
+                    &other,
+                    span,
+                    "a string",
+                ),
+            }
+        }
+        Some(At { value: texts, span })
+    }
+
+    /// A map whose values are strings; numbers and booleans are taken as they would be printed.
+    pub(crate) fn map(&self, reader: &mut Reader<'_>, name: &str) -> BTreeMap<String, At<String>> {
+        let mut map = BTreeMap::new();
+        let Some(At { value, span }) = self.value(name) else {
+            return map;
+        };
+        let Value::Map(entries) = value else {
+            reader.wrong_type(&self.what(name), &value, span, "a map");
+            return map;
+        };
+        for (key, At { value, span }) in entries {
+            let text = match value {
+                Value::String(text) => text,
+                Value::Number(number) => number.to_string(),
+                Value::Bool(truth) => truth.to_string(),
+                other @ (Value::List(_) | Value::Map(_) | Value::Image(_)) => {
+                    reader.wrong_type(
+                        &format!("`{}` in {}", key.value, self.what(name)),
+                        &other,
+                        span,
+                        "a string",
+                    );
+                    continue;
+                }
+            };
+            if map
+                .insert(
+                    key.value.clone(),
+                    At {
+                        value: text,
+                        span: key.span.clone(),
+                    },
+                )
+                .is_some()
+            {
+                let what = format!("`{}` in {}", key.value, self.what(name));
+                reader.report(
+                    Problem::Duplicate { what },
+                    key.span,
+                    "once",
+                    "remove one of the two",
+                );
+            }
+        }
+        map
+    }
+
+    /// A whole number within `from..=to`.
+    pub(crate) fn whole(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &str,
+        from: u32,
+        to: u32,
+    ) -> Option<At<u32>> {
+        let At { value, span } = self.value(name)?;
+        let Value::Number(number) = value else {
+            reader.wrong_type(&self.what(name), &value, span, "a number");
+            return None;
+        };
+        let whole = (from..=to).contains(&(number as u32)) && f64::from(number as u32) == number;
+        if !whole {
+            let expected = format!("a whole number from {from} to {to}");
+            reader.bad_value(
+                &self.what(name),
+                number.to_string(),
+                span,
+                &expected,
+                format!("write a number from {from} to {to}"),
+            );
+            return None;
+        }
+        Some(At {
+            value: number as u32,
+            span,
+        })
+    }
+
+    pub(crate) fn size(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &str,
+        at_least: u64,
+    ) -> Option<At<u64>> {
+        let text = match self.value(name)? {
+            At {
+                value: Value::Number(number),
+                span,
+            } => {
+                reader.bad_value(
+                    &self.what(name),
+                    number.to_string(),
+                    span,
+                    "a size with its unit",
+                    format!("write \"{number}MiB\" (or KiB, GiB)"),
+                );
+                return None;
+            }
+            _ => self.string(reader, name)?,
+        };
+        match units::size(&text.value) {
+            Some(bytes) if bytes >= at_least => Some(At {
+                value: bytes,
+                span: text.span,
+            }),
+            Some(_) => {
+                let expected = format!("at least {}KiB", at_least.div_ceil(1024));
+                reader.bad_value(
+                    &self.what(name),
+                    format!("`{}`", text.value),
+                    text.span,
+                    &expected,
+                    "write a larger size, such as \"64MiB\"",
+                );
+                None
+            }
+            None => {
+                reader.bad_value(
+                    &self.what(name),
+                    format!("`{}`", text.value),
+                    text.span,
+                    "a whole number with a unit: B, KiB, MiB, GiB, TiB, KB, MB, GB or TB",
+                    "write a size such as \"256MiB\"",
+                );
+                None
+            }
+        }
+    }
+
+    pub(crate) fn duration(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &str,
+        at_least: Duration,
+    ) -> Option<At<Duration>> {
+        let text = match self.value(name)? {
+            At {
+                value: Value::Number(number),
+                span,
+            } => {
+                reader.bad_value(
+                    &self.what(name),
+                    number.to_string(),
+                    span,
+                    "a duration with its unit",
+                    format!("write \"{number}s\" (or ms, m, h, d)"),
+                );
+                return None;
+            }
+            _ => self.string(reader, name)?,
+        };
+        match units::duration(&text.value) {
+            Some(duration) if duration >= at_least => Some(At {
+                value: duration,
+                span: text.span,
+            }),
+            Some(_) => {
+                let least = format!("{}ms", at_least.as_millis());
+                reader.bad_value(
+                    &self.what(name),
+                    format!("`{}`", text.value),
+                    text.span,
+                    &format!("at least {least}"),
+                    format!("write \"{least}\" or more"),
+                );
+                None
+            }
+            None => {
+                reader.bad_value(
+                    &self.what(name),
+                    format!("`{}`", text.value),
+                    text.span,
+                    "a whole number with a unit: ms, s, m, h or d",
+                    "write a duration such as \"500ms\", \"30s\" or \"1h30m\"",
+                );
+                None
+            }
+        }
+    }
+}
+
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.as_slice() {
+        [only] => only.clone(),
+        _ => format!("one of {}", quoted.join(", ")),
+    }
+}

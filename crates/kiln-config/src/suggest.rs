@@ -1,0 +1,59 @@
+//! The nearest right name for a wrong one.
+
+/// The candidate that differs least from `name`, if it is near enough to have been meant.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let near = (name.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(distance, candidate)| {
+            *distance <= near
+                || (name.len() >= 3 && (candidate.starts_with(name) || name.starts_with(candidate)))
+        })
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Edits between two words, where swapping two neighbours is one edit (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    best = best.min(rows[i - 2][j - 2] + 1);
+                }
+                best
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_found_and_a_far_one_is_not() {
+        let names = ["image", "replicas", "port", "listen", "env"];
+        for (wrong, right) in [
+            ("replica", Some("replicas")),
+            ("imgae", Some("image")),
+            ("prot", Some("port")),
+            ("environment", Some("env")),
+            ("volume", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(wrong, names), right, "{wrong}");
+        }
+    }
+}

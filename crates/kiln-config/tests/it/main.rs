@@ -1,0 +1,4 @@
+//! Definitions as a person writes them, right and wrong.
+
+mod accepted;
+mod rejected;
