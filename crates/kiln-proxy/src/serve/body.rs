@@ -1,0 +1,205 @@
+//! Bodies on their way: passed on frame by frame, never gathered. What asks for the next frame is the other side's
+//! free buffer, so a slow reader slows its writer.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::flight::{BadBody, Flight, Outcome, Ticket, WaitsFor};
+use super::pool::Lease;
+
+/// The request's, towards the instance.
+pub(super) struct RequestBody {
+    /// `None`: it has none.
+    inner: Option<Incoming>,
+    flight: Rc<Flight>,
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Option<Incoming>, flight: Rc<Flight>) -> Self {
+        Self { inner, flight }
+    }
+
+    pub(super) fn into_inner(self) -> Option<Incoming> {
+        self.inner
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(inner).poll_frame(context);
+        self.flight.body_taken.set(true);
+        match &polled {
+            Poll::Pending => self.flight.waits_for(WaitsFor::Client),
+            Poll::Ready(Some(Err(error))) => {
+                self.flight.bad_body.set(Some(if is_gone(error) {
+                    BadBody::Gone
+                } else {
+                    BadBody::Malformed
+                }));
+                self.flight.touch(WaitsFor::Instance);
+            }
+            Poll::Ready(_) => self.flight.touch(WaitsFor::Instance),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Whether the client's connection ended, rather than said something malformed.
+fn is_gone(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{
+                BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof,
+            };
+            return matches!(
+                error.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+            );
+        }
+        source = error.source();
+    }
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled()
+}
+
+/// The answer's, towards the client.
+pub(super) enum AnswerBody {
+    /// The proxy's own words.
+    Own(Full<Bytes>),
+    Instance(InstanceBody),
+}
+
+pub(super) struct InstanceBody {
+    inner: Incoming,
+    /// `None` once it has ended.
+    held: Option<(Ticket, Lease)>,
+}
+
+impl InstanceBody {
+    pub(super) fn new(inner: Incoming, ticket: Ticket, lease: Lease) -> Self {
+        let mut body = Self {
+            inner,
+            held: Some((ticket, lease)),
+        };
+        if body.inner.is_end_stream() {
+            body.ended();
+        }
+        body
+    }
+
+    fn ended(&mut self) {
+        if let Some((ticket, lease)) = self.held.take() {
+            ticket.flight.outcome(Outcome::Served);
+            lease.give_back();
+        }
+    }
+
+    fn failed(&mut self) {
+        if let Some((ticket, _lease)) = self.held.take() {
+            ticket.flight.outcome(Outcome::Failed);
+            ticket.flight.wire.reset_at_end();
+        }
+    }
+}
+
+impl Drop for InstanceBody {
+    fn drop(&mut self) {
+        // hyper doesn't ask for the end where it knows it. Otherwise: the client went away, which is the
+        // outcome that a flight begins with.
+        if self.inner.is_end_stream() {
+            self.ended();
+        }
+    }
+}
+
+/// The answer ends in the middle.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CutBody {
+    #[error("the instance's answer broke off")]
+    Instance(#[source] hyper::Error),
+    #[error("the answer was ended by the proxy: a deadline was past")]
+    Deadline,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = CutBody;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
+        let body = match self.get_mut() {
+            Self::Own(body) => {
+                return Pin::new(body)
+                    .poll_frame(context)
+                    .map_err(|never| match never {});
+            }
+            Self::Instance(body) => body,
+        };
+        let Some((ticket, _)) = &body.held else {
+            return Poll::Ready(None);
+        };
+        if ticket.flight.fate().is_some() {
+            body.failed();
+            return Poll::Ready(Some(Err(CutBody::Deadline)));
+        }
+        ticket.flight.wake_by(context);
+        match Pin::new(&mut body.inner).poll_frame(context) {
+            Poll::Pending => {
+                ticket.flight.waits_for(WaitsFor::Instance);
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                ticket.flight.touch(WaitsFor::Client);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                body.failed();
+                Poll::Ready(Some(Err(CutBody::Instance(error))))
+            }
+            Poll::Ready(None) => {
+                body.ended();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Instance(body) => body.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Instance(body) => body.inner.size_hint(),
+        }
+    }
+}

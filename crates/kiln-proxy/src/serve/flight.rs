@@ -1,0 +1,308 @@
+//! One request, from the choice of its instance to the end of its answer: what it counts in, what it waits for,
+//! and how it is ended from outside.
+//!
+//! Times are not kept by a timer for each request: the worker's sweep looks at every flight four times a second.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::task::{Context, Poll, Waker};
+
+use super::Limits;
+use super::connection::Wire;
+use super::counters::Counters;
+use super::table::{Instance, Shared};
+
+/// Why a request was ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its instance's drain had its time.
+    Drain,
+    /// The proxy itself ends.
+    Retire,
+    /// The instance gave no answer in time.
+    NoAnswer,
+    /// The client sent no more of its request in time.
+    SlowRequest,
+    /// The instance sent no more of its answer in time.
+    SlowAnswer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Request,
+    Answer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    Client,
+    Instance,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Served,
+    Failed,
+    Cancelled,
+    /// Answered by the proxy because the request itself is at fault.
+    Refused,
+}
+
+/// How the body of a request ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadBody {
+    Malformed,
+    Gone,
+}
+
+/// Shared within the worker by everything that moves the request.
+pub(super) struct Flight {
+    shared: Arc<Shared>,
+    pub(super) wire: Arc<Wire>,
+    instance: RefCell<Option<Arc<Instance>>>,
+    counters: RefCell<Option<Arc<Counters>>>,
+    stage: Cell<Stage>,
+    waits_for: Cell<WaitsFor>,
+    /// When a byte last moved.
+    touched: Cell<u64>,
+    /// An event stream: silence is usual.
+    quiet: Cell<bool>,
+    fate: Cell<Option<Fate>>,
+    outcome: Cell<Outcome>,
+    pub(super) bad_body: Cell<Option<BadBody>>,
+    /// Something of the request's body was read, so it can't be sent again.
+    pub(super) body_taken: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Flight {
+    pub(super) fn new(shared: &Arc<Shared>, wire: &Arc<Wire>) -> Rc<Self> {
+        Rc::new(Self {
+            shared: Arc::clone(shared),
+            wire: Arc::clone(wire),
+            instance: RefCell::new(None),
+            counters: RefCell::new(None),
+            stage: Cell::new(Stage::Request),
+            waits_for: Cell::new(WaitsFor::Instance),
+            touched: Cell::new(shared.coarse_now().0),
+            quiet: Cell::new(false),
+            fate: Cell::new(None),
+            // Whoever drops it without a word is the client's connection that went away.
+            outcome: Cell::new(Outcome::Cancelled),
+            bad_body: Cell::new(None),
+            body_taken: Cell::new(false),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// Counts in `counters` from now on, and no more in those before.
+    pub(super) fn count_in(&self, counters: &Arc<Counters>) {
+        counters.in_flight.fetch_add(1, Relaxed);
+        if let Some(before) = self.counters.replace(Some(Arc::clone(counters))) {
+            before.in_flight.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Takes over a count that was added to the instance already.
+    pub(super) fn holds(&self, instance: Arc<Instance>) {
+        self.release();
+        self.instance.replace(Some(instance));
+    }
+
+    /// The instance has nothing more to do with it.
+    pub(super) fn release(&self) {
+        if let Some(instance) = self.instance.take() {
+            if self.fate.get() == Some(Fate::Drain) {
+                instance.cut.fetch_add(1, SeqCst);
+            }
+            leave(&self.shared, &instance);
+        }
+    }
+
+    pub(super) fn is_at(&self, epoch: u64) -> bool {
+        self.instance
+            .borrow()
+            .as_ref()
+            .is_some_and(|instance| instance.epoch == epoch)
+    }
+
+    pub(super) fn touch(&self, waits_for: WaitsFor) {
+        self.waits_for.set(waits_for);
+        self.touched.set(self.shared.coarse_now().0);
+    }
+
+    pub(super) fn waits_for(&self, waits_for: WaitsFor) {
+        self.waits_for.set(waits_for);
+    }
+
+    pub(super) fn answered(&self, status: u16, quiet: bool) {
+        self.stage.set(Stage::Answer);
+        self.quiet.set(quiet);
+        self.touch(WaitsFor::Client);
+        if let Some(counters) = &*self.counters.borrow() {
+            counters.answered(status);
+        }
+    }
+
+    pub(super) fn outcome(&self, outcome: Outcome) {
+        self.outcome.set(outcome);
+    }
+
+    pub(super) fn fate(&self) -> Option<Fate> {
+        self.fate.get()
+    }
+
+    pub(super) fn end(&self, fate: Fate) {
+        if self.fate.get().is_none() {
+            self.fate.set(Some(fate));
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_by(&self, context: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            *waker = Some(context.waker().clone());
+        }
+    }
+
+    /// Ends it if it has waited too long for somebody.
+    pub(super) fn sweep(&self, now: u64, limits: &Limits) {
+        let waited = u128::from(now.saturating_sub(self.touched.get()));
+        match (self.stage.get(), self.waits_for.get()) {
+            (Stage::Request, WaitsFor::Instance) if waited > limits.answer.as_millis() => {
+                self.end(Fate::NoAnswer);
+            }
+            (Stage::Request, WaitsFor::Client) if waited > limits.body.as_millis() => {
+                self.end(Fate::SlowRequest);
+            }
+            (Stage::Answer, WaitsFor::Instance)
+                if waited > limits.body.as_millis() && !self.quiet.get() =>
+            {
+                self.end(Fate::SlowAnswer);
+            }
+            // Blocked in writing to the client: nobody asks the body, so the connection itself is ended.
+            (Stage::Answer, WaitsFor::Client) if waited > limits.body.as_millis() => {
+                self.wire.abort()
+            }
+            _ => {}
+        }
+    }
+
+    /// What `work` gives, unless the request is ended before.
+    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Fate> {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Some(fate) = self.fate.get() {
+                return Poll::Ready(Err(fate));
+            }
+            self.wake_by(context);
+            work.as_mut().poll(context).map(Ok)
+        })
+        .await
+    }
+
+    fn finish(&self) {
+        self.release();
+        let Some(counters) = self.counters.take() else {
+            return;
+        };
+        counters.in_flight.fetch_sub(1, Relaxed);
+        match self.outcome.get() {
+            Outcome::Served => &counters.served,
+            Outcome::Failed => &counters.failed,
+            Outcome::Cancelled => &counters.cancelled,
+            Outcome::Refused => return,
+        }
+        .fetch_add(1, Relaxed);
+    }
+}
+
+/// Takes one from the instance's count, and says so to who waits for 0.
+pub(super) fn leave(shared: &Shared, instance: &Instance) {
+    if instance.in_flight.fetch_sub(1, SeqCst) == 1 && instance.draining.load(SeqCst) {
+        shared.idle.notify_one();
+    }
+}
+
+/// Ends the flight when it is dropped, and counts it: exactly once, however it came about.
+pub(super) struct Ticket {
+    pub(super) flight: Rc<Flight>,
+    flights: Rc<RefCell<Slots<Rc<Flight>>>>,
+    slot: usize,
+}
+
+impl Ticket {
+    pub(super) fn new(flight: Rc<Flight>, flights: &Rc<RefCell<Slots<Rc<Flight>>>>) -> Self {
+        let slot = flights.borrow_mut().insert(Rc::clone(&flight));
+        Self {
+            flight,
+            flights: Rc::clone(flights),
+            slot,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.flights.borrow_mut().remove(self.slot);
+        self.flight.finish();
+        self.flight.wire.request_ended();
+    }
+}
+
+/// Things that are many, come and go, and are now and then all looked at.
+#[derive(Debug)]
+pub(super) struct Slots<T> {
+    slots: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<T> Slots<T> {
+    pub(super) fn insert(&mut self, value: T) -> usize {
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = Some(value);
+                slot
+            }
+            None => {
+                self.slots.push(Some(value));
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
+        let value = self.slots.get_mut(slot)?.take();
+        if value.is_some() {
+            self.free.push(slot);
+        }
+        value
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.len() == self.free.len()
+    }
+}

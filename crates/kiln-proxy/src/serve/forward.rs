@@ -1,0 +1,597 @@
+//! One request: routed, sent to an instance, answered.
+//!
+//! It is sent again, to another instance if there is one, only where nothing of it was sent, or where sending it
+//! twice is harmless and nothing was answered.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
+use hyper::http::request::Parts;
+use hyper::http::uri::PathAndQuery;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::body::{AnswerBody, InstanceBody, RequestBody};
+use super::connection::Wire;
+use super::flight::{BadBody, Fate, Flight, Outcome, Ticket, WaitsFor, leave};
+use super::headers::{REQUEST_ID, remove_hop_by_hop, request_id, set_forwarded, upgrade};
+use super::pool::Lease;
+use super::table::{Instance, LiveRoute};
+use super::tunnel;
+use super::worker::Worker;
+use crate::core::{Verdict, choose};
+
+/// Requests sent again, at most.
+const RETRIES: usize = 2;
+
+/// hyper is told to drop the connection without a word.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is gone")]
+pub(super) struct ClientGone;
+
+type Answer = Result<Response<AnswerBody>, ClientGone>;
+
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    wire: Arc<Wire>,
+    request: Request<Incoming>,
+) -> Answer {
+    let framing = wire.request_begins(!request.body().is_end_stream());
+    let id = request_id(request.headers()).unwrap_or_else(|| worker.new_request_id());
+    let flight = Flight::new(&worker.shared, &wire);
+    let ticket = Ticket::new(Rc::clone(&flight), &worker.flights);
+    let answer = match refused(&request, framing) {
+        Some((status, why)) => Err(Refusal {
+            status,
+            why: why.into(),
+            outcome: Outcome::Refused,
+        }),
+        None => exchange(&worker, ticket, request, &id).await,
+    };
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(Refusal {
+            outcome: Outcome::Cancelled,
+            status,
+            ..
+        }) if status != StatusCode::REQUEST_TIMEOUT => {
+            return Err(ClientGone);
+        }
+        Err(refusal) => refusal.into_response(&flight, &id),
+    };
+    if worker.is_retiring() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// Why the proxy itself answers.
+struct Refusal {
+    status: StatusCode,
+    why: std::borrow::Cow<'static, str>,
+    outcome: Outcome,
+}
+
+impl Refusal {
+    fn failed(status: StatusCode, why: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            why: why.into(),
+            outcome: Outcome::Failed,
+        }
+    }
+
+    fn into_response(self, flight: &Flight, id: &HeaderValue) -> Response<AnswerBody> {
+        let Self {
+            status,
+            why,
+            outcome: _,
+        } = self;
+        let text = format!("kiln: {why} (request {})\n", id.to_str().unwrap_or("?"));
+        let mut response = Response::new(AnswerBody::Own(Full::new(Bytes::from(text))));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(REQUEST_ID, id.clone());
+        if status.is_client_error() || flight.body_taken.get() {
+            // What is left of the request can't be trusted to begin the next one.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Faults of the request itself.
+fn refused(
+    request: &Request<Incoming>,
+    framing: Result<(), &'static str>,
+) -> Option<(StatusCode, &'static str)> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if let Err(why) = framing {
+        return Some((StatusCode::BAD_REQUEST, why));
+    }
+    if request.method() == Method::CONNECT {
+        return Some((StatusCode::NOT_IMPLEMENTED, "CONNECT is not served here"));
+    }
+    match (request.version(), hosts) {
+        (_, 1) | (Version::HTTP_10, 0) => None,
+        (_, 0) => Some((StatusCode::BAD_REQUEST, "the request has no Host")),
+        _ => Some((
+            StatusCode::BAD_REQUEST,
+            "the request has more than one Host",
+        )),
+    }
+}
+
+/// Safe to be sent twice (RFC 9110, section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// What is to be sent, as long as it is not.
+struct Outgoing {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Option<Incoming>,
+}
+
+impl Outgoing {
+    /// The same once more, for a request without a body.
+    fn again(&self) -> Self {
+        Self {
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            headers: self.headers.clone(),
+            body: None,
+        }
+    }
+
+    fn into_request(self, flight: &Rc<Flight>) -> Request<RequestBody> {
+        let Self {
+            method,
+            uri,
+            headers,
+            body,
+        } = self;
+        let mut request = Request::new(RequestBody::new(body, Rc::clone(flight)));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        request
+    }
+
+    fn from_request(request: Request<RequestBody>) -> Self {
+        let (
+            Parts {
+                method,
+                uri,
+                headers,
+                ..
+            },
+            body,
+        ) = request.into_parts();
+        Self {
+            method,
+            uri,
+            headers,
+            body: body.into_inner(),
+        }
+    }
+}
+
+/// An attempt that gave no answer.
+enum Failed {
+    /// Nothing was sent.
+    Unsent(Box<Outgoing>, Failure),
+    /// Something may have been sent, and nothing was answered.
+    Sent(Failure),
+    Ended(Fate),
+}
+
+enum Failure {
+    Connect(std::io::Error),
+    ConnectTimeout,
+    Handshake(hyper::Error),
+    /// A connection that had been idle was closed by the instance just then.
+    Stale,
+    Broken(hyper::Error),
+}
+
+impl Failure {
+    fn refusal(self, instance: &Instance) -> Refusal {
+        let Instance { id, address, .. } = instance;
+        let why = match self {
+            Self::Connect(error) => format!("no connection to {id} at {address}: {error}"),
+            Self::ConnectTimeout => format!("no connection to {id} at {address} in time"),
+            Self::Handshake(error) => format!("no connection to {id} at {address}: {error}"),
+            Self::Stale => format!("{id} closed the connection before it answered"),
+            Self::Broken(error) => format!("{id} did not answer: {error}"),
+        };
+        Refusal::failed(StatusCode::BAD_GATEWAY, why)
+    }
+}
+
+struct Exchange<'a> {
+    worker: &'a Rc<Worker>,
+    flight: Rc<Flight>,
+    /// Where the request asks to leave HTTP.
+    on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// Sent twice, it does no harm, and it has no body that is gone once read.
+    repeatable: bool,
+}
+
+async fn exchange(
+    worker: &Rc<Worker>,
+    ticket: Ticket,
+    request: Request<Incoming>,
+    id: &HeaderValue,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let flight = Rc::clone(&ticket.flight);
+    let (mut parts, body) = request.into_parts();
+    // h2c would let a client speak past the proxy.
+    let upgrade = upgrade(&parts.headers).filter(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    let on_upgrade = upgrade.as_ref().and_then(|_| parts.extensions.remove());
+    let has_body = !body.is_end_stream();
+    let mut exchange = Exchange {
+        worker,
+        repeatable: is_idempotent(&parts.method) && !has_body && upgrade.is_none(),
+        on_upgrade,
+        flight,
+    };
+    let mut outgoing = outgoing(
+        parts,
+        has_body.then_some(body),
+        &exchange.flight,
+        upgrade,
+        id,
+    );
+    let mut tried: Vec<Arc<Instance>> = Vec::new();
+    let mut fresh = false;
+    let mut retries = 0;
+    loop {
+        let instance = exchange
+            .route(&tried)
+            .map_err(|refusal| exchange.count(refusal))?;
+        let spare = exchange.repeatable.then(|| outgoing.again());
+        let (failed, sent) = match exchange.attempt(&instance, outgoing, fresh).await {
+            Ok((response, lease)) => return Ok(exchange.answer(response, lease, ticket)),
+            Err(Failed::Ended(fate)) => return Err(exchange.count(ended(fate, &instance))),
+            Err(Failed::Unsent(unsent, failure)) => (failure, Some(*unsent)),
+            Err(Failed::Sent(failure)) => (failure, spare),
+        };
+        match exchange.flight.bad_body.get() {
+            Some(BadBody::Malformed) => return Err(exchange.count(malformed())),
+            Some(BadBody::Gone) => {
+                let gone = Refusal {
+                    outcome: Outcome::Cancelled,
+                    ..malformed()
+                };
+                return Err(exchange.count(gone));
+            }
+            None => {}
+        }
+        let stale = matches!(failed, Failure::Stale);
+        if !stale {
+            tried.push(Arc::clone(&instance));
+        }
+        // Where only the connection was at fault, the same instance will do; otherwise it takes another.
+        fresh = stale;
+        let Some(again) =
+            sent.filter(|_| retries < RETRIES && (stale || exchange.has_other(&tried)))
+        else {
+            return Err(exchange.count(failed.refusal(&instance)));
+        };
+        retries += 1;
+        outgoing = again;
+    }
+}
+
+fn malformed() -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        why: "the request's body is malformed".into(),
+        outcome: Outcome::Refused,
+    }
+}
+
+fn ended(fate: Fate, instance: &Instance) -> Refusal {
+    let id = &instance.id;
+    match fate {
+        Fate::Drain => Refusal::failed(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("{id} was replaced and did not answer before its drain deadline"),
+        ),
+        Fate::Retire => Refusal::failed(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the proxy ends and the answer did not come in time",
+        ),
+        Fate::NoAnswer | Fate::SlowAnswer => Refusal::failed(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("{id} did not answer in time"),
+        ),
+        Fate::SlowRequest => Refusal {
+            status: StatusCode::REQUEST_TIMEOUT,
+            why: "the request's body did not come in time".into(),
+            outcome: Outcome::Cancelled,
+        },
+    }
+}
+
+/// The head as the instance gets it: path and query as they came.
+fn outgoing(
+    parts: Parts,
+    body: Option<Incoming>,
+    flight: &Flight,
+    upgrade: Option<HeaderValue>,
+    id: &HeaderValue,
+) -> Outgoing {
+    let Parts {
+        method,
+        uri,
+        mut headers,
+        ..
+    } = parts;
+    // RFC 9112, section 3.2.2: an absolute form overrides Host.
+    if let Some(host) = uri
+        .authority()
+        .and_then(|host| HeaderValue::try_from(host.as_str()).ok())
+    {
+        headers.insert(HOST, host);
+    }
+    remove_hop_by_hop(&mut headers);
+    set_forwarded(&mut headers, flight.wire.peer, id);
+    if let Some(to) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, to);
+    }
+    let path = uri
+        .into_parts()
+        .path_and_query
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Outgoing {
+        method,
+        uri: Uri::from(path),
+        headers,
+        body,
+    }
+}
+
+impl Exchange<'_> {
+    /// Chooses by the table that is current, and is counted at the instance when it returns. See [`super::table`]
+    /// for why it looks twice.
+    fn route(&self, tried: &[Arc<Instance>]) -> Result<Arc<Instance>, Refusal> {
+        let shared = &self.worker.shared;
+        loop {
+            let live = shared.live();
+            let Some(route) = live.routes.get(&self.flight.wire.listen) else {
+                return Err(Refusal::failed(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("no service listens on {} any more", self.flight.wire.listen),
+                ));
+            };
+            let Some(index) = self.choose(route, tried) else {
+                self.flight.count_in(&route.counters);
+                return Err(Refusal::failed(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("no instance of {} is ready", route.service),
+                ));
+            };
+            let instance = &route.instances[index];
+            instance.in_flight.fetch_add(1, SeqCst);
+            if shared.is_current(live.table.generation) {
+                self.flight.count_in(&route.counters);
+                self.flight.holds(Arc::clone(instance));
+                return Ok(Arc::clone(instance));
+            }
+            leave(shared, instance);
+        }
+    }
+
+    fn choose(&self, route: &LiveRoute, tried: &[Arc<Instance>]) -> Option<usize> {
+        let instances = &route.instances;
+        let now = self.worker.shared.coarse_now();
+        let tried: Vec<usize> = tried
+            .iter()
+            .filter_map(|tried| {
+                instances
+                    .iter()
+                    .position(|instance| instance.epoch == tried.epoch)
+            })
+            .collect();
+        let choice = choose(
+            instances.len(),
+            &tried,
+            |index| instances[index].is_eligible(now),
+            |index| instances[index].in_flight.load(SeqCst),
+            |below| self.worker.random(below),
+        )?;
+        if choice.fail_open && tried.is_empty() {
+            self.worker.say_fail_open(route);
+        }
+        Some(choice.index)
+    }
+
+    fn has_other(&self, tried: &[Arc<Instance>]) -> bool {
+        let live = self.worker.shared.live();
+        live.routes
+            .get(&self.flight.wire.listen)
+            .is_some_and(|route| {
+                route
+                    .instances
+                    .iter()
+                    .any(|instance| tried.iter().all(|tried| tried.epoch != instance.epoch))
+            })
+    }
+
+    /// `fresh`: not by an idle connection.
+    async fn attempt(
+        &self,
+        instance: &Arc<Instance>,
+        outgoing: Outgoing,
+        fresh: bool,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let Self { worker, flight, .. } = self;
+        let now = worker.shared.coarse_now();
+        flight.touch(WaitsFor::Instance);
+        let idle = match fresh || self.on_upgrade.is_some() {
+            true => None,
+            false => worker.pool.take(instance, now.0, !self.repeatable),
+        };
+        let reused = idle.is_some();
+        let mut sender = match idle {
+            Some(sender) => sender,
+            None => match flight.unless_ended(self.connect(instance)).await {
+                Ok(Ok(sender)) => sender,
+                Ok(Err(failure)) => {
+                    self.tell(instance, instance.failed(worker.precise_now()));
+                    return Err(Failed::Unsent(Box::new(outgoing), failure));
+                }
+                Err(fate) => return Err(Failed::Ended(fate)),
+            },
+        };
+        let request = outgoing.into_request(flight);
+        match flight.unless_ended(sender.try_send_request(request)).await {
+            Ok(Ok(response)) => {
+                self.tell(instance, instance.succeeded());
+                let lease = Lease {
+                    pool: Rc::clone(&worker.pool),
+                    instance: Arc::clone(instance),
+                    sender,
+                    shared: Arc::clone(&worker.shared),
+                };
+                Ok((response, lease))
+            }
+            Ok(Err(mut error)) => {
+                let unsent = error
+                    .take_message()
+                    .map(Outgoing::from_request)
+                    .map(Box::new);
+                let error = error.into_error();
+                let failure = if reused && flight.bad_body.get().is_none() {
+                    Failure::Stale
+                } else {
+                    if flight.bad_body.get().is_none() {
+                        self.tell(instance, instance.failed(worker.precise_now()));
+                    }
+                    Failure::Broken(error)
+                };
+                Err(match unsent {
+                    Some(unsent) => Failed::Unsent(unsent, failure),
+                    None => Failed::Sent(failure),
+                })
+            }
+            Err(fate) => {
+                if fate == Fate::NoAnswer {
+                    self.tell(instance, instance.failed(worker.precise_now()));
+                }
+                Err(Failed::Ended(fate))
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        instance: &Instance,
+    ) -> Result<hyper::client::conn::http1::SendRequest<RequestBody>, Failure> {
+        let connecting = TcpStream::connect(instance.address);
+        let stream = match tokio::time::timeout(self.worker.limits.connect, connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Failure::Connect(error)),
+            Err(_) => return Err(Failure::ConnectTimeout),
+        };
+        // Without it, small writes wait for acknowledgements; a stream that can't be told so still works.
+        let _ = stream.set_nodelay(true);
+        let (sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(self.worker.limits.head_bytes.max(8192))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(Failure::Handshake)?;
+        // Ends with its connection, which ends when its sender and its body are dropped. Its error is the
+        // sender's and the body's as well.
+        if self.on_upgrade.is_some() {
+            tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
+        } else {
+            tokio::task::spawn_local(async move { drop(connection.await) });
+        }
+        Ok(sender)
+    }
+
+    fn tell(&self, instance: &Instance, verdict: Verdict) {
+        let ejected = match verdict {
+            Verdict::Unchanged => return,
+            Verdict::Ejected { .. } => true,
+            Verdict::Recovered => false,
+        };
+        // Nobody listens any more when the process ends.
+        let _ = self
+            .worker
+            .shared
+            .ejections
+            .send((instance.id.clone(), ejected));
+    }
+
+    /// The instance's answer, as the client gets it.
+    fn answer(
+        &mut self,
+        response: Response<Incoming>,
+        lease: Lease,
+        ticket: Ticket,
+    ) -> Response<AnswerBody> {
+        let (mut parts, body) = response.into_parts();
+        let upgraded = match (parts.status, self.on_upgrade.take()) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => Some((
+                client,
+                parts.extensions.remove::<hyper::upgrade::OnUpgrade>(),
+            )),
+            _ => None,
+        };
+        let to = parts.headers.get(UPGRADE).cloned();
+        remove_hop_by_hop(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        let quiet = parts
+            .headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        self.flight.answered(parts.status.as_u16(), quiet);
+        let body = match upgraded {
+            Some((client, Some(instance_side))) => {
+                parts
+                    .headers
+                    .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                if let Some(to) = to {
+                    parts.headers.insert(UPGRADE, to);
+                }
+                self.flight.outcome(Outcome::Served);
+                drop(ticket);
+                self.flight.wire.tunnel_begins();
+                tunnel::open(self.worker, lease.instance.epoch, client, instance_side);
+                AnswerBody::Own(Full::default())
+            }
+            _ => AnswerBody::Instance(InstanceBody::new(body, ticket, lease)),
+        };
+        Response::from_parts(parts, body)
+    }
+
+    fn count(&self, refusal: Refusal) -> Refusal {
+        self.flight.outcome(refusal.outcome);
+        if refusal.outcome != Outcome::Cancelled || refusal.status == StatusCode::REQUEST_TIMEOUT {
+            self.flight.answered(refusal.status.as_u16(), false);
+        }
+        refusal
+    }
+}

@@ -1,0 +1,72 @@
+//! The process that outlives the others: keeps the listening descriptors by name, starts controller and proxy,
+//! and starts again whichever ends.
+//!
+//! One thread and one poll loop, and no state but descriptors and pids: there is little that can go wrong in it,
+//! and nothing that its successor can't find again. When it is killed, controller and proxy go on; the next
+//! supervisor adopts both by pid and start time, and gets the descriptors back from the proxy. Children write
+//! their stderr straight into their log files, so that a supervisor that is gone breaks no pipe.
+//!
+//! SIGTERM or SIGINT ends controller and proxy and then itself; instances go on. SIGHUP executes the binary
+//! anew in place, for an upgrade.
+
+mod child;
+mod keeper;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+pub use keeper::run;
+
+/// What to supervise.
+#[derive(Clone, Debug)]
+pub struct SuperviseOptions {
+    /// The data root.
+    pub root: PathBuf,
+    /// The binary that has the subcommands of `controller_args` and `proxy_args`.
+    pub exe: PathBuf,
+    pub controller_args: Vec<OsString>,
+    pub proxy_args: Vec<OsString>,
+}
+
+impl SuperviseOptions {
+    /// `serve --root ROOT` and `proxy --root ROOT` of the binary that runs now.
+    pub fn new(root: PathBuf) -> io::Result<Self> {
+        let args = |command: &str| {
+            vec![
+                OsString::from(command),
+                OsString::from("--root"),
+                root.clone().into_os_string(),
+            ]
+        };
+        Ok(Self {
+            exe: std::env::current_exe()?,
+            controller_args: args("serve"),
+            proxy_args: args("proxy"),
+            root,
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SuperviseError {
+    #[error("already running: a supervisor with pid {pid} has {}; end it with `kiln down`, or name another root", root.display())]
+    AlreadyRunning { root: PathBuf, pid: String },
+    #[error("can't {action} {}: check that it is writable and the disk is not full", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't catch signals")]
+    Signals(#[source] io::Error),
+    #[error("can't wait for events")]
+    Poll(#[source] io::Error),
+    #[error("can't execute {} anew: it goes on as it was if you start `kiln supervise` again", path.display())]
+    Exec {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
