@@ -1,1 +1,20 @@
+//! OCI formats, the content store, and the writers of a layer's two forms: tar for other people's tools,
+//! EROFS for the kernel.
+//!
+//! Bake and engine share one store, so that nothing is copied or pulled between them. A layer is described
+//! once, as a [`layer::Tree`]; the same tree gives the tar blob that the image's digest is made of and the
+//! EROFS file that instances mount, and either form can be made again from the other's source.
 
+#![allow(clippy::disallowed_methods)] // a shell crate: tags and temporary files carry the wall clock
+
+pub mod erofs;
+mod hashing;
+pub mod image;
+pub mod layer;
+mod store;
+pub mod tar;
+mod upper;
+
+pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
+pub use layer::{Content, Entry, Kind, LayerError, Tree};
+pub use store::{Blob, BlobWriter, ImageEntry, Store, StoreError, TagEntry};

@@ -1,0 +1,257 @@
+//! The content store: blobs by digest, EROFS files by diff id, tags, image records, and the bake's cache.
+//!
+//! ```text
+//! store/blobs/sha256/<hex>    manifests, configurations, layers: named by their own digest
+//! store/erofs/<diff id>.erofs a layer as the kernel mounts it, and beside it <diff id>.json: its digest
+//! store/images/<hex>.json     when the image of that manifest came
+//! store/tags/<tag>            given once, never moved
+//! store/cache/<hex>           small records of the bake
+//! store/tmp/                  what is being written; locked while its writer lives
+//! ```
+//!
+//! Everything appears under its name at once and whole: written to `tmp`, synced, renamed, and the folder
+//! synced. Nothing is kept in memory, so that any number of processes may share a store.
+
+mod cache;
+mod error;
+mod images;
+mod layers;
+mod tags;
+mod temp;
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_model::Digest;
+
+pub use error::StoreError;
+pub use images::ImageEntry;
+pub use tags::TagEntry;
+
+use error::io_error;
+use temp::TempFile;
+
+use crate::hashing::HashingWriter;
+
+/// The content store of one data root. Cheap to clone; used from any thread.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: Arc<Path>,
+}
+
+/// A blob in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob {
+    pub digest: Digest,
+    pub size: u64,
+    /// False where the store had it before.
+    pub is_new: bool,
+}
+
+impl Store {
+    /// Opens the store below `root`, making its folders where they are missing, and removes what writers that
+    /// died have left in `tmp`. Reads nothing else.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self {
+            dir: root.join("store").into(),
+        };
+        for name in ["blobs/sha256", "erofs", "images", "tags", "cache", "tmp"] {
+            let path = store.dir.join(name);
+            if !path.is_dir() {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&path)
+                    .map_err(io_error("create", &path))?;
+            }
+        }
+        temp::remove_stale(&store.tmp())?;
+        Ok(store)
+    }
+
+    /// The store's own folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a file may be made that is later renamed into the store, or spilled to.
+    fn tmp(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    /// Where the blob is, or would be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.hex())
+    }
+
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).is_file()
+    }
+
+    pub fn blob_size(&self, digest: &Digest) -> Result<u64, StoreError> {
+        let path = self.blob_path(digest);
+        match fs::metadata(&path) {
+            Ok(meta) => Ok(meta.len()),
+            Err(error) => Err(missing(*digest, &path, "examine")(error)),
+        }
+    }
+
+    /// Opens a blob for reading. What is read is not checked: see [`Store::verify_blob`].
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(missing(*digest, &path, "open"))
+    }
+
+    /// The bytes of a small blob, checked against its digest. Larger than `limit` is an error.
+    pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(digest);
+        let mut bytes = Vec::new();
+        let whole = crate::layer::read_bounded(self.open_blob(digest)?, limit, &mut bytes)
+            .map_err(io_error("read", &path))?;
+        if !whole {
+            return Err(StoreError::BlobTooLarge {
+                digest: *digest,
+                limit,
+            });
+        }
+        let actual = Digest::of(&bytes);
+        if actual != *digest {
+            return Err(StoreError::BlobCorrupt {
+                digest: *digest,
+                actual,
+                path,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a blob through and checks it against its digest.
+    pub fn verify_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        let actual = hash_file(self.open_blob(digest)?).map_err(io_error("read", &path))?;
+        if actual != *digest {
+            return Err(StoreError::BlobCorrupt {
+                digest: *digest,
+                actual,
+                path,
+            });
+        }
+        Ok(())
+    }
+
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Blob, StoreError> {
+        let digest = Digest::of(bytes);
+        if self.blob_size(&digest).ok() == Some(bytes.len() as u64) {
+            return Ok(Blob {
+                digest,
+                size: bytes.len() as u64,
+                is_new: false,
+            });
+        }
+        self.put_reader(bytes)
+    }
+
+    pub fn put_reader(&self, mut reader: impl Read) -> Result<Blob, StoreError> {
+        let mut writer = self.blob_writer()?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return writer.commit_blob(),
+                Ok(count) => {
+                    let path = writer.path();
+                    writer
+                        .write_all(&buffer[..count])
+                        .map_err(io_error("write", &path))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(StoreError::Source { source }),
+            }
+        }
+    }
+
+    pub fn put_file(&self, path: &Path) -> Result<Blob, StoreError> {
+        self.put_reader(File::open(path).map_err(io_error("open", path))?)
+    }
+
+    /// A blob whose bytes come by and by; nothing of it is in the store before [`BlobWriter::commit`].
+    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        let file = TempFile::create(&self.tmp())?;
+        Ok(BlobWriter {
+            store: self.clone(),
+            out: HashingWriter::new(file),
+        })
+    }
+}
+
+/// Takes the bytes of a blob. Dropped without a commit, it leaves nothing.
+pub struct BlobWriter {
+    store: Store,
+    out: HashingWriter<TempFile>,
+}
+
+impl BlobWriter {
+    /// Syncs what was written and gives it its name. A blob that the store has already stays as it is.
+    pub fn commit(self) -> Result<(Digest, u64), StoreError> {
+        let Blob { digest, size, .. } = self.commit_blob()?;
+        Ok((digest, size))
+    }
+
+    pub(crate) fn commit_blob(self) -> Result<Blob, StoreError> {
+        let (file, digest, size) = self.out.finish();
+        let path = self.store.blob_path(&digest);
+        // Another size under the digest's name can only be damage, which the new bytes mend.
+        let is_new = self.store.blob_size(&digest).ok() != Some(size);
+        if is_new {
+            file.persist(&path)?;
+        } else {
+            // The one who wrote it may not have come to this yet, and the answer promises it.
+            temp::sync_parent(&path)?;
+        }
+        Ok(Blob {
+            digest,
+            size,
+            is_new,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.out.get_ref().path().to_path_buf()
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn missing(
+    digest: Digest,
+    path: &Path,
+    action: &'static str,
+) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => StoreError::BlobMissing { digest },
+        _ => io_error(action, path)(source),
+    }
+}
+
+fn hash_file(mut file: File) -> io::Result<Digest> {
+    let mut out = HashingWriter::new(io::sink());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(out.finish().1),
+            Ok(count) => out.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Layers: from a tree to both forms, and from the blob back to the EROFS file.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::PathBuf;
+
+use kiln_model::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::error::{StoreError, io_error, layer_error};
+use super::temp::{TempFile, sync_parent};
+use super::{Store, hash_file, tags};
+use crate::hashing::HashingWriter;
+use crate::image::{Descriptor, Image, Layer, MEDIA_LAYER_ZSTD};
+use crate::layer::Tree;
+use crate::{erofs, tar};
+
+/// Of 1 to 22: past it, a tenth smaller costs twice the time.
+const ZSTD_LEVEL: i32 = 3;
+/// zstd's own bound for readers that do not raise it is 2^27; a hostile frame may not ask for more.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// What is kept beside an EROFS file.
+#[derive(Serialize, Deserialize)]
+struct ErofsRecord {
+    /// Of the file.
+    erofs: Digest,
+    size: u64,
+}
+
+impl Store {
+    /// Where the EROFS file of a layer is, or would be.
+    pub fn erofs_path(&self, diff_id: &Digest) -> PathBuf {
+        self.dir
+            .join("erofs")
+            .join(format!("{}.erofs", diff_id.hex()))
+    }
+
+    fn record_path(&self, diff_id: &Digest) -> PathBuf {
+        self.dir
+            .join("erofs")
+            .join(format!("{}.json", diff_id.hex()))
+    }
+
+    /// Stores `tree` as a layer: its tar stream, compressed, as a blob, and its EROFS file. Equal trees give
+    /// equal layers. File contents are read by two threads at once, one for each form.
+    pub fn add_layer(&self, tree: &Tree) -> Result<Layer, StoreError> {
+        let tree = tree.settled()?;
+        let (blob, erofs) = std::thread::scope(|scope| {
+            let erofs = scope.spawn(|| self.write_erofs(&tree));
+            let blob = self.write_blob(&tree);
+            let erofs = erofs
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (blob, erofs)
+        });
+        let (diff_id, blob) = blob?;
+        let erofs = self.keep_erofs(&diff_id, erofs?)?;
+        Ok(Layer {
+            diff_id,
+            blob,
+            erofs: Some(erofs),
+        })
+    }
+
+    fn write_blob(&self, tree: &Tree) -> Result<(Digest, Descriptor), StoreError> {
+        let blob = self.blob_writer()?;
+        let path = blob.path();
+        let io = |source| io_error("write", &path)(source);
+        let mut encoder = zstd::Encoder::new(BufWriter::with_capacity(256 << 10, blob), ZSTD_LEVEL)
+            .map_err(io)?;
+        encoder.include_checksum(false).map_err(io)?;
+        let mut out = HashingWriter::new(encoder);
+        tar::write(tree, BufWriter::with_capacity(256 << 10, &mut out))
+            .map_err(layer_error(&path))?;
+        let (encoder, diff_id, _) = out.finish();
+        let blob = encoder
+            .finish()
+            .and_then(|out| out.into_inner().map_err(|error| error.into_error()))
+            .map_err(io)?
+            .commit_blob()?;
+        Ok((
+            diff_id,
+            Descriptor {
+                media_type: MEDIA_LAYER_ZSTD.to_owned(),
+                digest: blob.digest,
+                size: blob.size,
+                annotations: Default::default(),
+            },
+        ))
+    }
+
+    fn write_erofs(&self, tree: &Tree) -> Result<(TempFile, ErofsRecord), StoreError> {
+        let file = TempFile::create(&self.tmp())?;
+        let path = file.path().to_path_buf();
+        let mut out = BufWriter::with_capacity(256 << 10, HashingWriter::new(file));
+        erofs::write(tree, &mut out).map_err(layer_error(&path))?;
+        let out = out
+            .into_inner()
+            .map_err(|error| io_error("write", &path)(error.into_error()))?;
+        let (file, erofs, size) = out.finish();
+        file.sync()?;
+        Ok((file, ErofsRecord { erofs, size }))
+    }
+
+    /// Names an EROFS file and its record. One that is there and as long as its record says stays: it may be
+    /// mounted, and a second file would be read and cached a second time.
+    fn keep_erofs(
+        &self,
+        diff_id: &Digest,
+        (file, record): (TempFile, ErofsRecord),
+    ) -> Result<Digest, StoreError> {
+        let path = self.erofs_path(diff_id);
+        if let Some(existing) = self.erofs_record(diff_id)?
+            && fs::metadata(&path).is_ok_and(|meta| meta.len() == existing.size)
+        {
+            return Ok(existing.erofs);
+        }
+        let record_path = self.record_path(diff_id);
+        let mut beside = TempFile::create(&self.tmp())?;
+        beside
+            .write_all(&tags::encode(&record, &record_path)?)
+            .map_err(io_error("write", &record_path))?;
+        // The record first: a file without one would be taken on trust.
+        beside.persist_unsynced_name(&record_path)?;
+        file.rename(&path)?;
+        sync_parent(&path)?;
+        Ok(record.erofs)
+    }
+
+    fn erofs_record(&self, diff_id: &Digest) -> Result<Option<ErofsRecord>, StoreError> {
+        let path = self.record_path(diff_id);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| StoreError::RecordDamaged { path, source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
+    }
+
+    /// The recorded digest of a layer's EROFS file; none where it was never made here.
+    pub fn erofs_digest(&self, diff_id: &Digest) -> Result<Option<Digest>, StoreError> {
+        Ok(self.erofs_record(diff_id)?.map(|record| record.erofs))
+    }
+
+    /// Reads a layer's EROFS file through and checks it against its record: to be done on the first mount after
+    /// a boot.
+    pub fn check_erofs(&self, diff_id: &Digest) -> Result<(), StoreError> {
+        let path = self.erofs_path(diff_id);
+        let record = self.erofs_record(diff_id)?;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(StoreError::LayerMissing { diff_id: *diff_id });
+            }
+            Err(error) => return Err(io_error("open", &path)(error)),
+        };
+        let record = record.ok_or(StoreError::LayerMissing { diff_id: *diff_id })?;
+        let actual = hash_file(file).map_err(io_error("read", &path))?;
+        if actual != record.erofs {
+            return Err(StoreError::LayerChanged {
+                diff_id: *diff_id,
+                expected: record.erofs,
+                actual,
+                path,
+            });
+        }
+        Ok(())
+    }
+
+    /// The path of a layer's EROFS file, made again from the layer's blob where it is missing.
+    pub fn erofs(&self, layer: &Layer) -> Result<PathBuf, StoreError> {
+        let path = self.erofs_path(&layer.diff_id);
+        if path.is_file() && self.record_path(&layer.diff_id).is_file() {
+            return Ok(path);
+        }
+        let tree = self.layer_tree(layer)?;
+        self.keep_erofs(&layer.diff_id, self.write_erofs(&tree)?)?;
+        Ok(path)
+    }
+
+    /// A layer read back from its blob, whose contents are in an unnamed file on the store's disk. The tar
+    /// stream is checked against the layer's diff id.
+    pub fn layer_tree(&self, layer: &Layer) -> Result<Tree, StoreError> {
+        let path = self.blob_path(&layer.blob.digest);
+        let spill = TempFile::create(&self.tmp())?;
+        let spill_path = spill.path().to_path_buf();
+        let blob = self.open_blob(&layer.blob.digest)?;
+        let mut decoder = zstd::Decoder::new(blob).map_err(io_error("read", &path))?;
+        decoder
+            .window_log_max(ZSTD_WINDOW_LOG)
+            .map_err(io_error("read", &path))?;
+        let mut stream = HashingReader {
+            inner: decoder,
+            out: HashingWriter::new(std::io::sink()),
+        };
+        let tree = Tree::from_tar(&mut stream, spill.into_anonymous()?, tar::Limits::default())
+            .map_err(layer_error(&spill_path))?;
+        let (_, actual, _) = stream.out.finish();
+        if actual != layer.diff_id {
+            return Err(StoreError::DiffIdWrong {
+                diff_id: layer.diff_id,
+                actual,
+            });
+        }
+        Ok(tree)
+    }
+}
+
+impl Image {
+    /// The EROFS files of the image's layers, bottom to top; those that are missing are made again.
+    pub fn erofs_paths(&self, store: &Store) -> Result<Vec<PathBuf>, StoreError> {
+        self.layers.iter().map(|layer| store.erofs(layer)).collect()
+    }
+}
+
+struct HashingReader<R> {
+    inner: R,
+    out: HashingWriter<std::io::Sink>,
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.out.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}
