@@ -265,3 +265,54 @@ fn a_release_that_should_not_serve_is_a_loss_of_every_answer() {
     assert_eq!(tally.lost.get(&Loss::WrongRelease), Some(&tally.requests()));
     assert_eq!(tally.details[0].release, "bench@7");
 }
+
+/// `examples/bench` as a process of its own, ended by its pid.
+struct Example(std::process::Child);
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_example_answers_as_the_load_expects() {
+    let script =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/bench/app/server.py");
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .unwrap();
+    let child = std::process::Command::new("/usr/bin/python3")
+        .arg(script)
+        .env("KILN_RELEASE", "bench@7")
+        .env("PORT", address.port().to_string())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("python3 is needed: scripts/install-test-deps installs it");
+    let mut example = Example(child);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < deadline, "the example does not listen");
+        assert_eq!(example.0.try_wait().unwrap(), None, "the example ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let tally = load(address, &Arc::new(Gate::new([7])), 1000);
+    assert_eq!(tally.lost_by_kind(), "0", "{:?}", tally.details);
+
+    // Asked to stop, it finishes what is in flight and ends by itself. By the second answer on another
+    // connection, the slow request that was written before the first is in flight.
+    let mut slow = TcpStream::connect(address).unwrap();
+    slow.write_all(b"GET /slow?ms=500 HTTP/1.1\r\nHost: bench\r\n\r\n")
+        .unwrap();
+    let mut other = Connection::open(address, TIMEOUT).unwrap();
+    for _ in 0..2 {
+        other.exchange(&Request::Hello, "bench").unwrap();
+    }
+    let pid = rustix::process::Pid::from_child(&example.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("slow 500\n"), "{answer:?}");
+    assert!(example.0.wait().unwrap().success());
+}
