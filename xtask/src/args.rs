@@ -35,16 +35,6 @@ impl Args {
         }
     }
 
-    pub(crate) fn flag(&mut self, name: &'static str) -> bool {
-        match self.0.iter().position(|word| word == name) {
-            Some(at) => {
-                self.0.remove(at);
-                true
-            }
-            None => false,
-        }
-    }
-
     /// `--name value`; `expected` says what a value looks like.
     pub(crate) fn option<T: FromStr>(
         &mut self,
@@ -101,10 +91,9 @@ mod tests {
 
     #[test]
     fn options_are_taken_in_any_order() {
-        let mut args = args("switch --requests 7 --keep --cycles 3");
+        let mut args = args("switch --requests 7 --cycles 3");
         assert_eq!(args.word().as_deref(), Some("switch"));
         assert_eq!(args.count("--cycles", 50), Ok(3));
-        assert!(args.flag("--keep"));
         assert_eq!(args.count("--requests", 1), Ok(7));
         assert_eq!(args.count("--rate", 9), Ok(9));
         assert_eq!(args.end(), Ok(()));

@@ -26,10 +26,6 @@ cargo xtask TASK
                    controller and proxy killed in the middle of rollouts
   bench bake       [--runs 25] [--first-runs 5]
                    bakes and applies with nothing to do, one file to do, everything to do
-  bench sim        [--rollouts 100000] [--threads 2]
-                   simulated rollouts with faults, each second
-  sim              --seed N [--trace]
-                   one simulated world again
 
 Benchmarks need root; each writes its section of docs/benchmarks.md and leaves nothing running.";
 

@@ -7,6 +7,7 @@ mod leaks;
 mod report;
 mod rollback;
 mod switch;
+mod watchdog;
 mod world;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use world::WorldError;
 pub(crate) enum BenchError {
     #[error(transparent)]
     Args(#[from] ArgsError),
-    #[error("no benchmark `{0}`; there are switch, rollback, crash, bake and sim")]
+    #[error("no benchmark `{0}`; there are switch, rollback, crash and bake")]
     Unknown(String),
     #[error("`cargo build` of kiln failed: its output is above")]
     Build,
@@ -40,10 +41,6 @@ pub(crate) enum BenchError {
         expected: String,
         found: String,
     },
-    #[error(
-        "seed {seed} breaks an invariant; `cargo xtask sim --seed {seed} --trace` replays it:\n{failure}"
-    )]
-    Simulation { seed: u64, failure: String },
 }
 
 /// The workspace and the binary under test.

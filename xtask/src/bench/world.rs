@@ -4,18 +4,16 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use kiln_model::api::{Outcome, RolloutResult, ServiceStatus, Status};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::leaks;
+use super::watchdog::{Watchdog, shown};
 
-/// How long one command of kiln may take: a first bake fetches packages.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 /// How long the processes of a world have to end after `kiln down`.
 const END_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -409,38 +407,6 @@ impl Drop for World {
             eprintln!("{}: {error}", self.folder.display());
         }
     }
-}
-
-/// Kills a command that does not end; the pidfd names that process even when its number is used again.
-struct Watchdog(#[allow(dead_code, reason = "dropping it ends the thread")] mpsc::Sender<()>);
-
-impl Watchdog {
-    fn start(pid: u32) -> Self {
-        let (ended, waiting) = mpsc::channel();
-        let process = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        std::thread::spawn(move || {
-            if waiting.recv_timeout(COMMAND_DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout)
-                && let Some(process) = process
-                && let Err(error) = pidfd_send_signal(&process, Signal::KILL)
-            {
-                eprintln!("process {pid} could not be killed: {error}");
-            }
-        });
-        Self(ended)
-    }
-}
-
-fn shown(command: &Command) -> String {
-    let program = Path::new(command.get_program()).file_name();
-    let words: Vec<_> = program
-        .into_iter()
-        .chain(command.get_args())
-        .map(std::ffi::OsStr::to_string_lossy)
-        .collect();
-    words.join(" ")
 }
 
 /// `apply --json` ends with one outcome for each service: as lines, as one array, or in a field `services`.
