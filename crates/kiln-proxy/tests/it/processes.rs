@@ -1,0 +1,271 @@
+//! Proxies and supervisors that die, and their successors.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::client::{HttpClient, get};
+use crate::machine::{Machine, kill, lives, table, wait_for};
+use crate::origin::Origin;
+
+pub(crate) const TESTS: &[crate::Test] = &[
+    (
+        "a_killed_proxy_is_replaced_within_a_second_and_serves_its_saved_table",
+        killed_proxy,
+    ),
+    (
+        "an_unreadable_table_is_shouted_and_nothing_is_served",
+        unreadable_table,
+    ),
+    (
+        "a_killed_supervisor_leaves_the_proxy_and_the_next_adopts_it",
+        killed_supervisor,
+    ),
+    (
+        "a_killed_controller_is_started_again_at_once",
+        killed_controller,
+    ),
+    (
+        "a_second_supervisor_is_refused_with_the_pid_of_the_first",
+        second_supervisor,
+    ),
+    ("the_proxy_has_no_privileges", privileges),
+    (
+        "an_orderly_end_leaves_no_process_and_no_socket",
+        orderly_end,
+    ),
+    (
+        "sighup_executes_the_supervisor_anew_and_keeps_the_sockets",
+        upgrade,
+    ),
+];
+
+struct Serving {
+    machine: Machine,
+    listen: std::net::SocketAddr,
+    _origin: Origin,
+}
+
+fn serving() -> Serving {
+    let machine = Machine::start();
+    let listen = machine.listener();
+    let origin = Origin::start("a");
+    machine
+        .controller()
+        .serve(&table(7, listen, 1, &[("a", origin.address)]));
+    Serving {
+        machine,
+        listen,
+        _origin: origin,
+    }
+}
+
+fn killed_proxy() {
+    let serving = serving();
+    let pid = serving.machine.proxy();
+    kill(pid, Signal::KILL);
+    let before = Instant::now();
+    // The socket is the supervisor's too: nobody is refused, the connection waits for the successor.
+    wait_for("the successor", || {
+        get(serving.listen, "/")
+            .ok()
+            .filter(|answer| answer.text() == "a")
+    });
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        before.elapsed()
+    );
+    assert_ne!(serving.machine.proxy(), pid);
+    assert_eq!(serving.machine.status().proxy_restarts, 1);
+    wait_for("the files of the dead to go", || {
+        (!serving
+            .machine
+            .root
+            .join(format!("run/proxy/{pid}.sock"))
+            .exists())
+        .then_some(())
+    });
+    let mut controller = serving.machine.controller();
+    assert!(matches!(
+        controller.hear(),
+        kiln_model::FromProxy::Hello {
+            generation: kiln_model::Generation(7),
+            ..
+        }
+    ));
+}
+
+fn unreadable_table() {
+    let serving = serving();
+    let table = serving.machine.root.join("proxy/table.json");
+    let whole = std::fs::read(&table).unwrap();
+    std::fs::write(&table, &whole[..whole.len() / 2]).unwrap();
+    kill(serving.machine.proxy(), Signal::KILL);
+    wait_for("the shout", || {
+        serving
+            .machine
+            .log()
+            .contains("is not readable: nothing is served")
+            .then_some(())
+    });
+    // Mended, it is served again by itself.
+    std::fs::write(&table, &whole).unwrap();
+    wait_for("service", || {
+        get(serving.listen, "/")
+            .ok()
+            .filter(|answer| answer.text() == "a")
+    });
+}
+
+fn killed_supervisor() {
+    let mut serving = serving();
+    let before = serving.machine.status();
+    serving.machine.kill_supervisor();
+    assert_eq!(get(serving.listen, "/").unwrap().text(), "a");
+    serving.machine.start_supervisor();
+    wait_for("the adoption", || {
+        let status = serving.machine.status();
+        (status.proxy == before.proxy
+            && status.controller == before.controller
+            && status.descriptors == [serving.listen.to_string()])
+        .then_some(())
+    });
+    // The adopted ones are watched like its own.
+    kill(before.proxy.unwrap(), Signal::KILL);
+    wait_for("the successor", || {
+        get(serving.listen, "/")
+            .ok()
+            .filter(|answer| answer.text() == "a")
+    });
+    let listen = serving.machine.listener();
+    let origin = Origin::start("b");
+    serving
+        .machine
+        .controller()
+        .serve(&table(8, listen, 2, &[("b", origin.address)]));
+    assert_eq!(get(listen, "/").unwrap().text(), "b");
+}
+
+fn killed_controller() {
+    let serving = serving();
+    let pid = wait_for("a controller", || serving.machine.status().controller);
+    kill(pid, Signal::KILL);
+    let before = Instant::now();
+    wait_for("the next controller", || {
+        serving
+            .machine
+            .status()
+            .controller
+            .filter(|next| *next != pid)
+    });
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        before.elapsed()
+    );
+}
+
+fn second_supervisor() {
+    let serving = serving();
+    let second = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "supervise".as_ref(),
+            "--root".as_ref(),
+            serving.machine.root.as_os_str(),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success());
+    assert!(
+        said.contains(&format!(
+            "already running: a supervisor with pid {}",
+            serving.machine.supervisor()
+        )),
+        "{said}"
+    );
+    assert_eq!(get(serving.listen, "/").unwrap().text(), "a");
+}
+
+fn privileges() {
+    let serving = serving();
+    let pid = serving.machine.proxy();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line[name.len()..]
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let uid = crate::PROXY_UID.to_string();
+        assert!(
+            field("Uid:")
+                .iter()
+                .chain(&field("Gid:"))
+                .all(|id| *id == uid),
+            "{status}"
+        );
+        assert_eq!(field("Groups:"), Vec::<String>::new());
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(field(set), ["0000000000000000"], "{set}");
+        }
+        assert_eq!(field("NoNewPrivs:"), ["1"]);
+        assert_eq!(field("Seccomp:"), ["2"]);
+    }
+}
+
+fn orderly_end() {
+    let serving = serving();
+    let status = serving.machine.status();
+    // An idle connection must not hold it.
+    let mut idle = HttpClient::connect(serving.listen).unwrap();
+    assert_eq!(idle.get("/").unwrap().text(), "a");
+    let before = Instant::now();
+    serving.machine.client().shutdown().unwrap();
+    assert!(
+        before.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        before.elapsed()
+    );
+    for pid in [status.controller.unwrap(), status.proxy.unwrap()] {
+        assert!(!lives(pid));
+    }
+    wait_for("the supervisor's end", || {
+        (!lives(status.pid)).then_some(())
+    });
+    assert_eq!(
+        std::fs::read_dir(serving.machine.root.join("run/proxy"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert!(!serving.machine.root.join("run/supervise.sock").exists());
+    assert!(std::net::TcpStream::connect(serving.listen).is_err());
+}
+
+fn upgrade() {
+    let serving = serving();
+    let before = serving.machine.status();
+    kill(before.pid, Signal::HUP);
+    wait_for("the one that was executed anew", || {
+        let status = serving.machine.status();
+        let log = std::fs::read_to_string(serving.machine.root.join("supervise.log")).unwrap();
+        (log.contains("executing")
+            && log.contains("adopted the proxy")
+            && status.pid == before.pid
+            && status.proxy == before.proxy
+            && status.controller == before.controller
+            && status.descriptors == [serving.listen.to_string()])
+        .then_some(())
+    });
+    assert_eq!(get(serving.listen, "/").unwrap().text(), "a");
+    kill(before.proxy.unwrap(), Signal::KILL);
+    wait_for("the successor", || {
+        get(serving.listen, "/")
+            .ok()
+            .filter(|answer| answer.text() == "a")
+    });
+}
