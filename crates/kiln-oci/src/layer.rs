@@ -5,18 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::fmt;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use crate::content::Content;
 
 /// The extended attribute by which overlayfs knows that a directory hides those below it.
 pub(crate) const OVERLAY_OPAQUE: &[u8] = b"trusted.overlay.opaque";
+
+/// Linux's bound for one component of a path (NAME_MAX).
+pub(crate) const NAME_MAX: usize = 255;
 
 /// Why a layer could not be described or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,24 +65,6 @@ pub enum LayerError {
         "the layer has more than {limit} {what}; it is refused, as one that would exhaust memory"
     )]
     Limit { what: &'static str, limit: u64 },
-}
-
-/// Where the bytes of a file are. Opened without following symbolic links.
-#[derive(Clone, Debug)]
-pub enum Content {
-    Bytes(Arc<[u8]>),
-    /// A file on disk; its last component must not be a symbolic link.
-    Path(PathBuf),
-    /// A file below an open directory; no component may be a symbolic link.
-    Under {
-        dir: Arc<OwnedFd>,
-        path: PathBuf,
-    },
-    /// From `offset` on in an open file, such as a spilled tar stream.
-    Range {
-        file: Arc<File>,
-        offset: u64,
-    },
 }
 
 /// What an entry is.
@@ -177,9 +160,18 @@ impl Entry {
 
 /// A layer: paths, sorted by their bytes, each with its entry. The root is always there, as the empty path,
 /// and every entry's parent is a directory of the tree.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tree {
     entries: BTreeMap<Vec<u8>, Entry>,
+}
+
+impl fmt::Debug for Tree {
+    /// The paths only: contents and attributes would hide them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.iter().map(|(path, _)| path))
+            .finish()
+    }
 }
 
 impl Default for Tree {
@@ -422,7 +414,8 @@ pub(crate) fn normalise(path: &Path) -> Result<Vec<u8>, LayerError> {
                     path: path.to_path_buf(),
                 });
             }
-            part if part.len() > 255 => {
+            // The marker of a deleted path may be as much longer than a name as the mark is.
+            part if part.strip_prefix(b".wh.").unwrap_or(part).len() > NAME_MAX => {
                 return Err(LayerError::NameTooLong {
                     path: path.to_path_buf(),
                 });
@@ -458,105 +451,4 @@ pub(crate) fn name_of(key: &[u8]) -> &[u8] {
 
 pub(crate) fn to_path(key: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(key))
-}
-
-/// A file's content, opened.
-pub(crate) enum Reader<'a> {
-    Bytes(&'a [u8]),
-    File { file: File },
-    Range { file: &'a File, offset: u64 },
-}
-
-impl Content {
-    pub(crate) fn open(&self) -> io::Result<Reader<'_>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        Ok(match self {
-            Self::Bytes(bytes) => Reader::Bytes(bytes),
-            Self::Path(path) => Reader::File {
-                file: File::from(rustix::fs::open(path, flags, Mode::empty())?),
-            },
-            Self::Under { dir, path } => {
-                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                let fd = rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?;
-                Reader::File {
-                    file: File::from(fd),
-                }
-            }
-            Self::Range { file, offset } => Reader::Range {
-                file,
-                offset: *offset,
-            },
-        })
-    }
-}
-
-impl Reader<'_> {
-    /// Fills `buffer` from `at` on; fewer bytes than asked only at the end.
-    pub(crate) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let (file, at) = match self {
-            Self::Bytes(bytes) => {
-                let start = usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));
-                let count = buffer.len().min(bytes.len() - start);
-                buffer[..count].copy_from_slice(&bytes[start..start + count]);
-                return Ok(count);
-            }
-            Self::File { file } => (file, at),
-            Self::Range { file, offset } => (*file, offset + at),
-        };
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], at + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
-    }
-}
-
-/// Copies `length` bytes from `start` on of `content` to `out`, by way of `buffer`. `path` is for errors.
-pub(crate) fn copy_content(
-    path: &[u8],
-    content: &Content,
-    start: u64,
-    length: u64,
-    buffer: &mut [u8],
-    out: &mut impl io::Write,
-) -> Result<(), LayerError> {
-    if length == 0 {
-        return Ok(());
-    }
-    let io_error = |action| {
-        move |source| LayerError::Io {
-            action,
-            path: to_path(path).to_path_buf(),
-            source,
-        }
-    };
-    let reader = content.open().map_err(io_error("open"))?;
-    let mut done = 0;
-    while done < length {
-        let want = usize::try_from(length - done).map_or(buffer.len(), |n| n.min(buffer.len()));
-        let count = reader
-            .read_at(&mut buffer[..want], start + done)
-            .map_err(io_error("read"))?;
-        if count == 0 {
-            return Err(LayerError::ContentChanged {
-                path: to_path(path).to_path_buf(),
-                expected: start + length,
-                actual: start + done,
-            });
-        }
-        out.write_all(&buffer[..count]).map_err(LayerError::Write)?;
-        done += count as u64;
-    }
-    Ok(())
-}
-
-/// Reads at most `limit` bytes; one more than it is an error of the caller's choice.
-pub(crate) fn read_bounded(reader: impl Read, limit: u64, bytes: &mut Vec<u8>) -> io::Result<bool> {
-    reader.take(limit + 1).read_to_end(bytes)?;
-    Ok(bytes.len() as u64 <= limit)
 }

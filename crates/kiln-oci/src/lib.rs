@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods)] // a shell crate: tags and temporary files carry the wall clock
 
+mod content;
 pub mod erofs;
 mod hashing;
 pub mod image;
@@ -15,6 +16,7 @@ mod store;
 pub mod tar;
 mod upper;
 
+pub use content::Content;
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
-pub use layer::{Content, Entry, Kind, LayerError, Tree};
+pub use layer::{Entry, Kind, LayerError, Tree};
 pub use store::{Blob, BlobWriter, ImageEntry, Store, StoreError, TagEntry};

@@ -109,7 +109,7 @@ impl Store {
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
         let mut bytes = Vec::new();
-        let whole = crate::layer::read_bounded(self.open_blob(digest)?, limit, &mut bytes)
+        let whole = crate::content::read_bounded(self.open_blob(digest)?, limit, &mut bytes)
             .map_err(io_error("read", &path))?;
         if !whole {
             return Err(StoreError::BlobTooLarge {

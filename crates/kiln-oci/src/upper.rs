@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, major, minor};
 
-use crate::layer::{Content, Entry, Kind, LayerError, OVERLAY_OPAQUE, Tree, to_path};
+use crate::content::Content;
+use crate::layer::{Entry, Kind, LayerError, OVERLAY_OPAQUE, Tree, to_path};
 
 /// Linux's own bounds (XATTR_LIST_MAX, XATTR_SIZE_MAX): a first buffer this large needs no second call.
 const XATTR_MAX: usize = 65536;
@@ -37,6 +38,8 @@ impl Tree {
         Ok(walk.tree)
     }
 }
+
+type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 struct Walk {
     tree: Tree,
@@ -118,11 +121,12 @@ impl Walk {
         None
     }
 
-    fn xattrs(&mut self, path: &Path) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, bool), LayerError> {
+    /// The attributes that a layer keeps, and whether overlayfs's own say that the directory is opaque.
+    fn xattrs(&mut self, path: &Path) -> Result<(Xattrs, bool), LayerError> {
         let read = |error: rustix::io::Errno| {
             io_error("read the extended attributes of", path)(error.into())
         };
-        let mut xattrs = BTreeMap::new();
+        let mut xattrs = Xattrs::new();
         let mut opaque = false;
         let length = match rustix::fs::llistxattr(path, &mut self.buffer[..]) {
             Ok(length) => length,

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::layer::{Entry, Kind, LayerError, OVERLAY_OPAQUE, Tree, name_of, parent_of, to_path};
+use crate::layer::{
+    Entry, Kind, LayerError, NAME_MAX, OVERLAY_OPAQUE, Tree, name_of, parent_of, to_path,
+};
 
 use super::BLOCK;
 use super::disk::{
@@ -207,6 +209,9 @@ fn xattrs_of(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 fn node<'a>(key: &'a [u8], entry: &'a Entry) -> Result<Node<'a>, LayerError> {
     let path = || to_path(key).to_path_buf();
+    if name_of(key).len() > NAME_MAX {
+        return Err(LayerError::NameTooLong { path: path() });
+    }
     let size = match &entry.kind {
         Kind::File { size, .. } => *size,
         Kind::Symlink { target } if target.len() > TARGET_MAX => {

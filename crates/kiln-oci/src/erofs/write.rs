@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::layer::{Content, Kind, LayerError, Tree, copy_content};
+use crate::content::{Content, copy_content};
+use crate::layer::{Kind, LayerError, Tree};
 
 use super::BLOCK;
 use super::disk::{Inode, device, put_xattrs};

@@ -6,7 +6,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::layer::{Content, Entry, Kind, LayerError, Tree, name_of, normalise, parent_of};
+use crate::content::Content;
+use crate::layer::{Entry, Kind, LayerError, Tree, name_of, normalise, parent_of};
 
 use super::{BLOCK, OPAQUE, PAX_XATTR, WHITEOUT};
 
@@ -90,8 +91,10 @@ impl<R: Read> TarReader<R> {
     fn read_all(&mut self) -> Result<(), LayerError> {
         let mut next = Overrides::default();
         let mut count = 0;
+        let mut pending = false;
         while let Some(block) = self.next_header()? {
             let size = self.number(&block[124..136])?;
+            pending = matches!(block[156], b'x' | b'L' | b'K');
             match block[156] {
                 b'x' => {
                     let record = self.record(size)?;
@@ -112,6 +115,9 @@ impl<R: Read> TarReader<R> {
                     self.entry(&block, kind, size, std::mem::take(&mut next))?;
                 }
             }
+        }
+        if pending {
+            return Err(self.invalid("it ends after a record that speaks of an entry"));
         }
         // To the end, so that a digest over the stream covers all of it.
         io::copy(&mut self.stream, &mut io::sink()).map_err(LayerError::Read)?;

@@ -6,7 +6,8 @@
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::layer::{Entry, Kind, LayerError, Tree, copy_content, name_of, to_path};
+use crate::content::copy_content;
+use crate::layer::{Entry, Kind, LayerError, Tree, name_of, to_path};
 
 use super::{BLOCK, OPAQUE, PAX_XATTR, WHITEOUT};
 

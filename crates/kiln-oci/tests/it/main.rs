@@ -1,1 +1,11 @@
-//! The crate from outside.
+//! The crate against the real things: the kernel's EROFS and overlayfs, `fsck.erofs` and GNU tar. Mounting
+//! needs root; the tools are in Debian's erofs-utils and tar.
+
+#![allow(clippy::disallowed_methods)] // tests reach the real world
+
+mod erofs;
+mod mounts;
+mod random;
+mod store;
+mod tar;
+mod tree;
