@@ -218,6 +218,7 @@ impl Worker {
         // Head and idle times are the sweep's.
         builder
             .header_read_timeout(None)
+            .max_header_size(self.limits.head_bytes)
             .max_buf_size(self.limits.head_bytes.max(8192));
         let mut connection =
             std::pin::pin!(builder.serve_connection(stream, service).with_upgrades());

@@ -42,7 +42,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
 ];
 
 struct Two {
-    machine: Machine,
+    _machine: Machine,
     listen: std::net::SocketAddr,
     a: Origin,
     b: Origin,
@@ -57,7 +57,7 @@ fn two() -> Two {
     let mut controller = machine.controller();
     controller.serve(&table(1, listen, 1, &[("a", a.address)]));
     Two {
-        machine,
+        _machine: machine,
         listen,
         a,
         b,

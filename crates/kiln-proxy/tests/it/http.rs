@@ -1,6 +1,5 @@
 //! What goes through, what is refused, and how.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, HttpClient, get};
@@ -106,7 +105,8 @@ fn malformed() {
     let mut client = HttpClient::connect(one.listen).unwrap();
     // The proxy may close before all of it is written.
     let _ = client.send(long.as_bytes());
-    assert!(client.answer().map_or(true, |answer| answer.status == 431));
+    let answer = client.answer().map(|answer| answer.status);
+    assert!(matches!(answer, Ok(431) | Err(_)), "{answer:?}");
     assert_eq!(get(one.listen, "/").unwrap().status, 200);
     let counters = one.controller.counters_of(1);
     assert_eq!(
@@ -145,14 +145,14 @@ fn heads() {
     let one = one();
     let head = raw(
         &one,
-        "GET /head?a=%zz&&b=[1]{2}|\"3\"&c=/../x HTTP/1.1\r\nHost: Shop.Example:8080\r\nX-Request-Id: mine-1\r\n\
+        "GET /head?a=%zz&&b=[1]{2}|3&c=/../x HTTP/1.1\r\nHost: Shop.Example:8080\r\nX-Request-Id: mine-1\r\n\
          X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nForwarded: for=1.2.3.4\r\n\
          Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-End: 2\r\n\r\n",
     )
     .text()
     .to_lowercase();
     for there in [
-        "get /head?a=%zz&&b=[1]{2}|\"3\"&c=/../x http/1.1",
+        "get /head?a=%zz&&b=[1]{2}|3&c=/../x http/1.1",
         "host: shop.example:8080\r\n",
         "x-request-id: mine-1",
         "x-forwarded-for: 127.0.0.1",
@@ -256,7 +256,11 @@ fn timeouts() {
         "{}",
         answer.text()
     );
-    assert!((2..5).contains(&before.elapsed().as_secs()));
+    assert!(
+        (1500..5000).contains(&before.elapsed().as_millis()),
+        "{:?}",
+        before.elapsed()
+    );
     assert_eq!(one.controller.counters_of(1).failed, 1);
     let mut client = HttpClient::connect(one.listen).unwrap();
     let before = Instant::now();
@@ -269,16 +273,9 @@ fn timeouts() {
     );
     // A client that doesn't read doesn't hold its instance for ever.
     let mut client = HttpClient::connect(one.listen).unwrap();
-    for _ in 0..200 {
-        if client
-            .stream
-            .get_mut()
-            .write(b"GET /chunked HTTP/1.1\r\nHost: a\r\n\r\n")
-            .is_err()
-        {
-            break;
-        }
-    }
+    client
+        .send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
     wait_for("its end", || {
         let counters = one.controller.counters_of(1);
         (counters.cancelled >= 1 && counters.in_flight == 0).then_some(())

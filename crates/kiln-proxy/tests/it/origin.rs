@@ -189,6 +189,7 @@ fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
                 }
                 writer.write_all(b"0\r\n\r\n")?;
             }
+            "/large" => writer.write_all(&answer(&vec![b'l'; 64 << 20]))?,
             "/dies" => {
                 writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")?;
                 return writer.shutdown(Shutdown::Both);

@@ -54,7 +54,7 @@ impl Load {
                             };
                             let answer = match count % 2 {
                                 0 => client.post("/echo", &body)?,
-                                _ if count % 31 == 0 => client.get("/chunked")?,
+                                _ if count.is_multiple_of(31) => client.get("/chunked")?,
                                 _ => client.get("/")?,
                             };
                             let closes = answer.header("connection") == Some("close");
@@ -65,7 +65,7 @@ impl Load {
                         })();
                         match answer {
                             Ok(answer) if answer.status == 200 => {
-                                if count % 2 == 0 && answer.body != body {
+                                if count.is_multiple_of(2) && answer.body != body {
                                     lost.push("another body".to_owned());
                                 }
                             }
