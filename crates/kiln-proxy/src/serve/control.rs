@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::ProxyError;
 use super::process::Sockets;
 use super::saved::Saved;
-use super::table::{Registry, Shared};
+use super::table::{Published, Registry, Shared};
 use super::worker::{ToWorker, say, wall_clock};
 use crate::core::{DrainAction, Drains};
 use crate::handoff::{Client, HandoffError};
@@ -259,11 +259,14 @@ impl Control {
     /// Every request that is routed from now on is routed by it.
     fn publish(&mut self, table: RoutingTable) {
         let now = wall_clock();
-        let epochs = self.registry.publish(&self.shared, table.clone());
-        if !epochs.is_empty() {
+        let Published { gone, returned } = self.registry.publish(&self.shared, table.clone());
+        if !gone.is_empty() {
             self.workers.tell(|| ToWorker::Forget {
-                epochs: epochs.clone(),
+                epochs: gone.clone(),
             });
+        }
+        for epoch in returned {
+            self.workers.tell(|| ToWorker::KeepTunnels { epoch });
         }
         let Self {
             drains, registry, ..

@@ -119,7 +119,7 @@ impl Flight {
             if self.fate.get() == Some(Fate::Drain) {
                 instance.cut.fetch_add(1, SeqCst);
             }
-            leave(&self.shared, &instance);
+            self.shared.leave(&instance);
         }
     }
 
@@ -224,13 +224,6 @@ impl Flight {
             Outcome::Refused => return,
         }
         .fetch_add(1, Relaxed);
-    }
-}
-
-/// Takes one from the instance's count, and says so to who waits for 0.
-pub(super) fn leave(shared: &Shared, instance: &Instance) {
-    if instance.in_flight.fetch_sub(1, SeqCst) == 1 && instance.draining.load(SeqCst) {
-        shared.idle.notify_one();
     }
 }
 

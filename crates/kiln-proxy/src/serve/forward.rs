@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 
 use super::body::{AnswerBody, InstanceBody, RequestBody};
 use super::connection::Wire;
-use super::flight::{BadBody, Fate, Flight, Outcome, Ticket, WaitsFor, leave};
+use super::flight::{BadBody, Fate, Flight, Outcome, Ticket, WaitsFor};
 use super::headers::{REQUEST_ID, remove_hop_by_hop, request_id, set_forwarded, upgrade};
 use super::pool::Lease;
-use super::table::{Instance, LiveRoute};
+use super::table::{Entered, Instance, LiveRoute};
 use super::tunnel;
 use super::worker::Worker;
 use crate::core::{Verdict, choose};
@@ -372,33 +372,30 @@ fn outgoing(
 }
 
 impl Exchange<'_> {
-    /// Chooses by the table that is current, and is counted at the instance when it returns. See [`super::table`]
-    /// for why it looks twice.
+    /// Chooses by the table that is current, and is counted at the instance when it returns.
     fn route(&self, tried: &[Arc<Instance>]) -> Result<Arc<Instance>, Refusal> {
-        let shared = &self.worker.shared;
-        loop {
-            let live = shared.live();
-            let Some(route) = live.routes.get(&self.flight.wire.listen) else {
-                return Err(Refusal::failed(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!("no service listens on {} any more", self.flight.wire.listen),
-                ));
-            };
-            let Some(index) = self.choose(route, tried) else {
+        let listen = self.flight.wire.listen;
+        match self
+            .worker
+            .shared
+            .enter(listen, |route| self.choose(route, tried))
+        {
+            Entered::NoRoute => Err(Refusal::failed(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("no service listens on {listen} any more"),
+            )),
+            Entered::Nobody(route) => {
                 self.flight.count_in(&route.counters);
-                return Err(Refusal::failed(
+                Err(Refusal::failed(
                     StatusCode::SERVICE_UNAVAILABLE,
                     format!("no instance of {} is ready", route.service),
-                ));
-            };
-            let instance = &route.instances[index];
-            instance.in_flight.fetch_add(1, SeqCst);
-            if shared.is_current(live.table.generation) {
-                self.flight.count_in(&route.counters);
-                self.flight.holds(Arc::clone(instance));
-                return Ok(Arc::clone(instance));
+                ))
             }
-            leave(shared, instance);
+            Entered::At(route, instance) => {
+                self.flight.count_in(&route.counters);
+                self.flight.holds(Arc::clone(&instance));
+                Ok(instance)
+            }
         }
     }
 

@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use kiln_model::{
-    Backend, Generation, InstanceId, ReleaseNumber, RoutingTable, ServiceKey, Timestamp,
-};
+use kiln_model::{Backend, InstanceId, ReleaseNumber, RoutingTable, ServiceKey, Timestamp};
 use tokio::sync::{Notify, mpsc};
 
 use super::counters::{Book, Counters};
@@ -73,6 +71,16 @@ pub(super) struct LiveRoute {
     pub(super) instances: Vec<Arc<Instance>>,
 }
 
+/// Where a request came to.
+#[derive(Debug)]
+pub(super) enum Entered {
+    /// No service has this listener any more.
+    NoRoute,
+    /// None that may be chosen.
+    Nobody(Arc<LiveRoute>),
+    At(Arc<LiveRoute>, Arc<Instance>),
+}
+
 /// A table, resolved.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -128,9 +136,34 @@ impl Shared {
         self.live.load()
     }
 
-    /// Whether nothing newer than this was published.
-    pub(super) fn is_current(&self, generation: Generation) -> bool {
-        self.published.load(SeqCst) <= generation.0
+    /// Counts at the instance that `choose` picks of the route, by the table that is current when it returns.
+    /// The instance is to be left again, by [`Shared::leave`].
+    pub(super) fn enter(
+        &self,
+        listen: SocketAddr,
+        mut choose: impl FnMut(&LiveRoute) -> Option<usize>,
+    ) -> Entered {
+        loop {
+            let live = self.live.load();
+            let Some(route) = live.routes.get(&listen) else {
+                return Entered::NoRoute;
+            };
+            let Some(instance) = choose(route).and_then(|index| route.instances.get(index)) else {
+                return Entered::Nobody(Arc::clone(route));
+            };
+            instance.in_flight.fetch_add(1, SeqCst);
+            if self.published.load(SeqCst) <= live.table.generation.0 {
+                return Entered::At(Arc::clone(route), Arc::clone(instance));
+            }
+            self.leave(instance);
+        }
+    }
+
+    /// Takes one from the instance's count, and says so to who waits for 0.
+    pub(super) fn leave(&self, instance: &Instance) {
+        if instance.in_flight.fetch_sub(1, SeqCst) == 1 && instance.draining.load(SeqCst) {
+            self.idle.notify_one();
+        }
     }
 
     fn publish(&self, live: Live) {
@@ -149,12 +182,22 @@ pub(super) struct Registry {
     present: HashMap<InstanceId, Arc<Instance>>,
 }
 
+/// What a publication changed, by epoch.
+#[derive(Debug)]
+pub(super) struct Published {
+    /// Gets no more requests.
+    pub(super) gone: Vec<u64>,
+    /// Was draining, and serves again.
+    pub(super) returned: Vec<u64>,
+}
+
 impl Registry {
-    /// Makes every worker route by it from now on. Returns the epochs of instances that get no more requests.
-    pub(super) fn publish(&mut self, shared: &Shared, table: RoutingTable) -> Vec<u64> {
+    /// Makes every worker route by it from now on.
+    pub(super) fn publish(&mut self, shared: &Shared, table: RoutingTable) -> Published {
         let before = std::mem::take(&mut self.present);
         let mut routes = HashMap::new();
         let mut routed = Vec::new();
+        let mut returned = Vec::new();
         for route in &table.routes {
             let release = route
                 .active
@@ -166,7 +209,9 @@ impl Registry {
                 .map(|backend| self.instance(backend))
                 .collect();
             for instance in &instances {
-                instance.draining.store(false, SeqCst);
+                if instance.draining.swap(false, SeqCst) {
+                    returned.push(instance.epoch);
+                }
                 routed.push(instance.epoch);
                 self.present
                     .insert(instance.id.clone(), Arc::clone(instance));
@@ -195,7 +240,7 @@ impl Registry {
             .filter(|epoch| !routed.contains(epoch))
             .collect();
         self.known.retain(|_, instance| instance.strong_count() > 0);
-        gone
+        Published { gone, returned }
     }
 
     fn instance(&mut self, backend: &Backend) -> Arc<Instance> {
@@ -227,5 +272,81 @@ impl Registry {
     pub(super) fn in_flight(&self, id: &InstanceId) -> u64 {
         self.get(id)
             .map_or(0, |instance| instance.in_flight.load(SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kiln_model::{Draining, Generation, Route, SetRoute};
+
+    use super::*;
+
+    fn listen() -> SocketAddr {
+        ([127, 0, 0, 1], 8080).into()
+    }
+
+    fn table(generation: u64, id: &str, draining: &[&str]) -> RoutingTable {
+        let service = ServiceKey::try_from("dev/api".to_owned()).unwrap();
+        let backend = Backend {
+            instance: InstanceId::new(id),
+            address: ([10, 0, 0, 2], 80).into(),
+        };
+        RoutingTable {
+            generation: Generation(generation),
+            routes: vec![Route {
+                service: service.clone(),
+                generation: Generation(generation),
+                listen: listen(),
+                active: Some(SetRoute {
+                    release: ReleaseNumber(generation),
+                    backends: vec![backend],
+                }),
+            }],
+            draining: draining
+                .iter()
+                .map(|id| Draining {
+                    service: service.clone(),
+                    release: ReleaseNumber(1),
+                    instance: InstanceId::new(*id),
+                    deadline: Duration::from_secs(1),
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_request_that_a_switch_overtakes_goes_by_the_new_table() {
+        let shared = Shared::new(Timestamp(0), mpsc::unbounded_channel().0);
+        let mut registry = Registry::default();
+        registry.publish(&shared, table(1, "old", &[]));
+        let mut looks = 0;
+        // The switch comes between the choice and the count.
+        let entered = shared.enter(listen(), |_| {
+            looks += 1;
+            if looks == 1 {
+                registry.publish(&shared, table(2, "new", &["old"]));
+                assert_eq!(registry.in_flight(&InstanceId::new("old")), 0);
+            }
+            Some(0)
+        });
+        let Entered::At(_, instance) = entered else {
+            panic!("{entered:?}")
+        };
+        assert_eq!((instance.id.as_str(), looks), ("new", 2));
+        assert_eq!(registry.in_flight(&InstanceId::new("old")), 0);
+        assert_eq!(registry.in_flight(&InstanceId::new("new")), 1);
+    }
+
+    #[test]
+    fn an_address_that_is_used_again_is_another_instance() {
+        let shared = Shared::new(Timestamp(0), mpsc::unbounded_channel().0);
+        let mut registry = Registry::default();
+        registry.publish(&shared, table(1, "old", &[]));
+        let old = registry.get(&InstanceId::new("old")).unwrap().epoch;
+        let gone = registry.publish(&shared, table(2, "new", &[]));
+        assert_eq!(gone.gone, [old]);
+        assert_ne!(registry.get(&InstanceId::new("new")).unwrap().epoch, old);
     }
 }

@@ -31,6 +31,10 @@ impl Tunnel {
             .set(Some(self.ends_at.get().map_or(at, |before| before.min(at))));
     }
 
+    pub(super) fn keep(&self) {
+        self.ends_at.set(None);
+    }
+
     pub(super) fn sweep(&self, now: u64) {
         if self.ends_at.get().is_some_and(|at| at <= now) {
             self.over.notify_one();

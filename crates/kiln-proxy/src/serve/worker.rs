@@ -55,6 +55,10 @@ pub(super) enum ToWorker {
         epoch: u64,
         until: Timestamp,
     },
+    /// A draining instance serves again.
+    KeepTunnels {
+        epoch: u64,
+    },
     /// The drain of an instance had its time.
     Cut {
         epoch: u64,
@@ -125,6 +129,11 @@ impl Worker {
                     }
                     Some(ToWorker::Forget { epochs }) => self.pool.forget(&epochs),
                     Some(ToWorker::EndTunnels { epoch, until }) => self.end_tunnels(|tunnel| tunnel.is_at(epoch), until),
+                    Some(ToWorker::KeepTunnels { epoch }) => {
+                        for tunnel in self.tunnels.borrow().iter().filter(|tunnel| tunnel.is_at(epoch)) {
+                            tunnel.keep();
+                        }
+                    }
                     Some(ToWorker::Cut { epoch }) => self.cut(|flight| flight.is_at(epoch), Fate::Drain),
                     Some(ToWorker::Retire { quickly }) => self.retire(&mut accepting, quickly),
                     // The control thread is gone: nothing can be decided any more.

@@ -28,6 +28,10 @@ pub(crate) const TESTS: &[crate::Test] = &[
         tunnels,
     ),
     (
+        "a_set_that_serves_again_keeps_its_upgraded_connections",
+        tunnels_return,
+    ),
+    (
         "a_draining_instance_gets_nothing_though_it_answers",
         draining_stays_out,
     ),
@@ -193,6 +197,26 @@ fn tunnels() {
         *last - *first >= Duration::from_millis(500),
         "all at once: {ends:?}"
     );
+}
+
+fn tunnels_return() {
+    let mut two = two();
+    let mut client = HttpClient::connect(two.listen).unwrap();
+    client
+        .send(
+            b"GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
+        .unwrap();
+    assert_eq!(client.head().unwrap().status, 101);
+    two.switch(Duration::from_secs(2));
+    let back = table(3, two.listen, 1, &[("a", two.a.address)]);
+    two.controller
+        .serve(&draining(back, 2, &["b"], Duration::from_secs(2)));
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        client.send(b"ping\n").unwrap();
+        assert_eq!(client.line().unwrap(), "ping");
+    }
 }
 
 fn draining_stays_out() {
