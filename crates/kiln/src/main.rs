@@ -1,1 +1,51 @@
-fn main() {}
+//! The one binary: the command line, and every process of kiln by its hidden subcommand.
+//!
+//! One file for each command in `cmd`. What was typed ([`args`]) and what it means ([`settings`]) are two types;
+//! every error ends in [`failure`], which knows its exit code and what to type next. Libraries never print.
+
+#![allow(clippy::disallowed_methods)] // the edge: a bake is given the time of day, waits have deadlines
+
+mod args;
+mod baking;
+mod client;
+mod cmd;
+mod definition;
+mod failure;
+mod git;
+mod output;
+mod plan_text;
+mod rollout;
+mod settings;
+mod start;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::failure::Exit;
+
+fn main() -> ExitCode {
+    // Shims and sandboxes are this binary, and have to be told from it before any thread exists.
+    kiln_engine::shim::dispatch();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are answers, not errors; a closed pipe is nobody's concern.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                Exit::Done.into()
+            };
+        }
+    };
+    match cmd::run(args) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            output::failure(&failure);
+            failure.exit().into()
+        }
+    }
+}

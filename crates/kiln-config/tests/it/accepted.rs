@@ -312,3 +312,29 @@ fn variables_come_from_outside_in_their_type() {
         "echo 1 > /etc/greeting"
     );
 }
+
+/// What the documents and the examples say is what is read.
+#[test]
+fn the_documents_sample_and_the_examples_are_right() {
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let document = std::fs::read_to_string(top.join("docs/definition.md")).unwrap();
+    let sample = document
+        .split("```hcl\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
+    let mut texts = vec![("docs/definition.md".to_owned(), sample.to_owned())];
+    for entry in std::fs::read_dir(top.join("examples")).unwrap() {
+        let path = entry.unwrap().path().join("kiln.hcl");
+        texts.push((
+            path.display().to_string(),
+            std::fs::read_to_string(&path).unwrap(),
+        ));
+    }
+    assert!(texts.len() >= 2);
+    for (name, text) in texts {
+        if let Err(errors) = load(&Source { name, text }, &inputs("dev")) {
+            panic!("{errors}");
+        }
+    }
+}

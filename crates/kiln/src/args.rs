@@ -1,0 +1,355 @@
+//! What is typed. Nothing is looked up here: that is for [`crate::settings`].
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand};
+use kiln_model::{EnvName, ImageName, ServiceName};
+
+/// Immutable infrastructure on one machine: bake, replace, switch, roll back.
+///
+/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`); 3 rolled out badly and rolled back; 64 usage.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bake, start and route everything of a definition
+    ///
+    /// Starts kiln on the data root unless it runs there already, bakes the images, applies the definition and
+    /// prints the address of each service. Then it follows their logs until Ctrl-C, which ends everything that this
+    /// command started.
+    Up(Up),
+    /// Stop everything that runs on the data root
+    ///
+    /// Requests in flight are finished first. The store and the journal stay.
+    Down(Down),
+    /// Check a definition, in all its environments
+    Validate(Validate),
+    /// Bake images
+    Bake(Bake),
+    /// List the images of the store
+    Images(Images),
+    /// Show what an apply would change, and why
+    ///
+    /// Exits with 0 when nothing would change, with 2 when something would, with 1 after an error.
+    Plan(Plan),
+    /// Bake, then make what runs what the definition says
+    ///
+    /// Never asks. A new release takes over when it is ready; a bad one is rolled back and the command exits with 3.
+    Apply(Apply),
+    /// Go back to the release before, or to another one
+    ///
+    /// Within its warm window that is one switch.
+    Rollback(Rollback),
+    /// Show what runs
+    Status(Status),
+    /// Show the releases of services and what happened to them
+    History(History),
+    /// Show what the instances of a service printed
+    Logs(Logs),
+    /// Run the controller in the foreground
+    ///
+    /// `kiln supervise` does it for you.
+    Serve(Serve),
+    /// Keep kiln running: its listening sockets, the controller and the proxy
+    ///
+    /// This is what systemd starts. Ends on SIGTERM; instances go on running.
+    Supervise(Supervise),
+    #[command(hide = true)]
+    Proxy(Proxy),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Root {
+    /// The data root: one kiln, its store, journal and instances
+    #[arg(
+        long,
+        env = "KILN_ROOT",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "/var/lib/kiln"
+    )]
+    pub(crate) root: PathBuf,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Environment {
+    /// The environment
+    #[arg(long, value_name = "NAME", default_value = "dev")]
+    pub(crate) env: EnvName,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Variables {
+    /// The value of a variable of the definition; KILN_VAR_NAME in the environment does the same
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Definition {
+    /// The definition, or the folder with its kiln.hcl
+    #[arg(long, short, value_name = "PATH", default_value = "kiln.hcl")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    #[command(flatten)]
+    pub(crate) variables: Variables,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Json {
+    /// Print JSON; progress goes to standard error
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Up {
+    /// The folder with kiln.hcl, or the definition itself
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Return once everything is ready
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    #[command(flatten)]
+    pub(crate) variables: Variables,
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Validate {
+    #[command(flatten)]
+    pub(crate) definition: Definition,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Bake {
+    /// Only these images
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<ImageName>,
+    #[command(flatten)]
+    pub(crate) definition: Definition,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Images {
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) definition: Definition,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) definition: Definition,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Rollback {
+    pub(crate) service: ServiceName,
+    /// The number of the release to go back to, instead of the one before
+    #[arg(long, value_name = "N")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Status {
+    /// Only this environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<EnvName>,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct History {
+    /// Only this service
+    pub(crate) service: Option<ServiceName>,
+    /// Only this environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<EnvName>,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Logs {
+    pub(crate) service: ServiceName,
+    /// Go on with what is printed from now on
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many lines of each instance to begin with
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+    pub(crate) lines: u32,
+    /// Only this instance
+    #[arg(long, value_name = "ID", value_parser = instance)]
+    pub(crate) instance: Option<String>,
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Supervise {
+    /// Leave the terminal's session first
+    #[arg(long, hide = true)]
+    pub(crate) new_session: bool,
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Proxy {
+    /// Who the proxy is once its files are open
+    #[arg(long, default_value_t = PROXY_ID)]
+    pub(crate) uid: u32,
+    #[arg(long, default_value_t = PROXY_ID)]
+    pub(crate) gid: u32,
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+/// In the range that systemd's "Users, Groups, UIDs and GIDs" calls unused (60706 to 61183), so that it is no
+/// other program's: `nobody` is shared with anyone.
+const PROXY_ID: u32 = 61_007;
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// An id goes into a query as it is.
+fn instance(text: &str) -> Result<String, String> {
+    let good = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    good.then(|| text.to_owned())
+        .ok_or_else(|| "`kiln status` lists the ids of instances".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::Args;
+
+    /// `docs/cli.md` is what the commands themselves say.
+    /// After a change that is meant: `KILN_BLESS=1 cargo test -p kiln`, and read the difference.
+    #[test]
+    fn the_document_is_the_help_text() {
+        let mut found = String::from(
+            "# The command line\n\nWhat `kiln COMMAND --help` prints; a test keeps this page equal to it.\n\
+             What a definition may say is in [definition.md](definition.md).\n",
+        );
+        let mut command = Args::command().disable_help_subcommand(true);
+        command.build();
+        let mut add = |title: &str, help: String| {
+            let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+            found.push_str(&format!(
+                "\n## `{title}`\n\n```text\n{}\n```\n",
+                lines.join("\n").trim_end()
+            ));
+        };
+        add("kiln", command.render_long_help().to_string());
+        for subcommand in command
+            .get_subcommands_mut()
+            .filter(|command| !command.is_hide_set())
+        {
+            let title = format!("kiln {}", subcommand.get_name());
+            add(&title, subcommand.render_long_help().to_string());
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
+        if std::env::var_os("KILN_BLESS").is_some() {
+            std::fs::write(&path, &found).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == written,
+            "docs/cli.md is not what the commands say:\n{found}"
+        );
+    }
+
+    #[test]
+    fn arguments_are_checked_where_they_are_typed() {
+        Args::command().debug_assert();
+        for wrong in [
+            &["kiln"][..],
+            &["kiln", "aply"],
+            &["kiln", "apply", "--env", "Not A Name"],
+            &["kiln", "apply", "--var", "no-equals-sign"],
+            &["kiln", "rollback"],
+            &["kiln", "rollback", "api", "--to", "latest"],
+            &["kiln", "logs", "api", "--instance", "a&b=c"],
+            &["kiln", "down", "--json"],
+        ] {
+            assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
+        for right in [
+            &["kiln", "up", "examples/hello", "--detach"][..],
+            &["kiln", "apply", "--var", "a=b=c", "--var", "d=", "--json"],
+            &["kiln", "rollback", "api", "--to", "7"],
+            &["kiln", "logs", "-f", "-n", "5", "api"],
+        ] {
+            assert!(Args::try_parse_from(right).is_ok(), "{right:?}");
+        }
+    }
+}

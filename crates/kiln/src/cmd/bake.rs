@@ -1,0 +1,62 @@
+//! `kiln bake`: definition → images in the store.
+
+use serde::Serialize;
+
+use crate::baking::Baking;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Audience};
+use crate::{args, definition, settings};
+
+#[derive(Serialize)]
+struct Answer {
+    images: Vec<Image>,
+}
+
+#[derive(Serialize)]
+struct Image {
+    name: String,
+    tag: String,
+    digest: kiln_model::Digest,
+    steps: Vec<Step>,
+}
+
+#[derive(Serialize)]
+struct Step {
+    name: String,
+    cached: bool,
+    duration_ms: u64,
+}
+
+pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
+    settings::need_root("`kiln bake`")?;
+    let root = settings::root(args.root)?;
+    let definition = definition::read(args.definition.into())?;
+    let audience = Audience::of(args.json.json);
+    let names = if args.images.is_empty() {
+        definition.spec.images.keys().cloned().collect()
+    } else {
+        args.images
+    };
+    let baked = Baking::new(&root, &definition, audience)?.all(&names)?;
+    if audience == Audience::Program {
+        let images = baked
+            .into_iter()
+            .map(|(name, image)| Image {
+                name: name.to_string(),
+                tag: image.tag,
+                digest: image.digest,
+                steps: image
+                    .steps
+                    .into_iter()
+                    .map(|step| Step {
+                        name: step.name,
+                        cached: step.cached,
+                        duration_ms: step.duration_ms,
+                    })
+                    .collect(),
+            })
+            .collect();
+        output::json(&Answer { images })?;
+    }
+    Ok(Exit::Done)
+}

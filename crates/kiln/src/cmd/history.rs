@@ -1,0 +1,68 @@
+//! `kiln history`: which releases there were, and what happened.
+
+use kiln_model::api::History;
+
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::{args, output, settings, table};
+
+pub(crate) fn run(args: args::History) -> Result<Exit, Failure> {
+    let args::History {
+        service,
+        env,
+        root,
+        json,
+    } = args;
+    let client = Client::new(&settings::root(root)?);
+    let mut query = Vec::new();
+    if let Some(name) = env {
+        query.push(format!("environment={name}"));
+    }
+    if let Some(name) = service {
+        query.push(format!("service={name}"));
+    }
+    let history: History = client.get(&format!("/v1/history?{}", query.join("&")))?;
+    if json.json {
+        output::json(&history)?;
+        return Ok(Exit::Done);
+    }
+    let History { releases, events } = history;
+    if releases.is_empty() && events.is_empty() {
+        output::line("nothing has happened yet")?;
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![
+        ["RELEASE", "IMAGE", "CREATED", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for release in releases {
+        rows.push(vec![
+            format!(
+                "{}/{}@{}",
+                release.environment, release.service, release.number
+            ),
+            release.tag,
+            release.created_at,
+            if release.current {
+                "current".to_owned()
+            } else {
+                String::new()
+            },
+        ]);
+    }
+    output::line(&table::columns(&rows))?;
+    let mut rows = vec![["AT", "SERVICE", "BY", "WHAT"].map(str::to_owned).to_vec()];
+    for event in events {
+        rows.push(vec![
+            event.at,
+            format!("{}/{}", event.environment, event.service),
+            event
+                .actor
+                .map_or_else(|| "kiln".to_owned(), |uid| format!("uid {uid}")),
+            event.text,
+        ]);
+    }
+    output::line(&format!("\n{}", table::columns(&rows)))?;
+    Ok(Exit::Done)
+}

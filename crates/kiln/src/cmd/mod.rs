@@ -1,0 +1,38 @@
+//! One file for each command.
+
+mod apply;
+mod bake;
+mod down;
+mod history;
+mod images;
+mod logs;
+mod plan;
+mod proxy;
+mod rollback;
+mod serve;
+mod status;
+mod supervise;
+mod up;
+mod validate;
+
+use crate::args::{Args, Command};
+use crate::failure::{Exit, Failure};
+
+pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+    match args.command {
+        Command::Up(args) => up::run(args),
+        Command::Down(args) => down::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::Bake(args) => bake::run(args),
+        Command::Images(args) => images::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Apply(args) => apply::run(args),
+        Command::Rollback(args) => rollback::run(args),
+        Command::Status(args) => status::run(args),
+        Command::History(args) => history::run(args),
+        Command::Logs(args) => logs::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Supervise(args) => supervise::run(args),
+        Command::Proxy(args) => proxy::run(args),
+    }
+}

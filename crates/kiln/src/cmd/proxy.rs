@@ -1,0 +1,20 @@
+//! `kiln proxy`: the data plane, started by the supervisor.
+
+use kiln_proxy::serve::{self, ProxyOptions};
+
+use crate::args;
+use crate::failure::{Exit, Failure};
+use crate::settings;
+
+pub(crate) fn run(args: args::Proxy) -> Result<Exit, Failure> {
+    settings::need_root("`kiln proxy`")?;
+    let args::Proxy { uid, gid, root } = args;
+    let root = settings::root(root)?;
+    serve::run(ProxyOptions {
+        root,
+        uid,
+        gid,
+        workers: 0,
+    })?;
+    Ok(Exit::Done)
+}

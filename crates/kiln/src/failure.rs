@@ -1,0 +1,194 @@
+//! Every way a command can fail, with its exit code and what to type next.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kiln_model::api::{ApiError, ErrorCode};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Exit {
+    Done,
+    Failed,
+    Changes,
+    RolledBack,
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Changes => 2,
+            Exit::RolledBack => 3,
+            Exit::Usage => 64,
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Already whole sentences with places and help.
+    #[error("{0}")]
+    Definition(#[from] kiln_config::ConfigErrors),
+    #[error("there is no definition at {}", path.display())]
+    NoDefinition { path: PathBuf },
+    #[error("the definition {} can't be read", path.display())]
+    ReadDefinition {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the definition has no image `{name}`")]
+    NoImage { name: String, known: String },
+    #[error("{what} needs root: it mounts file systems and makes namespaces and cgroups")]
+    NotRoot { what: &'static str },
+    #[error("the data root {} can't be used", path.display())]
+    Root {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the path of the data root {} is too long: the sockets in it could not be opened", path.display())]
+    RootTooLong { path: PathBuf },
+    #[error("kiln is not running on {}", root.display())]
+    NotRunning { root: PathBuf },
+    #[error("{}", .0.message)]
+    Api(ApiError),
+    #[error("kiln on {} can't be asked", root.display())]
+    Socket {
+        root: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the controller's answer can't be understood: {what}")]
+    Answer { what: String },
+    #[error("the controller ended while it was working")]
+    BrokenOff,
+    #[error("the store can't be used")]
+    Store(#[from] kiln_oci::StoreError),
+    #[error("image `{image}` can't be baked")]
+    Bake {
+        image: String,
+        #[source]
+        source: Box<kiln_bake::BakeError>,
+    },
+    #[error("the lock {} can't be used", path.display())]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    #[error("this machine can't run instances")]
+    Engine(#[from] kiln_engine::EngineError),
+    #[error("kiln could not be started on {}", root.display())]
+    Start { root: PathBuf, log: String },
+    #[error("kiln's supervisor could not be started")]
+    Spawn(#[source] std::io::Error),
+    #[error("kiln on {} did not end within {seconds} s", root.display())]
+    NotEnded { root: PathBuf, seconds: u64 },
+    #[error("signals can't be caught")]
+    Signals(#[source] std::io::Error),
+    #[error("the controller failed")]
+    Serve(#[from] kiln_daemon::DaemonError),
+    #[error("the supervisor failed")]
+    Supervise(#[from] kiln_proxy::supervise::SuperviseError),
+    #[error("the proxy failed")]
+    Proxy(#[from] kiln_proxy::serve::ProxyError),
+    #[error("the output can't be written")]
+    Output(#[source] std::io::Error),
+}
+
+impl Failure {
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::NoImage { .. } | Self::RootTooLong { .. } => Exit::Usage,
+            // Whoever closed the pipe has read what it wanted.
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Definition(_)
+            | Self::NoDefinition { .. }
+            | Self::ReadDefinition { .. }
+            | Self::NotRoot { .. }
+            | Self::Root { .. }
+            | Self::NotRunning { .. }
+            | Self::Api(_)
+            | Self::Socket { .. }
+            | Self::Answer { .. }
+            | Self::BrokenOff
+            | Self::Store(_)
+            | Self::Bake { .. }
+            | Self::Lock { .. }
+            | Self::Engine(_)
+            | Self::Start { .. }
+            | Self::Spawn(_)
+            | Self::NotEnded { .. }
+            | Self::Signals(_)
+            | Self::Serve(_)
+            | Self::Supervise(_)
+            | Self::Proxy(_)
+            | Self::Output(_) => Exit::Failed,
+        }
+    }
+
+    /// What to type next, where the message does not say it itself.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoDefinition { .. } => {
+                "go to the folder of a kiln.hcl, or name it with `--file` (`kiln up DIR`)"
+                    .to_owned()
+            }
+            Self::ReadDefinition { .. } => "make it a readable UTF-8 file".to_owned(),
+            Self::NoImage { known, .. } => format!("it has: {known}"),
+            Self::NotRoot { .. } => "run the same with `sudo`".to_owned(),
+            Self::Root { .. } => {
+                "name a folder that can be written with `--root DIR` or KILN_ROOT".to_owned()
+            }
+            Self::RootTooLong { .. } => "name a root of at most 80 bytes".to_owned(),
+            Self::NotRunning { .. } => {
+                "start it with `kiln up` or `kiln supervise`, or name another root with `--root`"
+                    .to_owned()
+            }
+            Self::Api(ApiError {
+                code: ErrorCode::StalePlan,
+                ..
+            }) => "run the same again".to_owned(),
+            Self::Api(ApiError {
+                code: ErrorCode::Busy,
+                ..
+            }) => "`kiln status` shows what it waits on; run the same again when it has ended"
+                .to_owned(),
+            Self::Socket { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                "only root may: run the same with `sudo`".to_owned()
+            }
+            Self::Socket { .. } | Self::BrokenOff => {
+                "the supervisor starts it again: `kiln status` shows how it went on".to_owned()
+            }
+            Self::Answer { .. } => {
+                "is another version of kiln running? `kiln down`, then `kiln up`".to_owned()
+            }
+            Self::Lock { .. } => "mend it, or delete it to resolve the packages anew".to_owned(),
+            Self::Start { log, .. } if log.is_empty() => {
+                "its log is empty: try `kiln supervise` in the foreground".to_owned()
+            }
+            Self::Start { log, .. } => format!("its log ends with:\n{log}"),
+            Self::NotEnded { root, .. } => {
+                format!("{} says why", root.join("log/supervise.log").display())
+            }
+            Self::Definition(_)
+            | Self::Api(_)
+            | Self::Store(_)
+            | Self::Bake { .. }
+            | Self::Engine(_)
+            | Self::Spawn(_)
+            | Self::Signals(_)
+            | Self::Serve(_)
+            | Self::Supervise(_)
+            | Self::Proxy(_)
+            | Self::Output(_) => return None,
+        })
+    }
+}

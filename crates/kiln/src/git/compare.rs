@@ -1,0 +1,191 @@
+//! Whether files are as a commit has them.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use sha1::{Digest, Sha1};
+
+use super::GitError;
+use super::objects::{Kind, Objects, Oid};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Tree,
+    File,
+    Executable,
+    Symlink,
+    Submodule,
+}
+
+struct TreeEntry {
+    mode: Mode,
+    oid: Oid,
+}
+
+type Tree = BTreeMap<Vec<u8>, TreeEntry>;
+
+/// True when any of `inputs` (relative to `folder`, which is `prefix` in the repository) is not as `commit` has it.
+pub(super) fn differs(
+    objects: &Objects,
+    commit: Oid,
+    prefix: &Path,
+    folder: &Path,
+    inputs: &[PathBuf],
+) -> Result<bool, GitError> {
+    let Some(root) = root_tree(objects, commit)? else {
+        return Ok(true);
+    };
+    for input in inputs {
+        let mut entry = Some(TreeEntry {
+            mode: Mode::Tree,
+            oid: root,
+        });
+        for component in prefix.join(input).components() {
+            let Component::Normal(name) = component else {
+                continue;
+            };
+            entry = match entry {
+                Some(TreeEntry {
+                    mode: Mode::Tree,
+                    oid,
+                }) => tree(objects, oid)?.remove(name.as_bytes()),
+                _ => None,
+            };
+        }
+        if entry_differs(objects, entry.as_ref(), &folder.join(input))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {
+    let (kind, bytes) = objects.read(commit)?;
+    let first = bytes
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let tree = std::str::from_utf8(first)
+        .ok()
+        .and_then(|line| line.strip_prefix("tree "))
+        .and_then(Oid::parse);
+    Ok(tree.filter(|_| kind == Kind::Commit))
+}
+
+fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
+    let (kind, bytes) = objects.read(oid)?;
+    if kind != Kind::Tree {
+        return Err(GitError::Damaged(oid.to_string()));
+    }
+    parse(&bytes).ok_or_else(|| GitError::Damaged(oid.to_string()))
+}
+
+/// `MODE NAME\0` and twenty bytes, again and again.
+fn parse(mut bytes: &[u8]) -> Option<Tree> {
+    let mut tree = Tree::new();
+    while !bytes.is_empty() {
+        let space = bytes.iter().position(|byte| *byte == b' ')?;
+        let nul = bytes.iter().position(|byte| *byte == 0)?;
+        let mode = match &bytes[..space] {
+            b"40000" => Mode::Tree,
+            b"100755" => Mode::Executable,
+            b"120000" => Mode::Symlink,
+            b"160000" => Mode::Submodule,
+            // Old repositories have 100664 as well.
+            other if other.starts_with(b"100") => Mode::File,
+            _ => return None,
+        };
+        let name = bytes.get(space + 1..nul)?.to_vec();
+        let oid = Oid(bytes.get(nul + 1..nul + 21)?.try_into().ok()?);
+        tree.insert(name, TreeEntry { mode, oid });
+        bytes = &bytes[nul + 21..];
+    }
+    Some(tree)
+}
+
+fn entry_differs(
+    objects: &Objects,
+    entry: Option<&TreeEntry>,
+    path: &Path,
+) -> Result<bool, GitError> {
+    let io = |source| GitError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let meta = match path.symlink_metadata() {
+        Ok(meta) => Some(meta),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            None
+        }
+        Err(source) => return Err(io(source)),
+    };
+    let (entry, meta) = match (entry, meta) {
+        (None, None) => return Ok(false),
+        // Git knows no empty folder, so that one which is not in the commit is as it was committed.
+        (None, Some(meta)) => {
+            return if meta.is_dir() {
+                folder_differs(objects, &Tree::new(), path)
+            } else {
+                Ok(true)
+            };
+        }
+        (Some(_), None) => return Ok(true),
+        (Some(entry), Some(meta)) => (entry, meta),
+    };
+    let kind = meta.file_type();
+    match entry.mode {
+        Mode::Submodule => Ok(true),
+        Mode::Tree if kind.is_dir() => folder_differs(objects, &tree(objects, entry.oid)?, path),
+        Mode::Symlink if kind.is_symlink() => {
+            let target = std::fs::read_link(path).map_err(io)?;
+            Ok(blob(target.as_os_str().as_bytes()) != entry.oid)
+        }
+        Mode::File | Mode::Executable if kind.is_file() => {
+            let executable = meta.permissions().mode() & 0o100 != 0;
+            if executable != (entry.mode == Mode::Executable) {
+                return Ok(true);
+            }
+            Ok(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
+        }
+        Mode::Tree | Mode::Symlink | Mode::File | Mode::Executable => Ok(true),
+    }
+}
+
+fn folder_differs(objects: &Objects, tree: &Tree, path: &Path) -> Result<bool, GitError> {
+    let io = |source| GitError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        // Git's own, where a whole repository is copied.
+        if name == ".git" {
+            continue;
+        }
+        if !tree.contains_key(name.as_bytes()) && entry_differs(objects, None, &path.join(&name))? {
+            return Ok(true);
+        }
+    }
+    for (name, entry) in tree {
+        let name = std::ffi::OsString::from_vec(name.clone());
+        if entry_differs(objects, Some(entry), &path.join(name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The name that Git gives to a file's contents.
+fn blob(bytes: &[u8]) -> Oid {
+    let mut hash = Sha1::new();
+    hash.update(format!("blob {}\0", bytes.len()));
+    hash.update(bytes);
+    Oid(hash.finalize().into())
+}

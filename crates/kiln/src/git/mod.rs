@@ -1,0 +1,172 @@
+//! The commit that a definition is at, and whether what is baked is what the commit holds. Git itself is not
+//! executed: baking needs no program of the host.
+//!
+//! Dirty is decided about the inputs of the bake alone: the definition, a committed `kiln.lock`, and every file
+//! below a copied path, ignored and untracked ones included, because they are copied too. A `kiln.lock` that is
+//! not committed is not counted: the first bake has just written it.
+//!
+//! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
+//! filters) counts as dirty, as does a submodule; repositories with SHA-256 names or reftables are not read.
+
+mod compare;
+mod objects;
+
+use std::path::{Path, PathBuf};
+
+use self::objects::{Objects, Oid};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GitError {
+    #[error("{} can't be read", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is not what Git writes there", path.display())]
+    Malformed { path: PathBuf },
+    #[error("the object {0} is not in the repository")]
+    Missing(String),
+    #[error("the object {0} is damaged")]
+    Damaged(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) sha: String,
+    pub(crate) dirty: bool,
+}
+
+/// `None`: in no repository, or in one without a commit. `inputs` are relative to `folder`.
+pub(crate) fn commit(folder: &Path, inputs: &[PathBuf]) -> Result<Option<Commit>, GitError> {
+    let folder = folder.canonicalize().map_err(|source| GitError::Io {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let Some(repository) = Repository::find(&folder)? else {
+        return Ok(None);
+    };
+    let Some(head) = repository.head()? else {
+        return Ok(None);
+    };
+    let prefix = folder
+        .strip_prefix(&repository.work_tree)
+        .unwrap_or(Path::new(""));
+    let objects = Objects::open(&repository.common);
+    let dirty = compare::differs(&objects, head, prefix, &folder, inputs)?;
+    Ok(Some(Commit {
+        sha: head.to_string(),
+        dirty,
+    }))
+}
+
+struct Repository {
+    work_tree: PathBuf,
+    /// Where HEAD is: of the worktree's own.
+    git: PathBuf,
+    /// Where objects and branches are.
+    common: PathBuf,
+}
+
+impl Repository {
+    fn find(folder: &Path) -> Result<Option<Self>, GitError> {
+        for work_tree in folder.ancestors() {
+            let dot_git = work_tree.join(".git");
+            let git = if dot_git.is_dir() {
+                dot_git
+            } else if dot_git.is_file() {
+                // A worktree or a submodule: `gitdir: PATH`.
+                let text = read(&dot_git)?;
+                let target = text
+                    .strip_prefix("gitdir:")
+                    .ok_or(GitError::Malformed { path: dot_git })?;
+                work_tree.join(target.trim())
+            } else {
+                continue;
+            };
+            if !git.join("HEAD").exists() {
+                continue;
+            }
+            let common = match optional(&git.join("commondir"))? {
+                Some(text) => git.join(text.trim()),
+                None => git.clone(),
+            };
+            return Ok(Some(Self {
+                work_tree: work_tree.to_owned(),
+                git,
+                common,
+            }));
+        }
+        Ok(None)
+    }
+
+    fn head(&self) -> Result<Option<Oid>, GitError> {
+        let path = self.git.join("HEAD");
+        let mut text = read(&path)?.trim().to_owned();
+        // A symbolic reference may name another; Git follows five.
+        for _ in 0..5 {
+            let Some(name) = text.strip_prefix("ref:").map(str::trim) else {
+                return Oid::parse(&text)
+                    .map(Some)
+                    .ok_or(GitError::Malformed { path });
+            };
+            if name.split('/').any(|part| part == ".." || part.is_empty()) {
+                return Err(GitError::Malformed { path });
+            }
+            let loose = match optional(&self.git.join(name))? {
+                Some(found) => Some(found),
+                None => optional(&self.common.join(name))?,
+            };
+            text = match loose {
+                Some(found) => found.trim().to_owned(),
+                None => match self.packed(name)? {
+                    Some(found) => found,
+                    // A branch without a commit yet.
+                    None => return Ok(None),
+                },
+            };
+        }
+        Err(GitError::Malformed { path })
+    }
+
+    fn packed(&self, name: &str) -> Result<Option<String>, GitError> {
+        let Some(text) = optional(&self.common.join("packed-refs"))? else {
+            return Ok(None);
+        };
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .find(|(_, found)| *found == name)
+            .map(|(oid, _)| oid.to_owned()))
+    }
+}
+
+fn read(path: &Path) -> Result<String, GitError> {
+    std::fs::read_to_string(path).map_err(|source| GitError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn optional(path: &Path) -> Result<Option<String>, GitError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound
+                    | std::io::ErrorKind::IsADirectory
+                    | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(GitError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Against repositories that Git itself made.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("kiln-git-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let output = Command::new("git")
+            .args([
+                "-c",
+                "user.name=t",
+                "-c",
+                "user.email=t@localhost",
+                "-c",
+                "init.defaultBranch=main",
+            ])
+            .args(arguments)
+            .current_dir(&self.0)
+            .env_remove("GIT_DIR")
+            .output()
+            .expect("this test needs git");
+        assert!(
+            output.status.success(),
+            "git {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn inputs() -> Vec<PathBuf> {
+    ["kiln.hcl", "app"].map(PathBuf::from).to_vec()
+}
+
+fn dirty(folder: &Path) -> bool {
+    commit(folder, &inputs()).unwrap().expect("a commit").dirty
+}
+
+fn repository(name: &str) -> Folder {
+    let folder = Folder::new(name);
+    folder.git(&["init", "--quiet"]);
+    for index in 0..40 {
+        folder.write(
+            &format!("shop/app/file{index}"),
+            &format!("{}{index}", "the same again\n".repeat(40)),
+        );
+    }
+    folder.write("shop/kiln.hcl", "project = \"shop\"\n");
+    folder.write("shop/app/sub/run", "#!/bin/sh\n");
+    folder.write("other", "x");
+    std::os::unix::fs::symlink("file1", folder.0.join("shop/app/link")).unwrap();
+    folder.git(&["add", "."]);
+    folder.git(&["commit", "--quiet", "--message=one"]);
+    folder
+}
+
+#[test]
+fn a_folder_in_no_repository_has_no_commit() {
+    // Below the root of the file system, where no repository is above it.
+    let folder = Folder::new("none");
+    folder.write("kiln.hcl", "");
+    assert_eq!(commit(&folder.0, &inputs()).unwrap(), None);
+    folder.git(&["init", "--quiet"]);
+    assert_eq!(commit(&folder.0, &inputs()).unwrap(), None, "no commit yet");
+}
+
+#[test]
+fn only_what_is_baked_makes_it_dirty() {
+    let folder = repository("dirty");
+    let shop = folder.0.join("shop");
+    let head = folder.git(&["rev-parse", "HEAD"]);
+    assert_eq!(
+        commit(&shop, &inputs()).unwrap(),
+        Some(Commit {
+            sha: head,
+            dirty: false
+        })
+    );
+
+    folder.write("other", "changed, and baked by nobody");
+    folder.write("shop/kiln.lock", "just written");
+    folder.write("shop/README", "new");
+    assert!(!dirty(&shop));
+
+    for (path, text) in [
+        ("shop/app/file3", "x"),
+        ("shop/app/new", ""),
+        ("shop/kiln.hcl", "y"),
+        ("shop/app/sub/x.pyc", "z"),
+    ] {
+        let before = std::fs::read(folder.0.join(path)).ok();
+        folder.write(path, text);
+        assert!(dirty(&shop), "{path}");
+        match before {
+            Some(bytes) => std::fs::write(folder.0.join(path), bytes).unwrap(),
+            None => std::fs::remove_file(folder.0.join(path)).unwrap(),
+        }
+        assert!(!dirty(&shop), "{path} is as it was");
+    }
+    // Staged is not committed.
+    folder.write("shop/app/file3", "staged");
+    folder.git(&["add", "."]);
+    assert!(dirty(&shop));
+    folder.git(&["commit", "--quiet", "--message=two"]);
+    assert!(!dirty(&shop));
+
+    let run = folder.0.join("shop/app/sub/run");
+    std::fs::set_permissions(&run, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert!(dirty(&shop), "an executable bit");
+    std::fs::remove_file(&run).unwrap();
+    assert!(dirty(&shop), "a file that is gone");
+}
+
+#[test]
+fn packed_repositories_and_worktrees_are_read() {
+    let folder = repository("packed");
+    for index in 0..20 {
+        folder.write(
+            "shop/app/file7",
+            &format!("{}{index}", "the same again\n".repeat(40)),
+        );
+        folder.git(&[
+            "commit",
+            "--quiet",
+            "--all",
+            &format!("--message=change {index}"),
+        ]);
+    }
+    folder.git(&["gc", "--quiet", "--aggressive", "--prune=now"]);
+    assert!(
+        !folder.0.join(".git/refs/heads/main").exists(),
+        "gc packs references"
+    );
+    let shop = folder.0.join("shop");
+    let head = folder.git(&["rev-parse", "HEAD"]);
+    assert_eq!(
+        commit(&shop, &inputs()).unwrap(),
+        Some(Commit {
+            sha: head,
+            dirty: false
+        })
+    );
+    folder.write("shop/app/file7", "x");
+    assert!(dirty(&shop));
+    // Every commit and tree of the history, whichever way the pack has them.
+    for old in folder.git(&["rev-list", "HEAD"]).lines() {
+        folder.git(&["checkout", "--quiet", "--force", "--detach", old]);
+        assert_eq!(
+            commit(&shop, &inputs()).unwrap(),
+            Some(Commit {
+                sha: old.to_owned(),
+                dirty: false
+            })
+        );
+    }
+    let tree = Folder::new("worktree");
+    folder.git(&[
+        "worktree",
+        "add",
+        "--quiet",
+        "--force",
+        tree.0.to_str().unwrap(),
+        "main",
+    ]);
+    let head = folder.git(&["rev-parse", "main"]);
+    assert_eq!(
+        commit(&tree.0.join("shop"), &inputs()).unwrap(),
+        Some(Commit {
+            sha: head,
+            dirty: false
+        })
+    );
+}

@@ -1,0 +1,99 @@
+//! What the arguments mean on this machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kiln_config::{VariableOrigin, VariableValue};
+use kiln_model::EnvName;
+
+use crate::args;
+use crate::failure::Failure;
+
+/// A definition to read, and for what.
+#[derive(Debug)]
+pub(crate) struct DefinitionSettings {
+    /// The file itself.
+    pub(crate) file: PathBuf,
+    pub(crate) environment: EnvName,
+    pub(crate) variables: BTreeMap<String, VariableValue>,
+}
+
+impl DefinitionSettings {
+    pub(crate) fn new(path: &Path, environment: EnvName, arguments: args::Variables) -> Self {
+        let file = if path.is_dir() {
+            path.join("kiln.hcl")
+        } else {
+            path.to_owned()
+        };
+        // Later ones win: the environment, then the arguments from left to right.
+        let mut variables = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let (Some(name), Some(text)) = (name.to_str(), value.to_str()) else {
+                continue;
+            };
+            if let Some(name) = name.strip_prefix("KILN_VAR_") {
+                let value = VariableValue {
+                    text: text.to_owned(),
+                    origin: VariableOrigin::Environment,
+                };
+                variables.insert(name.to_owned(), value);
+            }
+        }
+        for (name, text) in arguments.variables {
+            variables.insert(
+                name,
+                VariableValue {
+                    text,
+                    origin: VariableOrigin::Argument,
+                },
+            );
+        }
+        Self {
+            file,
+            environment,
+            variables,
+        }
+    }
+
+    /// Where the definition is: what it copies is relative to it.
+    pub(crate) fn folder(&self) -> &Path {
+        match self.file.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        }
+    }
+}
+
+impl From<args::Definition> for DefinitionSettings {
+    fn from(arguments: args::Definition) -> Self {
+        let args::Definition {
+            file,
+            environment,
+            variables,
+        } = arguments;
+        Self::new(&file, environment.env, variables)
+    }
+}
+
+/// The data root, as other processes will find it too.
+pub(crate) fn root(arguments: args::Root) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(&arguments.root).map_err(|source| Failure::Root {
+        path: arguments.root.clone(),
+        source,
+    })?;
+    // The path of a unix socket has 108 bytes with its end (unix(7)), and the longest below the root is
+    // `/run/proxy/<pid>.sock`.
+    if path.as_os_str().len() > 80 {
+        return Err(Failure::RootTooLong { path });
+    }
+    Ok(path)
+}
+
+/// Baking and running need mounts, namespaces and cgroups.
+pub(crate) fn need_root(what: &'static str) -> Result<(), Failure> {
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Failure::NotRoot { what })
+    }
+}

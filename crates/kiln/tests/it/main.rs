@@ -1,0 +1,190 @@
+//! The binary as a person or a script meets it, on a data root where nothing runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A folder of the test's own, gone afterwards.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("kiln-cli-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(path.join("root")).unwrap();
+        Self(path)
+    }
+
+    /// Nothing of the caller's environment but what the test says.
+    fn kiln(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_kiln"))
+            .args(arguments)
+            .current_dir(&self.0)
+            .env_clear()
+            .env("KILN_ROOT", self.0.join("root"))
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+const DEFINITION: &str = r#"
+project = "shop"
+variable "replicas" { default = 1 }
+image "api" {
+  version = "1.0.0"
+  debian { suite = "bookworm" }
+  cmd = ["/bin/true"]
+}
+service "api" {
+  image    = image.api
+  replicas = var.replicas
+}
+environment "production" {}
+"#;
+
+#[test]
+fn a_right_definition_is_valid() {
+    let folder = Folder::new();
+    folder.write("kiln.hcl", DEFINITION);
+    let output = folder.kiln(&["validate"], &[]);
+    assert_eq!(
+        text(&output.stdout),
+        "kiln.hcl is valid: project shop, 1 image, 1 service, 1 environment besides dev\n",
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn variables_come_from_the_environment_and_arguments_win() {
+    let folder = Folder::new();
+    folder.write("kiln.hcl", DEFINITION);
+    let replicas = |arguments: &[&str]| {
+        let arguments: Vec<&str> = ["validate", "--json"]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
+        let output = folder.kiln(&arguments, &[("KILN_VAR_replicas", "3")]);
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer["spec"]["services"]["api"]["policy"]["replicas"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(replicas(&[]), 3);
+    assert_eq!(replicas(&["--var", "replicas=5"]), 5);
+}
+
+#[test]
+fn a_wrong_definition_is_shown_where_it_is_wrong() {
+    let folder = Folder::new();
+    folder.write(
+        "kiln.hcl",
+        &DEFINITION.replace("replicas = var", "replica = var"),
+    );
+    let output = folder.kiln(&["validate"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let error = text(&output.stderr);
+    assert!(
+        error.starts_with(
+            "error: `service \"api\"` has no attribute `replica`\n   --> kiln.hcl:11:3\n"
+        ),
+        "{error}"
+    );
+    assert!(error.contains("= help: write `replicas`"), "{error}");
+}
+
+#[test]
+fn a_missing_definition_says_where_it_was_looked_for() {
+    let folder = Folder::new();
+    let output = folder.kiln(&["validate", "--file", "shop"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: there is no definition at shop\n  help: go to the folder of a kiln.hcl, or name it with `--file` (`kiln up DIR`)\n"
+    );
+}
+
+#[test]
+fn wrong_usage_has_its_own_exit_code() {
+    let folder = Folder::new();
+    for arguments in [&["aply"][..], &["apply", "--jsn"], &[], &["rollback"]] {
+        let output = folder.kiln(arguments, &[]);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["apply", "--help"]] {
+        let output = folder.kiln(arguments, &[]);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn commands_that_ask_the_controller_say_when_there_is_none() {
+    let folder = Folder::new();
+    let root = folder.0.join("root");
+    for arguments in [
+        &["status"][..],
+        &["history"],
+        &["logs", "api"],
+        &["rollback", "api"],
+    ] {
+        let output = folder.kiln(arguments, &[]);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(
+            text(&output.stderr),
+            format!(
+                "error: kiln is not running on {}\n  help: start it with `kiln up` or `kiln supervise`, or name another root with `--root`\n",
+                root.display()
+            ),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn down_on_a_root_where_nothing_runs_has_nothing_to_do() {
+    let folder = Folder::new();
+    let output = folder.kiln(&["down"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        format!("nothing runs on {}\n", folder.0.join("root").display())
+    );
+}
+
+#[test]
+fn looking_at_images_leaves_an_unused_root_unused() {
+    let folder = Folder::new();
+    let output = folder.kiln(&["images", "--json"], &[]);
+    assert_eq!(text(&output.stdout), "{\"images\":[]}\n");
+    assert_eq!(std::fs::read_dir(folder.0.join("root")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_data_root_whose_sockets_would_have_too_long_a_path_is_refused() {
+    let folder = Folder::new();
+    let long = format!("/tmp/{}", "x".repeat(80));
+    let output = folder.kiln(&["status", "--root", &long], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(!Path::new(&long).exists());
+}
