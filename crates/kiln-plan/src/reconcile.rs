@@ -68,8 +68,10 @@ impl Service {
             }
             Some(rollout) => {
                 rollout.from == Some(release)
-                    && !(rollout.phase == RolloutPhase::Switching
-                        && self.mutated(Mutation::StopOldAtSwitch))
+                    && !(matches!(
+                        rollout.phase,
+                        RolloutPhase::Switching | RolloutPhase::Watching { .. }
+                    ) && self.mutated(Mutation::StopOldAtSwitch))
             }
             None => self.current == Some(release),
         };
@@ -157,7 +159,15 @@ impl Service {
                 true
             }
             RolloutPhase::Watching { until } => {
-                if rollout.from.is_some() && self.ready(rollout.to) < policy.replicas as usize {
+                // Those that were never routed were asked for after the switch (the service is being scaled up) and say
+                // nothing about the release.
+                let failing = self.instances.values().any(|instance| {
+                    instance.release == rollout.to
+                        && instance.phase == Phase::Running
+                        && instance.routed != Routed::Never
+                        && (!instance.ready || instance.doomed)
+                });
+                if rollout.from.is_some() && failing {
                     let reason = format!(
                         "release {} stopped being ready after the switch: {}",
                         rollout.to,
@@ -166,8 +176,31 @@ impl Service {
                     self.turn_back(now, reason, true);
                     return true;
                 }
-                if now < until {
+                let watched = rollout.since.plus(policy.soak);
+                if now < until.min(watched) {
                     return false;
+                }
+                if self.ready(rollout.to) < policy.replicas as usize {
+                    // After a reboot or while it is scaled up: it has as long as any new set to be complete.
+                    let last = rollout
+                        .since
+                        .plus(policy.soak)
+                        .plus(policy.progress_deadline);
+                    if now < last {
+                        if until < last {
+                            self.extend_watch(last);
+                        }
+                        return false;
+                    }
+                    if rollout.from.is_some() {
+                        let reason = format!(
+                            "release {} was not complete again in time: {}",
+                            rollout.to,
+                            self.unready_story(rollout.to)
+                        );
+                        self.turn_back(now, reason, true);
+                        return true;
+                    }
                 }
                 self.done(now);
                 true
@@ -197,6 +230,12 @@ impl Service {
                 self.end_rollout(rollout, result, Some(reason));
                 true
             }
+        }
+    }
+
+    fn extend_watch(&mut self, last: Timestamp) {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.phase = RolloutPhase::Watching { until: last };
         }
     }
 
@@ -484,6 +523,7 @@ impl Service {
                 instance.release == release
                     && instance.phase == Phase::Running
                     && instance.routed == Routed::Active
+                    && (kept.contains(&instance.id) || instance.doomed && self.wanted(release) > 0)
             })
             .map(|instance| instance.id.clone())
             .collect()

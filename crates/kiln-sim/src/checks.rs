@@ -1,0 +1,257 @@
+//! What always holds, by the numbers of the design, checked against the world's truth and not the planner's belief.
+
+use kiln_model::api::RolloutResult;
+use kiln_model::{ReleaseNumber, Timestamp};
+use kiln_plan::{Action, Event, Notice, Phase, RolloutPhase, Service};
+
+use crate::world::World;
+
+/// The invariant and what is wrong.
+pub(crate) type Broken = (u8, String);
+
+fn holds(invariant: u8, holds: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
+    if holds {
+        Ok(())
+    } else {
+        Err((invariant, what()))
+    }
+}
+
+fn ready(service: &Service, release: ReleaseNumber) -> usize {
+    service
+        .instances()
+        .filter(|instance| instance.release == release && instance.is_ready() && !instance.doomed)
+        .count()
+}
+
+impl World {
+    /// After each step, before its actions are carried out.
+    pub(crate) fn check_step(
+        &self,
+        before: &Service,
+        event: &Event,
+        actions: &[Action],
+        notices: &[Notice],
+    ) -> Result<(), Broken> {
+        let service = &self.service;
+        for action in actions {
+            self.check_action(before, action)?;
+        }
+        for notice in notices {
+            if let Notice::RolloutEnded { end } = notice
+                && end.result == RolloutResult::RolledBack
+            {
+                for proxy in &self.proxies.all {
+                    let at = proxy.active.as_ref().map(|(release, _)| *release);
+                    holds(4, at == end.from, || {
+                        format!("rolled back to {:?}, and a proxy serves {at:?}", end.from)
+                    })?;
+                }
+            }
+        }
+        self.check_warm_rollback(before, event, actions)?;
+        if let (Some(rollout), Some(policy)) = (service.rollout(), service.policy())
+            && let RolloutPhase::Starting { .. } = rollout.phase
+        {
+            // Time may have jumped; a step at this time has had its chance.
+            let soaked = service
+                .instances()
+                .filter(|instance| {
+                    instance.release == rollout.to
+                        && instance.is_ready()
+                        && !instance.doomed
+                        && instance
+                            .ready_since
+                            .is_some_and(|at| self.clock() >= at.plus(policy.soak))
+                })
+                .count();
+            holds(9, soaked < policy.replicas as usize, || {
+                format!("release {} is ready and not switched to", rollout.to)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_action(&self, before: &Service, action: &Action) -> Result<(), Broken> {
+        let service = &self.service;
+        match action {
+            Action::Route {
+                active: Some((release, ids)),
+                generation,
+                ..
+            } => {
+                if let Some(route) = before.route() {
+                    holds(7, *generation > route.generation, || {
+                        format!("generation {generation} is not new")
+                    })?;
+                }
+                let allowed = service.current() == Some(*release)
+                    || service.rollout().is_some_and(|rollout| {
+                        rollout.to == *release || rollout.from == Some(*release)
+                    });
+                holds(1, allowed, || {
+                    format!("traffic goes to release {release}, which no plan allows")
+                })?;
+                let any_ready = service
+                    .instances()
+                    .any(|instance| instance.release == *release && instance.is_ready());
+                for id in ids {
+                    let sound = service.instance(id).is_some_and(|instance| {
+                        instance.release == *release
+                            && instance.phase == Phase::Running
+                            && (instance.is_ready() || !any_ready)
+                    });
+                    holds(1, sound, || {
+                        format!("{id} is routed to and not ready, though others are")
+                    })?;
+                }
+                let switching = service.rollout().is_some_and(|rollout| {
+                    rollout.to == *release && rollout.phase == RolloutPhase::Switching
+                });
+                let was_on_it = before
+                    .route()
+                    .is_some_and(|route| route.active.as_ref().is_some_and(|(n, _)| n == release));
+                let replicas = service.policy().map_or(0, |policy| policy.replicas) as usize;
+                holds(
+                    1,
+                    !switching || was_on_it || ready(service, *release) >= replicas,
+                    || format!("switched to release {release} before its set was ready"),
+                )
+            }
+            Action::Route { .. } | Action::Remove { .. } => Ok(()),
+            Action::Start { release, .. } => {
+                let most = self.most_replicas as usize;
+                let of_release = service
+                    .instances()
+                    .filter(|i| i.release == *release && i.is_alive() && !i.doomed)
+                    .count();
+                holds(2, of_release <= most, || {
+                    format!("{of_release} instances of release {release} for {most} replicas")
+                })
+            }
+            Action::Stop { instance, .. } => {
+                let idle = self.proxies.is_idle(instance, self.now);
+                let deadline = before.policy().map_or(0, |policy| {
+                    u64::try_from(policy.drain_deadline.as_millis()).unwrap_or(u64::MAX)
+                });
+                let routed = self.proxies.routes_to(instance);
+                let cut = self
+                    .proxies
+                    .left_at
+                    .get(instance)
+                    .is_some_and(|at| self.clock().0 >= at + deadline.min(self.least_drain));
+                holds(3, !routed && (idle || cut), || {
+                    format!(
+                        "{instance} is stopped: routed to: {routed}, idle: {idle}, deadline passed: {cut}"
+                    )
+                })?;
+                let Some(stopped) = before.instance(instance) else {
+                    return Ok(());
+                };
+                let needed = service.rollout().and_then(|rollout| rollout.from)
+                    == Some(stopped.release)
+                    && !service.is_removing()
+                    && !stopped.doomed;
+                let replicas = service.policy().map_or(0, |policy| policy.replicas) as usize;
+                let left = service
+                    .instances()
+                    .filter(|i| i.release == stopped.release && i.is_alive() && !i.doomed)
+                    .count();
+                holds(2, !needed || left >= replicas, || {
+                    format!("{instance} is stopped while traffic may have to go back to its set")
+                })
+            }
+        }
+    }
+
+    fn check_warm_rollback(
+        &self,
+        before: &Service,
+        event: &Event,
+        actions: &[Action],
+    ) -> Result<(), Broken> {
+        let (Event::Rollback { .. }, Some(warm), None, Some(policy)) =
+            (event, before.warm(), before.rollout(), before.policy())
+        else {
+            return Ok(());
+        };
+        let target = self.service.rollout().map(|rollout| rollout.to);
+        let complete = ready(before, warm.release) >= policy.replicas as usize;
+        if target != Some(warm.release) || !complete || self.clock() >= warm.until {
+            return Ok(());
+        }
+        let one_switch = actions.iter().any(
+            |action| matches!(action, Action::Route { active: Some((n, _)), .. } if *n == warm.release),
+        );
+        let starts = actions.iter().any(
+            |action| matches!(action, Action::Start { release, .. } if *release == warm.release),
+        );
+        holds(5, one_switch && !starts, || {
+            format!(
+                "release {} was warm and did not take the traffic in one switch",
+                warm.release
+            )
+        })
+    }
+
+    /// When faults have ceased and the bound has passed.
+    pub(crate) fn check_end(&self) -> Result<(), Broken> {
+        let service = &self.service;
+        holds(6, service.rollout().is_none(), || {
+            format!("the rollout did not end: {:?}", service.waits_on())
+        })?;
+        holds(6, !service.is_removing(), || {
+            "the service was not removed in time".to_owned()
+        })?;
+        let replicas = service.policy().map_or(0, |policy| policy.replicas) as usize;
+        let current = service.current();
+        if let Some(current) = current {
+            let ready = ready(service, current);
+            holds(6, ready == replicas, || {
+                format!(
+                    "{ready} of {replicas} instances of the current release {current} are ready"
+                )
+            })?;
+        }
+        let warm = service.warm().map(|warm| warm.release);
+        if let Some(warm) = warm {
+            let ready = ready(service, warm);
+            holds(5, ready == replicas, || {
+                format!("{ready} of {replicas} instances of the warm release {warm} are ready")
+            })?;
+        }
+        for (id, made) in &self.engine.made {
+            let known = service.instance(id);
+            let wanted =
+                known.is_some_and(|i| Some(i.release) == current || Some(i.release) == warm);
+            let alive = self.engine.is_alive(id);
+            holds(7, !alive || wanted, || {
+                format!("{id} leaked: {:?}", made.truth)
+            })?;
+        }
+        for instance in service.instances() {
+            holds(7, self.engine.is_alive(&instance.id), || {
+                format!("{} is in the state and not in the world", instance.id)
+            })?;
+        }
+        let outstanding = service.outstanding();
+        holds(7, outstanding.is_empty(), || {
+            format!("never carried out: {outstanding:?}")
+        })?;
+        for proxy in &self.proxies.all {
+            let at = proxy
+                .active
+                .as_ref()
+                .map(|(release, ids)| (*release, ids.len()));
+            holds(4, at == current.map(|current| (current, replicas)), || {
+                format!("a proxy serves {at:?}, the current release is {current:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The controller's clock: it may have jumped ahead of the world's.
+    pub(crate) fn clock(&self) -> Timestamp {
+        Timestamp(self.now + self.jumped)
+    }
+}
