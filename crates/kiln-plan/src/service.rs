@@ -417,6 +417,10 @@ impl Service {
     }
 
     fn remove(&mut self) {
+        if self.gone {
+            self.notices.push_back(Notice::Gone);
+            return;
+        }
         self.removing = true;
         self.warm = None;
         if let Some(rollout) = self.rollout.take() {

@@ -4,6 +4,7 @@ use kiln_model::api::RolloutResult;
 use kiln_model::{ReleaseNumber, Timestamp};
 use kiln_plan::{Action, Event, Notice, Phase, RolloutPhase, Service};
 
+use crate::engine::Quality;
 use crate::world::World;
 
 /// The invariant and what is wrong.
@@ -205,7 +206,14 @@ impl World {
         })?;
         let replicas = service.policy().map_or(0, |policy| policy.replicas) as usize;
         let current = service.current();
-        if let Some(current) = current {
+        // A release that never was ready can be current: it was deployed with no replicas, or as the one to go back to.
+        let able = |release: ReleaseNumber| {
+            let word = service
+                .release(release)
+                .and_then(|record| record.release.command.first());
+            word.is_some_and(|word| matches!(Quality::of(word), Quality::Good | Quality::DiesSoon))
+        };
+        if let Some(current) = current.filter(|release| able(*release)) {
             let ready = ready(service, current);
             holds(6, ready == replicas, || {
                 format!(
@@ -214,7 +222,7 @@ impl World {
             })?;
         }
         let warm = service.warm().map(|warm| warm.release);
-        if let Some(warm) = warm {
+        if let Some(warm) = warm.filter(|release| able(*release)) {
             let ready = ready(service, warm);
             holds(5, ready == replicas, || {
                 format!("{ready} of {replicas} instances of the warm release {warm} are ready")
@@ -228,6 +236,14 @@ impl World {
             holds(7, !alive || wanted, || {
                 format!("{id} leaked: {:?}", made.truth)
             })?;
+        }
+        // What can't run is tried again for ever, with back-off.
+        let trying = current
+            .into_iter()
+            .chain(warm)
+            .any(|release| !able(release));
+        if trying {
+            return Ok(());
         }
         for instance in service.instances() {
             holds(7, self.engine.is_alive(&instance.id), || {
