@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock};
+use kiln_bake::{BakeRequest, Baked, CommitInfo, Lock};
 use kiln_model::{
     EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release, ServiceDefinition,
     ServiceSpec,
@@ -147,21 +147,14 @@ impl<'a> Baking<'a> {
             }),
             now,
         };
-        let audience = self.audience;
         let name = &spec.name;
-        let mut said = Ok(());
-        let baked = kiln_bake::bake(&self.store, &request, &mut |progress| {
-            if said.is_ok()
-                && let Some(text) = progress_text(name, progress)
-            {
-                said = audience.progress(&text);
+        // What each step did is said at the end.
+        let baked = kiln_bake::bake(&self.store, &request, &mut |_| {}).map_err(|source| {
+            Failure::Bake {
+                image: name.to_string(),
+                source: Box::new(source),
             }
-        })
-        .map_err(|source| Failure::Bake {
-            image: name.to_string(),
-            source: Box::new(source),
         })?;
-        said?;
         let Baked {
             name: _,
             tag,
@@ -170,9 +163,14 @@ impl<'a> Baking<'a> {
             lock,
             config,
         } = baked;
+        for step in steps.iter().filter(|step| !step.cached) {
+            let took = table::duration(Duration::from_millis(step.duration_ms));
+            self.audience
+                .progress(&format!("{name}: {} took {took}", step.name))?;
+        }
         let cached = steps.iter().filter(|step| step.cached).count();
         let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
-        audience.progress(&format!(
+        self.audience.progress(&format!(
             "{name}: baked {tag} ({}), {cached} of {} steps from the cache, {}",
             digest.short(),
             steps.len(),
@@ -221,11 +219,6 @@ impl<'a> Baking<'a> {
             }
         }
     }
-}
-
-fn progress_text(image: &ImageName, progress: BakeProgress) -> Option<String> {
-    let _ = (image, progress);
-    None
 }
 
 /// What the environment is to run, with images known by their digest.

@@ -17,6 +17,8 @@ use crate::rollout;
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// After all instances have ended, two processes are left, and a proxy that closes idle connections.
 const END_DEADLINE: Duration = Duration::from_secs(30);
+/// There from the start of a supervisor until `kiln down` has ended everything.
+const STARTED: &str = "run/started";
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) fn is_served(client: &Client) -> Result<bool, Failure> {
@@ -61,7 +63,9 @@ pub(crate) fn ensure(root: &Path, client: &Client) -> Result<bool, Failure> {
         }
         std::thread::sleep(POLL);
     }
-    Ok(!exited)
+    // Both may live at this moment; the one that serves has its pid in the lock.
+    let owner = std::fs::read_to_string(root.join("run/supervise.lock")).unwrap_or_default();
+    Ok(owner.trim() == supervisor.id().to_string())
 }
 
 /// The root and its log folder, for root alone.
@@ -143,7 +147,12 @@ pub(crate) fn end(root: &Path, client: &Client) -> Result<(), Failure> {
         }
         std::thread::sleep(POLL);
     }
-    Ok(())
+    let path = root.join(STARTED);
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Failure::Root { path, source }),
+    }
 }
 
 fn is_locked(root: &Path, name: &str) -> Result<bool, Failure> {
@@ -164,7 +173,18 @@ fn is_locked(root: &Path, name: &str) -> Result<bool, Failure> {
     }
 }
 
-/// Instances that run although no controller does.
-pub(crate) fn leftovers(root: &Path) -> Result<bool, Failure> {
-    Ok(is_locked(root, "run/supervise.lock")?)
+/// Whether something was started on this root and never ended in order: instances outlive a supervisor, a
+/// controller and a proxy that were killed.
+pub(crate) fn leftovers(root: &Path) -> bool {
+    root.join(STARTED).exists() || is_locked(root, "run/supervise.lock").unwrap_or(true)
+}
+
+/// Before the first process of kiln on this root.
+pub(crate) fn mark_started(root: &Path) -> Result<(), Failure> {
+    let failed = |source| Failure::Root {
+        path: root.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(root.join("run")).map_err(failed)?;
+    File::create(root.join(STARTED)).map(|_| ()).map_err(failed)
 }

@@ -8,7 +8,7 @@ pub(crate) fn run(args: args::Down) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let client = Client::new(&root);
     if !start::is_served(&client)? {
-        if !start::leftovers(&root)? {
+        if !start::leftovers(&root) {
             output::line(&format!("nothing runs on {}", root.display()))?;
             return Ok(Exit::Done);
         }

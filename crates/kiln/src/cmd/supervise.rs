@@ -4,7 +4,7 @@ use kiln_proxy::supervise::{self, SuperviseOptions};
 
 use crate::args;
 use crate::failure::{Exit, Failure};
-use crate::settings;
+use crate::{settings, start};
 
 pub(crate) fn run(args: args::Supervise) -> Result<Exit, Failure> {
     settings::need_root("`kiln supervise`")?;
@@ -14,6 +14,7 @@ pub(crate) fn run(args: args::Supervise) -> Result<Exit, Failure> {
         // its own already or was started by hand.
         let _ = rustix::process::setsid();
     }
+    start::mark_started(&root)?;
     let options = SuperviseOptions::new(root).map_err(Failure::Spawn)?;
     supervise::run(options)?;
     Ok(Exit::Done)
