@@ -198,6 +198,15 @@ impl World {
     /// When faults have ceased and the bound has passed.
     pub(crate) fn check_end(&self) -> Result<(), Broken> {
         let service = &self.service;
+        let returning = service
+            .rollout()
+            .is_some_and(|rollout| matches!(rollout.phase, RolloutPhase::Returning { .. }));
+        holds(4, !returning, || {
+            format!(
+                "a failed rollout did not give the traffic back: {:?}",
+                service.waits_on()
+            )
+        })?;
         holds(6, service.rollout().is_none(), || {
             format!("the rollout did not end: {:?}", service.waits_on())
         })?;
