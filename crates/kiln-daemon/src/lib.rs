@@ -1,1 +1,28 @@
+//! The controller: the owner of all state, the journal, the HTTP API and the probes.
+//!
+//! [`serve`] is the whole process. One task owns the state ([`owner`]); everything else (connections, probes, the
+//! engine's calls) only sends it inputs and carries out what it decided. What is decided is in `kiln-plan`.
 
+#![allow(clippy::disallowed_methods)] // the edge: its timers read the clock; the decider gets the time as an argument
+
+mod calls;
+mod clock;
+mod crash;
+mod effects;
+mod http;
+mod journal;
+mod listeners;
+mod logs;
+mod owner;
+mod prober;
+mod probes;
+mod proxies;
+mod serve;
+mod table;
+mod traffic;
+mod view;
+mod watch;
+
+pub use journal::{Entry, JournalError};
+pub use listeners::ListenError;
+pub use serve::{DaemonError, DaemonOptions, serve};

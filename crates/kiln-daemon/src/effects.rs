@@ -1,0 +1,241 @@
+//! Carries out what the planner decided: each action becomes blocking calls to the engine on a thread of their own, and their
+//! outcome one input to the owner. Nothing here decides.
+//!
+//! Actions about one instance are carried out one after the other, in the order they were issued.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_engine::{Engine, EngineError, InstanceSpec, InstanceState, LayerFile, TmpfsSpec};
+use kiln_model::{
+    InstanceId, Observation, Release, ReleaseNumber, ServiceKey, StartFailure,
+};
+use kiln_oci::Store;
+use kiln_plan::{Action, Service};
+use kiln_proxy::handoff;
+use tokio::sync::{Mutex, mpsc};
+
+use crate::http::Lines;
+use crate::owner::{Input, chain_of};
+
+/// Of one log file of an instance; one older of that size is kept.
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
+/// How long after a failed removal it is tried again.
+const RETRY_REMOVE: Duration = Duration::from_secs(1);
+
+/// Of a thread that waits for an instance's end.
+const WAIT_STACK: usize = 256 * 1024;
+
+#[derive(Clone)]
+pub(crate) struct Effects {
+    root: PathBuf,
+    engine: Engine,
+    pub(crate) store: Store,
+    inputs: mpsc::UnboundedSender<Input>,
+    /// One lock an instance that something is being done with.
+    turns: Arc<std::sync::Mutex<BTreeMap<InstanceId, Arc<Mutex<()>>>>>,
+}
+
+impl Effects {
+    pub(crate) fn new(
+        root: PathBuf,
+        engine: Engine,
+        store: Store,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) -> Self {
+        Self { root, engine, store, inputs, turns: Arc::default() }
+    }
+
+    /// What became of the instances that the journal knows, while no controller looked. Everything else that the engine has
+    /// left is removed.
+    pub(crate) fn adopt(
+        &self,
+        known: &[(ServiceKey, InstanceId)],
+    ) -> Result<Vec<(ServiceKey, Observation)>, EngineError> {
+        let keep: BTreeSet<_> = known.iter().map(|(_, id)| id.clone()).collect();
+        let mut seen = Vec::new();
+        for (key, instance) in known {
+            let instance = instance.clone();
+            match self.engine.inspect(&instance) {
+                Some(InstanceState::Running(_)) => self.watch(key, &instance),
+                Some(InstanceState::Ended(record)) => {
+                    seen.push((key.clone(), Observation::Exited { instance, record }));
+                }
+                // It was not started yet, or it is removed: the action that says which is still outstanding.
+                None => {}
+            }
+        }
+        self.engine.sweep(&keep)?;
+        Ok(seen)
+    }
+
+    /// Tells the owner when the instance ends. Each waits on a thread of its own: one that only sleeps costs some pages.
+    pub(crate) fn watch(&self, key: &ServiceKey, instance: &InstanceId) {
+        let (this, key, id) = (self.clone(), key.clone(), instance.clone());
+        let waiting = std::thread::Builder::new()
+            .name("kiln-wait".to_owned())
+            .stack_size(WAIT_STACK)
+            .spawn(move || {
+                if let Some(record) = this.engine.wait(&id, None) {
+                    this.say(&key, Observation::Exited { instance: id, record });
+                }
+            });
+        if let Err(error) = waiting {
+            eprintln!("kiln: instance {instance}: its end can't be waited for: {error}");
+        }
+    }
+
+    fn say(&self, key: &ServiceKey, observation: Observation) {
+        let _ = self.inputs.send(Input::Observed(key.clone(), observation));
+    }
+
+    pub(crate) fn carry_out(&self, key: &ServiceKey, service: &Service, action: Action) {
+        let (this, key) = (self.clone(), key.clone());
+        match action {
+            Action::Start { id, instance, release } => {
+                let Some(record) = service.release(release) else { return };
+                let release_body = record.release.clone();
+                self.in_turn(&instance.clone(), async move {
+                    let spec = this.spec(&key, &instance, id.0, release, &release_body);
+                    let engine = this.engine.clone();
+                    let started = tokio::task::spawn_blocking(move || match spec {
+                        Ok(spec) => engine.start(&spec).map_err(|error| StartFailure {
+                            permanent: error.is_permanent(),
+                            message: chain_of(&error),
+                        }),
+                        Err(failure) => Err(failure),
+                    })
+                    .await;
+                    let observation = match started {
+                        Ok(Ok(started)) => Observation::Started {
+                            instance,
+                            pid: started.pid,
+                            address: started.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+                            at: started.at,
+                        },
+                        Ok(Err(failure)) => Observation::StartFailed { instance, failure },
+                        Err(panic) => Observation::StartFailed {
+                            instance,
+                            failure: StartFailure { message: panic.to_string(), permanent: false },
+                        },
+                    };
+                    this.say(&key, observation);
+                });
+            }
+            Action::Stop { id: _, instance, grace } => {
+                self.in_turn(&instance.clone(), async move {
+                    let (engine, id) = (this.engine.clone(), instance.clone());
+                    let stopped = tokio::task::spawn_blocking(move || engine.stop(&id, grace)).await;
+                    if let Ok(Ok(record)) = stopped {
+                        this.say(&key, Observation::Exited { instance, record });
+                    }
+                });
+            }
+            Action::Remove { id: _, instance } => {
+                self.in_turn(&instance.clone(), async move {
+                    loop {
+                        let (engine, id) = (this.engine.clone(), instance.clone());
+                        let removed = tokio::task::spawn_blocking(move || {
+                            engine.remove(&id).inspect(|()| engine.unmount_unused())
+                        });
+                        if matches!(removed.await, Ok(Ok(()))) {
+                            break;
+                        }
+                        tokio::time::sleep(RETRY_REMOVE).await;
+                    }
+                    this.say(&key, Observation::Removed { instance });
+                });
+            }
+            // The owner's own.
+            Action::Route { .. } => {}
+        }
+    }
+
+    fn in_turn(&self, instance: &InstanceId, work: impl Future<Output = ()> + Send + 'static) {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(instance.clone()).or_default())
+        };
+        tokio::spawn(async move {
+            let _turn = turn.lock().await;
+            work.await;
+        });
+    }
+
+    /// What the engine is given: the release, and who it is.
+    fn spec(
+        &self,
+        key: &ServiceKey,
+        instance: &InstanceId,
+        generation: u64,
+        number: ReleaseNumber,
+        release: &Release,
+    ) -> Result<InstanceSpec, StartFailure> {
+        let unusable = |error: kiln_oci::StoreError| StartFailure {
+            message: format!("the image {} can't be used: {}", release.image, chain_of(&error)),
+            permanent: true,
+        };
+        let image = self.store.image(&release.image).map_err(unusable)?;
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let path = self.store.erofs(layer).map_err(unusable)?;
+            let digest = self.store.erofs_digest(&layer.diff_id).map_err(unusable)?;
+            let digest = digest.or(layer.erofs).ok_or_else(|| StartFailure {
+                message: format!("the layer {} has no recorded digest: bake the image again", layer.diff_id),
+                permanent: true,
+            })?;
+            layers.push(LayerFile { path, digest });
+        }
+        let mut env: Vec<(String, String)> =
+            release.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        env.push(("KILN_SERVICE".to_owned(), key.service.to_string()));
+        env.push(("KILN_ENVIRONMENT".to_owned(), key.environment.to_string()));
+        env.push(("KILN_RELEASE".to_owned(), format!("{}@{number}", key.service)));
+        env.push(("KILN_INSTANCE".to_owned(), instance.to_string()));
+        if let Some(port) = release.port
+            && !release.env.contains_key("PORT")
+        {
+            env.push(("PORT".to_owned(), port.to_string()));
+        }
+        Ok(InstanceSpec {
+            id: instance.clone(),
+            generation,
+            layers,
+            argv: release.command.clone(),
+            env,
+            cwd: release.workdir.clone(),
+            user: release.user.clone(),
+            stop_signal: release.stop_signal.clone(),
+            tmpfs: release
+                .tmpfs
+                .iter()
+                .map(|(path, tmpfs)| TmpfsSpec { path: path.clone(), size: tmpfs.size })
+                .collect(),
+            memory: release.resources.memory,
+            cpu_millis: release.resources.cpu_millis,
+            pids: release.resources.pids,
+            // A label of DNS is 63 characters long at most.
+            hostname: instance.as_str().chars().take(63).collect(),
+            network: true,
+            log_max_bytes: LOG_BYTES,
+        })
+    }
+
+    pub(crate) fn logs(&self, request: crate::logs::Request, lines: Lines) {
+        tokio::spawn(crate::logs::tell(self.engine.clone(), request, lines, self.inputs.clone()));
+    }
+
+    /// Ends controller, proxy and supervisor. Instances have been stopped before, or stay.
+    pub(crate) fn shut_down(&self) -> Result<(), handoff::HandoffError> {
+        if self.engine.list().is_empty() {
+            self.engine.close();
+        }
+        let root = self.root.clone();
+        // The supervisor waits for us to end, so it is asked from beside.
+        std::thread::spawn(move || handoff::Client::connect(&root).and_then(|mut s| s.shutdown()));
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! The listening sockets: bound here, as root, before anything starts, so that a taken port is told at once
+//! and ports below 1024 work; then deposited in the supervisor, where every proxy fetches them by name.
+//!
+//! A socket is never closed and bound again while its service lives: closing one loses what waits in its accept
+//! queue.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use kiln_proxy::handoff;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
+};
+
+/// As long as the kernel allows by default (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "{address} is taken by another program: end it, or give the service another `listen` (`ss -ltnp` names the program)"
+    )]
+    Taken { address: SocketAddr },
+    #[error("kiln can't listen on {address}: is the address one of this machine's?")]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the supervisor can't be reached: start kiln with `kiln up` or `kiln supervise`, which keeps the listening sockets")]
+    Supervisor(#[source] handoff::HandoffError),
+}
+
+pub(crate) struct Listeners {
+    root: PathBuf,
+    held: BTreeMap<SocketAddr, TcpListener>,
+}
+
+impl Listeners {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), held: BTreeMap::new() }
+    }
+
+    /// The supervisor holds a socket that listens on `address` when this returns.
+    pub(crate) fn ensure(&mut self, address: SocketAddr) -> Result<(), ListenError> {
+        let mut client =
+            handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
+        let name = address.to_string();
+        let there = client.fetch(&name).map_err(ListenError::Supervisor)?;
+        match (there, self.held.get(&address)) {
+            (Some(descriptor), None) => {
+                self.held.insert(address, TcpListener::from(descriptor));
+            }
+            (Some(_), Some(_)) => {}
+            (None, Some(held)) => client.deposit(&name, held).map_err(ListenError::Supervisor)?,
+            (None, None) => {
+                let listener = open(address)?;
+                client.deposit(&name, &listener).map_err(ListenError::Supervisor)?;
+                self.held.insert(address, listener);
+            }
+        }
+        crate::crash::point("listen");
+        Ok(())
+    }
+
+    /// Closes what no service listens on any more.
+    pub(crate) fn keep_only(&mut self, wanted: &[SocketAddr]) -> Result<(), ListenError> {
+        let gone: Vec<_> =
+            self.held.keys().filter(|address| !wanted.contains(address)).copied().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut client =
+            handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
+        for address in gone {
+            client.remove(&address.to_string()).map_err(ListenError::Supervisor)?;
+            self.held.remove(&address);
+        }
+        Ok(())
+    }
+}
+
+fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let failed = |errno: rustix::io::Errno| match errno {
+        rustix::io::Errno::ADDRINUSE => ListenError::Taken { address },
+        errno => ListenError::Bind { address, source: errno.into() },
+    };
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket =
+        socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(failed)?;
+    // Connections of a former listener in TIME_WAIT must not keep the port.
+    sockopt::set_socket_reuseaddr(&socket, true).map_err(failed)?;
+    bind(&socket, &address).map_err(failed)?;
+    listen(&socket, BACKLOG).map_err(failed)?;
+    Ok(TcpListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_told_as_such() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = open(address).unwrap_err();
+        assert!(matches!(error, ListenError::Taken { address: at } if at == address));
+        let elsewhere = open("192.0.2.1:1".parse().unwrap()).unwrap_err();
+        assert!(matches!(elsewhere, ListenError::Bind { .. }));
+    }
+}

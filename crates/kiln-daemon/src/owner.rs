@@ -1,0 +1,545 @@
+//! The one owner of all state. Everything that can happen arrives here as one [`Input`], in one order; what it
+//! decides is journalled before it is carried out.
+//!
+//! The loop is: wait for an input or a deadline, turn it into events for services, and for each event take one
+//! step: the planner decides, the journal commits, the effects start. A step whose entry can't be written
+//! changes nothing: the old state stays, what was observed is kept and tried again, and callers are told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use kiln_model::api::{ApiError, DownRequest, History, RollbackRequest, Status};
+use kiln_model::{
+    Digest, EnvName, EnvironmentSpec, FromProxy, InstanceId, Observation, Plan, ServiceKey,
+    ServiceName, StateId, Timestamp, ToProxy,
+};
+use kiln_plan::{Action, Event, Service};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::crash;
+use crate::effects::Effects;
+use crate::http::Lines;
+use crate::journal::{Entry, Journal, JournalError, Recovered};
+use crate::listeners::Listeners;
+use crate::probes::Probes;
+use crate::proxies::{Links, ProxyId, ProxyInput};
+use crate::table;
+use crate::traffic::Traffic;
+use crate::watch::{Step, Waiting};
+
+/// How long after a refused write the journal is tried again.
+const RETRY_JOURNAL: Duration = Duration::from_secs(1);
+
+/// Everything that can happen.
+pub(crate) enum Input {
+    Call(Call),
+    /// The engine has seen something.
+    Observed(ServiceKey, Observation),
+    /// A probe passes now, or no longer.
+    Probed { service: ServiceKey, instance: InstanceId, probe: ProbeKind, passing: bool },
+    Proxy(ProxyId, ProxyInput),
+    /// The counters that an outcome waits for have had their time.
+    Settle,
+    /// SIGTERM.
+    Terminate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ProbeKind {
+    Ready,
+    Live,
+}
+
+/// What the HTTP API asks. Answered through `reply`; what takes time goes on in `lines`.
+pub(crate) enum Call {
+    Status { environment: Option<EnvName>, reply: oneshot::Sender<Status> },
+    Plan { spec: EnvironmentSpec, reply: oneshot::Sender<Result<Plan, ApiError>> },
+    Apply { plan: Plan, uid: u32, lines: Lines, reply: oneshot::Sender<Result<(), ApiError>> },
+    Rollback {
+        request: RollbackRequest,
+        uid: u32,
+        lines: Lines,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    Down {
+        request: DownRequest,
+        uid: u32,
+        lines: Lines,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    History {
+        environment: Option<EnvName>,
+        service: Option<ServiceName>,
+        reply: oneshot::Sender<Result<History, ApiError>>,
+    },
+    Logs {
+        environment: EnvName,
+        service: ServiceName,
+        instance: Option<InstanceId>,
+        count: usize,
+        follow: bool,
+        lines: Lines,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    /// The service's instances at present.
+    Instances { service: ServiceKey, reply: oneshot::Sender<Vec<InstanceId>> },
+    Verify { reply: oneshot::Sender<Result<StateId, ApiError>> },
+    Shutdown { reply: oneshot::Sender<Result<(), ApiError>> },
+}
+
+pub(crate) struct Owner {
+    pub(crate) journal: Journal,
+    clock: Clock,
+    pub(crate) services: BTreeMap<ServiceKey, Service>,
+    pub(crate) effects: Effects,
+    pub(crate) listeners: Listeners,
+    probes: Probes,
+    links: Links,
+    pub(crate) traffic: Traffic,
+    pub(crate) waiting: Waiting,
+    inputs: mpsc::UnboundedSender<Input>,
+    /// The entry that last changed a route: the generation of the present table.
+    table: StateId,
+    /// For each service with a route that is not confirmed: the table's generation that has it.
+    unconfirmed: BTreeMap<ServiceKey, StateId>,
+    /// Which proxies have nothing more in flight for an instance, and how many requests were cut.
+    drained: BTreeMap<InstanceId, BTreeMap<ProxyId, u64>>,
+    /// The last entry in which something was decided about an environment: what its plans name as parent.
+    pub(crate) decided: BTreeMap<EnvName, StateId>,
+    /// Decided about anything before this controller started.
+    pub(crate) decided_before: StateId,
+    /// What was observed while the journal could not be written.
+    backlog: VecDeque<(ServiceKey, Event)>,
+    /// What is wrong with kiln itself, by what is affected.
+    pub(crate) problems: BTreeMap<&'static str, String>,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        journal: Journal,
+        recovered: Recovered,
+        effects: Effects,
+        listeners: Listeners,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) -> Self {
+        let Recovered { services, at, table } = recovered;
+        let decided_before = journal.last();
+        Self {
+            journal,
+            clock: Clock::start(at),
+            services,
+            effects,
+            listeners,
+            probes: Probes::default(),
+            links: Links::default(),
+            traffic: Traffic::default(),
+            waiting: Waiting::default(),
+            inputs,
+            table,
+            unconfirmed: BTreeMap::new(),
+            drained: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            decided_before,
+            backlog: VecDeque::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// Takes up where the journal ends: tells the services which of their instances are gone, then issues again
+    /// every action that has no outcome.
+    pub(crate) fn resume(&mut self) {
+        let keys: Vec<_> = self.services.keys().cloned().collect();
+        for key in &keys {
+            let listen = self.services[key].policy().and_then(|policy| policy.listen);
+            if let Some(address) = listen.filter(|_| !self.services[key].is_gone()) {
+                self.listen(address);
+            }
+            self.unconfirmed.insert(key.clone(), self.table);
+        }
+        self.adopt(&keys);
+        for key in &keys {
+            for action in self.services[key].outstanding() {
+                self.carry_out(key, action);
+            }
+            let service = &self.services[key];
+            self.probes.reconcile(key, service, &self.inputs);
+        }
+    }
+
+    fn adopt(&mut self, keys: &[ServiceKey]) {
+        let known: Vec<(ServiceKey, InstanceId)> = keys
+            .iter()
+            .flat_map(|key| {
+                self.services[key].instances().map(|instance| (key.clone(), instance.id.clone()))
+            })
+            .collect();
+        let mut lost = Vec::new();
+        match self.effects.adopt(&known) {
+            Ok(gone) => lost = gone,
+            Err(error) => {
+                self.problems.insert("engine", error.to_string());
+            }
+        }
+        for (key, observation) in lost {
+            self.observed(key, observation);
+        }
+    }
+
+    /// Runs until the last sender is gone or kiln is told to end.
+    pub(crate) async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<Input>) {
+        loop {
+            let wait = self.next_deadline();
+            let input = tokio::select! {
+                biased;
+                input = incoming.recv() => input,
+                () = sleep_or_never(wait) => {
+                    self.fire();
+                    continue;
+                }
+            };
+            match input {
+                None | Some(Input::Terminate) => return,
+                Some(input) => self.handle(input),
+            }
+        }
+    }
+
+    fn next_deadline(&mut self) -> Option<Duration> {
+        if !self.backlog.is_empty() {
+            return Some(RETRY_JOURNAL);
+        }
+        let next = self.services.values().filter_map(Service::poll_timeout).min()?;
+        Some(next.since(self.clock.now()))
+    }
+
+    /// A deadline has passed.
+    fn fire(&mut self) {
+        self.retry_backlog();
+        let now = self.clock.now();
+        let due: Vec<_> = self
+            .services
+            .iter()
+            .filter(|(_, service)| service.poll_timeout().is_some_and(|at| at <= now))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            self.happened(key, Event::Timer);
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Call(call) => self.call(call),
+            Input::Observed(key, observation) => self.observed(key, observation),
+            Input::Probed { service, instance, probe, passing } => {
+                let event = match (probe, passing) {
+                    (ProbeKind::Ready, true) => Event::Ready { instance },
+                    (ProbeKind::Ready, false) => Event::Unready { instance },
+                    (ProbeKind::Live, false) => Event::NotLive { instance },
+                    // It was replaced when it stopped living; one that comes back is not asked to stay.
+                    (ProbeKind::Live, true) => return,
+                };
+                self.happened(service, event);
+            }
+            Input::Proxy(id, input) => self.proxy(id, input),
+            Input::Settle => self.waiting.settle_all(&self.traffic),
+            // The loop ends before it hands this on.
+            Input::Terminate => {}
+        }
+    }
+
+    fn observed(&mut self, key: ServiceKey, observation: Observation) {
+        let event = match observation {
+            Observation::Started { instance, pid, address, at } => {
+                crash::point("start");
+                self.effects.watch(&key, &instance);
+                Event::Started { instance, pid, address, at }
+            }
+            Observation::StartFailed { instance, failure } => {
+                Event::StartFailed { instance, failure }
+            }
+            Observation::Exited { instance, record } => {
+                crash::point("stop");
+                Event::Exited { instance, record }
+            }
+            Observation::Removed { instance } => {
+                crash::point("remove");
+                self.drained.remove(&instance);
+                Event::Removed { instance }
+            }
+        };
+        self.happened(key, event);
+    }
+
+    /// Something that is so, whether or not it can be written down now.
+    fn happened(&mut self, key: ServiceKey, event: Event) {
+        if !self.backlog.is_empty() {
+            // A timer fires again by itself; everything else keeps its order.
+            if event != Event::Timer {
+                self.backlog.push_back((key, event));
+            }
+            return;
+        }
+        if self.step(&key, event.clone(), None).is_err() && event != Event::Timer {
+            self.backlog.push_back((key, event));
+        }
+    }
+
+    fn retry_backlog(&mut self) {
+        while let Some((key, event)) = self.backlog.front().cloned() {
+            if self.step(&key, event, None).is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// One step of one service: decide, journal, act. Nothing has changed when it fails.
+    pub(crate) fn step(
+        &mut self,
+        key: &ServiceKey,
+        event: Event,
+        actor: Option<u32>,
+    ) -> Result<(), JournalError> {
+        let Some(mut service) = self.services.get(key).cloned() else { return Ok(()) };
+        let result = self.take(key, &mut service, event, actor);
+        match &result {
+            Ok(_) => {
+                self.problems.remove("journal");
+            }
+            Err(error) => {
+                self.problems.insert("journal", chain_of(error));
+            }
+        }
+        let (at, actions, notices) = result?;
+        let routes = actions.iter().any(|action| matches!(action, Action::Route { .. }));
+        self.services.insert(key.clone(), service);
+        if routes {
+            self.unconfirmed.insert(key.clone(), self.table);
+            self.push_table();
+        }
+        for action in actions {
+            self.carry_out(key, action);
+        }
+        let service = &self.services[key];
+        self.probes.reconcile(key, service, &self.inputs);
+        let step = Step {
+            key,
+            service,
+            at,
+            notices: &notices,
+            links: &self.links,
+            traffic: &self.traffic,
+        };
+        self.waiting.notices(&step, &self.inputs);
+        if service.is_gone() {
+            self.release_listeners();
+        }
+        Ok(())
+    }
+
+    /// Decides and journals.
+    fn take(
+        &mut self,
+        key: &ServiceKey,
+        service: &mut Service,
+        event: Event,
+        actor: Option<u32>,
+    ) -> Result<(Timestamp, Vec<Action>, Vec<kiln_plan::Notice>), JournalError> {
+        let at = self.clock.now();
+        service.handle_event(at, event.clone());
+        let actions: Vec<_> = std::iter::from_fn(|| service.poll_action()).collect();
+        let notices: Vec<_> = std::iter::from_fn(|| service.poll_notice()).collect();
+        let routes = actions.iter().any(|action| matches!(action, Action::Route { .. }));
+        let decides = event.is_decision() || notices.iter().any(kiln_plan::Notice::ends_rollout);
+        let state = serde_json::to_vec(service).map_err(|source| JournalError::State {
+            service: key.to_string(),
+            source,
+        })?;
+        let entry = Entry {
+            at,
+            actor,
+            service: key.clone(),
+            event,
+            actions: actions.clone(),
+            notices: notices.clone(),
+            state: Digest::of(&state),
+        };
+        let written = self.journal.append(&entry, &state, routes)?;
+        crash::point("commit");
+        if routes {
+            self.table = written;
+        }
+        if decides {
+            self.decided.insert(key.environment.clone(), written);
+        }
+        Ok((at, actions, notices))
+    }
+
+    fn carry_out(&mut self, key: &ServiceKey, action: Action) {
+        match action {
+            // The table holds every service's last route and was pushed with the step.
+            Action::Route { .. } => {}
+            Action::Start { .. } | Action::Stop { .. } | Action::Remove { .. } => {
+                let Some(service) = self.services.get(key) else { return };
+                self.effects.carry_out(key, service, action);
+            }
+        }
+    }
+
+    fn push_table(&mut self) {
+        self.drained.clear();
+        self.links.send(&ToProxy::Table { table: table::compose(&self.services, self.table) });
+        crash::point("route");
+    }
+
+    fn proxy(&mut self, id: ProxyId, input: ProxyInput) {
+        match input {
+            ProxyInput::Connected { sender } => {
+                self.links.connected(id, sender);
+                self.problems.remove("proxy");
+                let table = table::compose(&self.services, self.table);
+                self.links.send_to(id, ToProxy::Table { table });
+                self.links.send_to(id, ToProxy::Count);
+            }
+            ProxyInput::Said(said) => self.proxy_said(id, said),
+            ProxyInput::Gone => {
+                self.links.gone(id);
+                self.traffic.gone(id);
+                self.waiting.counted(id, &self.traffic);
+                for proxies in self.drained.values_mut() {
+                    proxies.remove(&id);
+                }
+                if self.links.is_empty() {
+                    self.problems.insert(
+                        "proxy",
+                        "no proxy is connected: traffic goes on by the table it last confirmed, and no switch can happen; \
+                         the supervisor starts it again, see log/proxy.log"
+                            .to_owned(),
+                    );
+                }
+                self.confirm();
+                self.confirm_drained();
+            }
+        }
+    }
+
+    fn proxy_said(&mut self, id: ProxyId, said: FromProxy) {
+        match said {
+            FromProxy::Hello { .. } => {}
+            FromProxy::Confirmed { generation } => {
+                self.links.confirmed(id, generation);
+                self.confirm();
+            }
+            FromProxy::Refused { generation, reason } => {
+                if generation.0 == self.table.0 {
+                    let keys: Vec<_> = self.unconfirmed.keys().cloned().collect();
+                    for key in keys {
+                        let Some(route) = self.services.get(&key).and_then(Service::route) else {
+                            continue;
+                        };
+                        let event =
+                            Event::RouteRefused { generation: route.generation, reason: reason.clone() };
+                        self.happened(key, event);
+                    }
+                }
+            }
+            FromProxy::Drained { generation, instance, cut } => {
+                // Said about an older table: the instance may have been routed to again since.
+                if generation.0 == self.table.0 {
+                    self.drained.entry(instance).or_default().insert(id, cut);
+                    self.confirm_drained();
+                }
+            }
+            FromProxy::Counters { at: _, counters } => {
+                self.traffic.counted(id, counters);
+                self.waiting.counted(id, &self.traffic);
+            }
+            FromProxy::Ejected { .. } => {}
+        }
+    }
+
+    /// Tells the services whose routes every proxy serves by now.
+    fn confirm(&mut self) {
+        let Some(confirmed) = self.links.confirmed_by_all() else { return };
+        let ready: Vec<_> = self
+            .unconfirmed
+            .iter()
+            .filter(|(_, table)| table.0 <= confirmed.0)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in ready {
+            self.unconfirmed.remove(&key);
+            let Some(route) = self.services.get(&key).and_then(Service::route) else { continue };
+            let generation = route.generation;
+            crash::point("confirm");
+            self.happened(key, Event::Confirmed { generation });
+        }
+    }
+
+    fn confirm_drained(&mut self) {
+        let everywhere: Vec<_> = self
+            .drained
+            .iter()
+            .filter(|(_, proxies)| {
+                !self.links.is_empty() && self.links.ids().all(|id| proxies.contains_key(&id))
+            })
+            .map(|(instance, proxies)| (instance.clone(), proxies.values().sum::<u64>()))
+            .collect();
+        for (instance, cut) in everywhere {
+            self.drained.remove(&instance);
+            let key = self
+                .services
+                .iter()
+                .find(|(_, service)| service.instance(&instance).is_some())
+                .map(|(key, _)| key.clone());
+            if let Some(key) = key {
+                crash::point("drain");
+                self.happened(key, Event::Drained { instance, cut });
+            }
+        }
+    }
+
+    fn listen(&mut self, address: std::net::SocketAddr) {
+        match self.listeners.ensure(address) {
+            Ok(()) => {
+                self.problems.remove("listen");
+            }
+            Err(error) => {
+                self.problems.insert("listen", chain_of(&error));
+            }
+        }
+    }
+
+    pub(crate) fn release_listeners(&mut self) {
+        let wanted: Vec<_> = self
+            .services
+            .values()
+            .filter(|service| !service.is_gone())
+            .filter_map(|service| service.policy()?.listen)
+            .collect();
+        if let Err(error) = self.listeners.keep_only(&wanted) {
+            self.problems.insert("listen", chain_of(&error));
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+async fn sleep_or_never(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

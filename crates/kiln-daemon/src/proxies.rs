@@ -1,0 +1,159 @@
+//! The connections to the proxies: finds their control sockets, sends tables, hands on what they say.
+//!
+//! There is one proxy most of the time, two while one replaces the other, and none while the supervisor
+//! starts the next. A generation is confirmed when every connected proxy has confirmed it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_model::{FromProxy, Generation, ToProxy};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::owner::Input;
+
+/// How often the folder of control sockets is looked at: what a restarted proxy waits at most for its controller,
+/// while it serves its saved table.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A line of a proxy is a few bytes for each release it counts.
+const LINE_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// A proxy process, by its pid as the name of its socket says it.
+pub(crate) type ProxyId = u32;
+
+pub(crate) enum ProxyInput {
+    Connected { sender: mpsc::UnboundedSender<ToProxy> },
+    Said(FromProxy),
+    Gone,
+}
+
+/// What the controller knows of one connected proxy.
+pub(crate) struct Link {
+    sender: mpsc::UnboundedSender<ToProxy>,
+    pub(crate) confirmed: Generation,
+}
+
+/// Every connected proxy.
+#[derive(Default)]
+pub(crate) struct Links {
+    links: BTreeMap<ProxyId, Link>,
+}
+
+impl Links {
+    pub(crate) fn connected(&mut self, id: ProxyId, sender: mpsc::UnboundedSender<ToProxy>) {
+        self.links.insert(id, Link { sender, confirmed: Generation(0) });
+    }
+
+    pub(crate) fn gone(&mut self, id: ProxyId) {
+        self.links.remove(&id);
+    }
+
+    pub(crate) fn confirmed(&mut self, id: ProxyId, generation: Generation) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.confirmed = link.confirmed.max(generation);
+        }
+    }
+
+    /// What every connected proxy has confirmed; `None` while there is none.
+    pub(crate) fn confirmed_by_all(&self) -> Option<Generation> {
+        self.links.values().map(|link| link.confirmed).min()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ProxyId> + '_ {
+        self.links.keys().copied()
+    }
+
+    pub(crate) fn send(&self, message: &ToProxy) {
+        for link in self.links.values() {
+            // A closed channel is a proxy that is gone: its `Gone` is under way.
+            let _ = link.sender.send(message.clone());
+        }
+    }
+
+    pub(crate) fn send_to(&self, id: ProxyId, message: ToProxy) {
+        if let Some(link) = self.links.get(&id) {
+            let _ = link.sender.send(message);
+        }
+    }
+}
+
+/// Looks for proxies for as long as the owner listens.
+pub(crate) async fn find(folder: PathBuf, inputs: mpsc::UnboundedSender<Input>) {
+    let mut known: BTreeMap<ProxyId, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !inputs.is_closed() {
+        tick.tick().await;
+        known.retain(|_, task| !task.is_finished());
+        for (id, path) in sockets(&folder) {
+            if known.contains_key(&id) {
+                continue;
+            }
+            // Refused: the file of a proxy that is gone. The next proxy removes it.
+            let Ok(stream) = UnixStream::connect(&path).await else { continue };
+            known.insert(id, tokio::spawn(talk(id, stream, inputs.clone())));
+        }
+    }
+}
+
+fn sockets(folder: &Path) -> Vec<(ProxyId, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let path = entry.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".sock")?;
+            Some((name.parse().ok()?, path))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+async fn talk(id: ProxyId, stream: UnixStream, inputs: mpsc::UnboundedSender<Input>) {
+    let (reader, mut writer) = stream.into_split();
+    let (sender, mut outgoing) = mpsc::unbounded_channel::<ToProxy>();
+    if inputs.send(Input::Proxy(id, ProxyInput::Connected { sender })).is_err() {
+        return;
+    }
+    let write = async {
+        while let Some(message) = outgoing.recv().await {
+            let Ok(mut line) = serde_json::to_vec(&message) else { continue };
+            line.push(b'\n');
+            if writer.write_all(&line).await.is_err() {
+                break;
+            }
+        }
+    };
+    let read = async {
+        let mut lines = BufReader::new(tokio::io::AsyncReadExt::take(reader, u64::MAX));
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match tokio::io::AsyncReadExt::take(&mut lines, LINE_LIMIT)
+                .read_until(b'\n', &mut line)
+                .await
+            {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            // A line that we can't read is from a proxy of another age: what it says is not for us.
+            let Ok(said) = serde_json::from_slice::<FromProxy>(&line) else { continue };
+            if inputs.send(Input::Proxy(id, ProxyInput::Said(said))).is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = write => {}
+        () = read => {}
+    }
+    let _ = inputs.send(Input::Proxy(id, ProxyInput::Gone));
+}

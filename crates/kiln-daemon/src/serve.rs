@@ -1,0 +1,120 @@
+//! The controller process, from its options to its end.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use kiln_engine::{Engine, EngineOptions};
+use kiln_oci::Store;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::effects::Effects;
+use crate::journal::{Journal, JournalError};
+use crate::listeners::Listeners;
+use crate::owner::{Input, Owner};
+use crate::{http, proxies};
+
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// The data root.
+    pub root: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("the data root {path} can't be used: it has to be a folder that root can write")]
+    Root {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("another controller runs on {path}: `kiln status` asks it, `kiln down` ends it")]
+    Running { path: PathBuf },
+    #[error("the journal can't be used")]
+    Journal(#[from] JournalError),
+    #[error("the store can't be used")]
+    Store(#[from] kiln_oci::StoreError),
+    #[error("the engine can't be used")]
+    Engine(#[from] kiln_engine::EngineError),
+    #[error("the socket {path} can't be opened")]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the controller's event loop can't be started")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT. Instances and proxies go on without it.
+pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
+    let root = &options.root;
+    let _lock = take_root(root)?;
+    let (journal, recovered) = Journal::open(&root.join("journal.db"))?;
+    let store = Store::open(root)?;
+    let engine = Engine::open(EngineOptions { root: root.clone() })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    let served = runtime.block_on(async move {
+        let (inputs, incoming) = mpsc::unbounded_channel();
+        let listener = open_socket(&root.join("run/kiln.sock"))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+        let ending = inputs.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            let _ = ending.send(Input::Terminate);
+        });
+        let effects = Effects::new(root.clone(), engine, store, inputs.clone());
+        let listeners = Listeners::new(root);
+        let mut owner = Owner::new(journal, recovered, effects, listeners, inputs.clone());
+        owner.resume();
+        tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
+        tokio::spawn(http::serve(listener, inputs));
+        owner.run(incoming).await;
+        Ok(())
+    });
+    // What the engine is doing at this moment goes on in the shims; the next controller sees how it ended.
+    runtime.shutdown_background();
+    served
+}
+
+/// The root is ours for as long as the file is open.
+fn take_root(root: &Path) -> Result<File, DaemonError> {
+    let failed = |source| DaemonError::Root { path: root.to_owned(), source };
+    std::fs::create_dir_all(root.join("run")).map_err(failed)?;
+    std::fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(failed)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(root.join("run/controller.lock"))
+        .map_err(failed)?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(DaemonError::Running { path: root.to_owned() })
+        }
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn open_socket(path: &Path) -> Result<UnixListener, DaemonError> {
+    let failed = |source| DaemonError::Socket { path: path.to_owned(), source };
+    // The lock says that nobody listens on it any more.
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,236 @@
+//! What the API shows of the state.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use kiln_model::api::{
+    History, HistoryEvent, HistoryRelease, InstanceState, InstanceStatus, LastRollout, Outcome,
+    PhaseTime, ReleaseStatus, RequestCount, RolloutStatus, ServiceStatus, Status, WarmStatus,
+};
+use kiln_model::{EnvName, InstanceId, ReleaseNumber, ServiceKey, StateId};
+use kiln_plan::{Event, Instance, Notice, Phase, RolloutEnd, Routed, Service, Warm};
+
+use crate::journal::Entry;
+use crate::table;
+
+/// Entries that one answer shows at most.
+pub(crate) const HISTORY_ENTRIES: usize = 200;
+
+pub(crate) fn status(
+    services: &BTreeMap<ServiceKey, Service>,
+    environment: Option<&EnvName>,
+    problems: &BTreeMap<&'static str, String>,
+) -> Status {
+    Status {
+        services: services
+            .iter()
+            .filter(|(key, service)| {
+                !service.is_gone() && environment.is_none_or(|name| *name == key.environment)
+            })
+            .map(|(key, service)| service_status(key, service))
+            .collect(),
+        problems: problems.values().cloned().collect(),
+    }
+}
+
+fn service_status(key: &ServiceKey, service: &Service) -> ServiceStatus {
+    ServiceStatus {
+        name: key.service.clone(),
+        environment: key.environment.clone(),
+        project: service.project().clone(),
+        url: url(service),
+        release: service.current().and_then(|number| {
+            let record = service.release(number)?;
+            Some(ReleaseStatus {
+                number,
+                image: record.release.image,
+                commit: record.origin.commit.clone(),
+                tag: record.origin.tag.clone(),
+            })
+        }),
+        instances: service.instances().map(|instance| instance_status(service, instance)).collect(),
+        rollout: service.rollout().map(|rollout| {
+            let (phase, waits_on) = service.waits_on().unwrap_or_default();
+            RolloutStatus {
+                from: rollout.from,
+                to: rollout.to,
+                phase: phase.to_owned(),
+                waits_on,
+                since: rollout.since,
+            }
+        }),
+        warm: service.warm().map(warm),
+        last_rollout: service.last_rollout().map(|end| {
+            let RolloutEnd { from, to, result, reason } = end.clone();
+            LastRollout { from, to, result, reason }
+        }),
+    }
+}
+
+fn instance_status(service: &Service, instance: &Instance) -> InstanceStatus {
+    let warm = service.warm().is_some_and(|warm| warm.release == instance.release);
+    let state = match (instance.phase, instance.routed, instance.ready) {
+        (Phase::Starting, _, _) => InstanceState::Starting,
+        (Phase::Stopping, _, _) => InstanceState::Stopping,
+        (Phase::Ended, _, _) => InstanceState::Failed,
+        (Phase::Running, Routed::Leaving { .. } | Routed::Draining { .. }, _) => {
+            InstanceState::Draining
+        }
+        (Phase::Running, _, false) => InstanceState::Unready,
+        (Phase::Running, Routed::Active, true) => InstanceState::Ready,
+        (Phase::Running, _, true) if warm => InstanceState::Warm,
+        (Phase::Running, _, true) => InstanceState::Ready,
+    };
+    InstanceStatus {
+        id: instance.id.clone(),
+        release: instance.release,
+        state,
+        address: table::address(service, &instance.id),
+        pid: instance.pid,
+        started_at: instance.started_at.map(|at| at.rfc3339()),
+    }
+}
+
+/// What a person opens: a socket that listens on every address is reached by this machine's own.
+pub(crate) fn url(service: &Service) -> Option<String> {
+    let listen = service.policy()?.listen?;
+    let reached = match listen {
+        SocketAddr::V4(at) if at.ip().is_unspecified() => format!("127.0.0.1:{}", at.port()),
+        SocketAddr::V6(at) if at.ip().is_unspecified() => format!("[::1]:{}", at.port()),
+        other => other.to_string(),
+    };
+    Some(format!("http://{reached}/"))
+}
+
+fn warm(warm: &Warm) -> WarmStatus {
+    WarmStatus { number: warm.release, until: warm.until }
+}
+
+/// The outcome of what a caller waited for. `requests` are filled in when the proxies have counted.
+pub(crate) fn outcome(
+    key: &ServiceKey,
+    service: &Service,
+    end: &RolloutEnd,
+    phases: Vec<PhaseTime>,
+    duration_ms: u64,
+) -> Outcome {
+    let RolloutEnd { from, to, result, reason } = end.clone();
+    Outcome {
+        service: key.service.clone(),
+        environment: key.environment.clone(),
+        from,
+        to: Some(to).filter(|to| *to != ReleaseNumber(0)),
+        result,
+        reason,
+        duration_ms,
+        requests: RequestCount::default(),
+        phases,
+        warm: service.warm().map(warm),
+        url: url(service),
+    }
+}
+
+/// The instances whose logs are meant: one by name, or all that there are of the service.
+pub(crate) fn logged(service: &Service, instance: Option<&InstanceId>) -> Vec<InstanceId> {
+    match instance {
+        Some(id) => vec![id.clone()],
+        None => service.instances().map(|instance| instance.id.clone()).collect(),
+    }
+}
+
+pub(crate) fn history(
+    services: &BTreeMap<ServiceKey, Service>,
+    entries: &[(StateId, Entry)],
+    wanted: impl Fn(&ServiceKey) -> bool,
+) -> History {
+    let mut releases: Vec<_> = services
+        .iter()
+        .filter(|(key, _)| wanted(key))
+        .flat_map(|(key, service)| {
+            service.releases().map(|(number, record)| {
+                let release = HistoryRelease {
+                    environment: key.environment.clone(),
+                    service: key.service.clone(),
+                    number,
+                    image: record.release.image,
+                    tag: record.origin.tag.clone(),
+                    commit: record.origin.commit.clone(),
+                    created_at: record.created_at.rfc3339(),
+                    current: service.current() == Some(number),
+                };
+                (record.created_at, release)
+            })
+        })
+        .collect();
+    releases.sort_by(|(a, x), (b, y)| (b, y.number).cmp(&(a, x.number)));
+    History {
+        releases: releases.into_iter().map(|(_, release)| release).collect(),
+        events: entries
+            .iter()
+            .flat_map(|(state, entry)| texts(entry).into_iter().map(move |text| (state, entry, text)))
+            .map(|(state, entry, text)| HistoryEvent {
+                state: *state,
+                at: entry.at.rfc3339(),
+                actor: entry.actor,
+                environment: entry.service.environment.clone(),
+                service: entry.service.service.clone(),
+                text,
+            })
+            .collect(),
+    }
+}
+
+/// What a person reads of an entry; newest first, as the entries are.
+fn texts(entry: &Entry) -> Vec<String> {
+    let mut texts: Vec<_> = match &entry.event {
+        Event::Deploy { origin, .. } => vec![format!("apply of {}", origin.tag)],
+        Event::Rollback { to: Some(number) } => vec![format!("rollback to release {number}")],
+        Event::Rollback { to: None } => vec!["rollback".to_owned()],
+        Event::Remove => vec!["removal".to_owned()],
+        Event::NotLive { instance } => vec![format!("instance {instance} lives no more")],
+        Event::SetPolicy { .. }
+        | Event::Started { .. }
+        | Event::StartFailed { .. }
+        | Event::Exited { .. }
+        | Event::Removed { .. }
+        | Event::Ready { .. }
+        | Event::Unready { .. }
+        | Event::Confirmed { .. }
+        | Event::RouteRefused { .. }
+        | Event::Drained { .. }
+        | Event::Timer => Vec::new(),
+    };
+    texts.extend(entry.notices.iter().map(text));
+    texts.reverse();
+    texts
+}
+
+/// One line of what the planner noticed.
+pub(crate) fn text(notice: &Notice) -> String {
+    match notice {
+        Notice::RolloutBegan { from: Some(from), to } => {
+            format!("rollout from release {from} to release {to}")
+        }
+        Notice::RolloutBegan { from: None, to } => format!("first rollout, to release {to}"),
+        Notice::PhaseEntered { phase, waits_on } => format!("{phase}: {waits_on}"),
+        Notice::InstanceFailed { instance, reason, .. } => format!("instance {instance}: {reason}"),
+        Notice::Switched { to, instances } => {
+            format!("all traffic is with release {to} ({instances} instances)")
+        }
+        Notice::WarmUntil { release, until } => {
+            format!("release {release} is kept warm until {}", until.rfc3339())
+        }
+        Notice::WarmRetired { release } => format!("release {release} is warm no more"),
+        Notice::PolicyChanged => "the policy changed".to_owned(),
+        Notice::RolloutEnded { end } => {
+            let RolloutEnd { to, result, reason, .. } = end;
+            let result = format!("{result:?}").to_lowercase();
+            match reason {
+                Some(reason) => format!("rollout to release {to} ended: {result}: {reason}"),
+                None => format!("rollout to release {to} ended: {result}"),
+            }
+        }
+        Notice::RouteRefused { reason } => format!("a proxy refused the route: {reason}"),
+        Notice::Gone => "nothing of it runs any more".to_owned(),
+    }
+}
