@@ -27,28 +27,67 @@ impl Owner {
             Call::Plan { spec, reply } => {
                 let _ = reply.send(self.plan(&spec));
             }
-            Call::Apply { plan, uid, lines, reply } => {
+            Call::Apply {
+                plan,
+                uid,
+                lines,
+                reply,
+            } => {
                 let _ = reply.send(self.apply(&plan, uid, &lines));
             }
-            Call::Rollback { request, uid, lines, reply } => {
+            Call::Rollback {
+                request,
+                uid,
+                lines,
+                reply,
+            } => {
                 let _ = reply.send(self.roll_back(&request, uid, &lines));
             }
-            Call::Down { request, uid, lines, reply } => {
+            Call::Down {
+                request,
+                uid,
+                lines,
+                reply,
+            } => {
                 let _ = reply.send(self.take_down(&request, uid, &lines));
             }
-            Call::History { environment, service, reply } => {
+            Call::History {
+                environment,
+                service,
+                reply,
+            } => {
                 let _ = reply.send(self.history(environment.as_ref(), service.as_ref()));
             }
-            Call::Logs { environment, service, instance, count, follow, lines, reply } => {
-                let key = ServiceKey { environment, service };
+            Call::Logs {
+                environment,
+                service,
+                instance,
+                count,
+                follow,
+                lines,
+                reply,
+            } => {
+                let key = ServiceKey {
+                    environment,
+                    service,
+                };
                 let answer = self.known(&key).map(|service| {
                     let instances = view::logged(service, instance.as_ref());
-                    crate::logs::Request { service: key.clone(), instance, instances, count, follow }
+                    crate::logs::Request {
+                        service: key.clone(),
+                        instance,
+                        instances,
+                        count,
+                        follow,
+                    }
                 });
                 let _ = reply.send(answer.map(|request| self.effects.logs(request, lines)));
             }
             Call::Instances { service, reply } => {
-                let present = self.services.get(&service).map(|service| view::logged(service, None));
+                let present = self
+                    .services
+                    .get(&service)
+                    .map(|service| view::logged(service, None));
                 let _ = reply.send(present.unwrap_or_default());
             }
             Call::Verify { reply } => {
@@ -72,7 +111,10 @@ impl Owner {
 
     /// The state that plans of this environment name as parent.
     fn parent(&self, environment: &EnvName) -> StateId {
-        self.decided.get(environment).copied().unwrap_or(self.decided_before)
+        self.decided
+            .get(environment)
+            .copied()
+            .unwrap_or(self.decided_before)
     }
 
     fn plan(&self, spec: &EnvironmentSpec) -> Result<Plan, ApiError> {
@@ -93,7 +135,11 @@ impl Owner {
                 });
             }
         }
-        Ok(kiln_plan::plan(&self.services, self.parent(&spec.environment), spec))
+        Ok(kiln_plan::plan(
+            &self.services,
+            self.parent(&spec.environment),
+            spec,
+        ))
     }
 
     fn apply(&mut self, plan: &Plan, uid: u32, lines: &Lines) -> Result<(), ApiError> {
@@ -115,7 +161,10 @@ impl Owner {
                 None => None,
             };
             if let Some(refusal) = refused {
-                return Err(ApiError { code: ErrorCode::Busy, message: format!("{key}: {refusal}") });
+                return Err(ApiError {
+                    code: ErrorCode::Busy,
+                    message: format!("{key}: {refusal}"),
+                });
             }
         }
         self.check_images(spec)?;
@@ -145,9 +194,9 @@ impl Owner {
                         policy: spec.policy.clone(),
                     }
                 }
-                (ChangeKind::Policy, Some(spec)) => {
-                    Event::SetPolicy { policy: spec.policy.clone() }
-                }
+                (ChangeKind::Policy, Some(spec)) => Event::SetPolicy {
+                    policy: spec.policy.clone(),
+                },
                 (ChangeKind::Remove { .. }, None) => Event::Remove,
                 _ => {
                     return Err(ApiError {
@@ -183,14 +232,16 @@ impl Owner {
             .services
             .iter()
             .filter(|(key, service)| {
-                !service.is_gone()
-                    && !(key.environment == spec.environment
-                        && *service.project() == spec.project)
+                let ours =
+                    key.environment == spec.environment && *service.project() == spec.project;
+                !service.is_gone() && !ours
             })
             .filter_map(|(key, service)| Some((service.policy()?.listen?, key.clone())))
             .collect();
         for (name, service) in &spec.services {
-            let Some(address) = service.policy.listen else { continue };
+            let Some(address) = service.policy.listen else {
+                continue;
+            };
             let key = key(&spec.environment, name);
             if let Some(other) = claimed.insert(address, key.clone()) {
                 return Err(ApiError {
@@ -202,7 +253,9 @@ impl Owner {
             }
         }
         for (name, service) in &spec.services {
-            let Some(address) = service.policy.listen else { continue };
+            let Some(address) = service.policy.listen else {
+                continue;
+            };
             if let Err(error) = self.listeners.ensure(address) {
                 self.release_listeners();
                 let code = match error {
@@ -228,12 +281,16 @@ impl Owner {
         self.services
             .entry(key.clone())
             .or_insert_with(|| Service::new(key.clone(), project.clone()));
-        self.waiting.begin(key, lines.clone(), self.traffic.total(key));
+        self.waiting
+            .begin(key, lines.clone(), self.traffic.total(key));
         match self.step(key, event, Some(uid)) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.waiting.forget(key);
-                Err(ApiError { code: ErrorCode::Unavailable, message: chain_of(&error) })
+                Err(ApiError {
+                    code: ErrorCode::Unavailable,
+                    message: chain_of(&error),
+                })
             }
         }
     }
@@ -249,7 +306,10 @@ impl Owner {
         let event = Event::Rollback { to: request.to };
         if let Err(refusal) = service.accepts(&event) {
             let code = refusal.code();
-            return Err(ApiError { code, message: format!("{key}: {refusal}") });
+            return Err(ApiError {
+                code,
+                message: format!("{key}: {refusal}"),
+            });
         }
         let project = service.project().clone();
         self.begin(&key, &project, event, uid, lines)
@@ -266,8 +326,14 @@ impl Owner {
             .values()
             .filter(|service| !service.is_gone())
             .filter(|service| {
-                request.environment.as_ref().is_none_or(|name| *name == service.key().environment)
-                    && request.project.as_ref().is_none_or(|name| name == service.project())
+                request
+                    .environment
+                    .as_ref()
+                    .is_none_or(|name| *name == service.key().environment)
+                    && request
+                        .project
+                        .as_ref()
+                        .is_none_or(|name| name == service.project())
             })
             .map(|service| (service.key().clone(), service.project().clone()))
             .collect();
@@ -302,9 +368,15 @@ impl Owner {
 }
 
 fn key(environment: &EnvName, service: &ServiceName) -> ServiceKey {
-    ServiceKey { environment: environment.clone(), service: service.clone() }
+    ServiceKey {
+        environment: environment.clone(),
+        service: service.clone(),
+    }
 }
 
 fn internal(error: &dyn std::error::Error) -> ApiError {
-    ApiError { code: ErrorCode::Internal, message: chain_of(error) }
+    ApiError {
+        code: ErrorCode::Internal,
+        message: chain_of(error),
+    }
 }

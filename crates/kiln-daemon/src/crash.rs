@@ -23,9 +23,7 @@ pub(crate) fn point(effect: &'static str) {
         && name == effect
         && SEEN.fetch_add(1, Ordering::SeqCst) + 1 == *count
     {
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_engine::{Engine, EngineError, InstanceSpec, InstanceState, LayerFile, TmpfsSpec};
-use kiln_model::{
-    InstanceId, Observation, Release, ReleaseNumber, ServiceKey, StartFailure,
-};
+use kiln_model::{InstanceId, Observation, Release, ReleaseNumber, ServiceKey, StartFailure};
 use kiln_oci::Store;
 use kiln_plan::{Action, Service};
 use kiln_proxy::handoff;
@@ -45,7 +43,13 @@ impl Effects {
         store: Store,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> Self {
-        Self { root, engine, store, inputs, turns: Arc::default() }
+        Self {
+            root,
+            engine,
+            store,
+            inputs,
+            turns: Arc::default(),
+        }
     }
 
     /// What became of the instances that the journal knows, while no controller looked. Everything else that the engine has
@@ -79,7 +83,13 @@ impl Effects {
             .stack_size(WAIT_STACK)
             .spawn(move || {
                 if let Some(record) = this.engine.wait(&id, None) {
-                    this.say(&key, Observation::Exited { instance: id, record });
+                    this.say(
+                        &key,
+                        Observation::Exited {
+                            instance: id,
+                            record,
+                        },
+                    );
                 }
             });
         if let Err(error) = waiting {
@@ -94,8 +104,14 @@ impl Effects {
     pub(crate) fn carry_out(&self, key: &ServiceKey, service: &Service, action: Action) {
         let (this, key) = (self.clone(), key.clone());
         match action {
-            Action::Start { id, instance, release } => {
-                let Some(record) = service.release(release) else { return };
+            Action::Start {
+                id,
+                instance,
+                release,
+            } => {
+                let Some(record) = service.release(release) else {
+                    return;
+                };
                 let release_body = record.release.clone();
                 self.in_turn(&instance.clone(), async move {
                     let spec = this.spec(&key, &instance, id.0, release, &release_body);
@@ -118,16 +134,24 @@ impl Effects {
                         Ok(Err(failure)) => Observation::StartFailed { instance, failure },
                         Err(panic) => Observation::StartFailed {
                             instance,
-                            failure: StartFailure { message: panic.to_string(), permanent: false },
+                            failure: StartFailure {
+                                message: panic.to_string(),
+                                permanent: false,
+                            },
                         },
                     };
                     this.say(&key, observation);
                 });
             }
-            Action::Stop { id: _, instance, grace } => {
+            Action::Stop {
+                id: _,
+                instance,
+                grace,
+            } => {
                 self.in_turn(&instance.clone(), async move {
                     let (engine, id) = (this.engine.clone(), instance.clone());
-                    let stopped = tokio::task::spawn_blocking(move || engine.stop(&id, grace)).await;
+                    let stopped =
+                        tokio::task::spawn_blocking(move || engine.stop(&id, grace)).await;
                     if let Ok(Ok(record)) = stopped {
                         this.say(&key, Observation::Exited { instance, record });
                     }
@@ -155,7 +179,10 @@ impl Effects {
 
     fn in_turn(&self, instance: &InstanceId, work: impl Future<Output = ()> + Send + 'static) {
         let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut turns = self
+                .turns
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             Arc::clone(turns.entry(instance.clone()).or_default())
         };
@@ -175,7 +202,11 @@ impl Effects {
         release: &Release,
     ) -> Result<InstanceSpec, StartFailure> {
         let unusable = |error: kiln_oci::StoreError| StartFailure {
-            message: format!("the image {} can't be used: {}", release.image, chain_of(&error)),
+            message: format!(
+                "the image {} can't be used: {}",
+                release.image,
+                chain_of(&error)
+            ),
             permanent: true,
         };
         let image = self.store.image(&release.image).map_err(unusable)?;
@@ -184,16 +215,25 @@ impl Effects {
             let path = self.store.erofs(layer).map_err(unusable)?;
             let digest = self.store.erofs_digest(&layer.diff_id).map_err(unusable)?;
             let digest = digest.or(layer.erofs).ok_or_else(|| StartFailure {
-                message: format!("the layer {} has no recorded digest: bake the image again", layer.diff_id),
+                message: format!(
+                    "the layer {} has no recorded digest: bake the image again",
+                    layer.diff_id
+                ),
                 permanent: true,
             })?;
             layers.push(LayerFile { path, digest });
         }
-        let mut env: Vec<(String, String)> =
-            release.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut env: Vec<(String, String)> = release
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
         env.push(("KILN_SERVICE".to_owned(), key.service.to_string()));
         env.push(("KILN_ENVIRONMENT".to_owned(), key.environment.to_string()));
-        env.push(("KILN_RELEASE".to_owned(), format!("{}@{number}", key.service)));
+        env.push((
+            "KILN_RELEASE".to_owned(),
+            format!("{}@{number}", key.service),
+        ));
         env.push(("KILN_INSTANCE".to_owned(), instance.to_string()));
         if let Some(port) = release.port
             && !release.env.contains_key("PORT")
@@ -212,7 +252,10 @@ impl Effects {
             tmpfs: release
                 .tmpfs
                 .iter()
-                .map(|(path, tmpfs)| TmpfsSpec { path: path.clone(), size: tmpfs.size })
+                .map(|(path, tmpfs)| TmpfsSpec {
+                    path: path.clone(),
+                    size: tmpfs.size,
+                })
                 .collect(),
             memory: release.resources.memory,
             cpu_millis: release.resources.cpu_millis,
@@ -225,7 +268,12 @@ impl Effects {
     }
 
     pub(crate) fn logs(&self, request: crate::logs::Request, lines: Lines) {
-        tokio::spawn(crate::logs::tell(self.engine.clone(), request, lines, self.inputs.clone()));
+        tokio::spawn(crate::logs::tell(
+            self.engine.clone(),
+            request,
+            lines,
+            self.inputs.clone(),
+        ));
     }
 
     /// Ends controller, proxy and supervisor. Instances have been stopped before, or stay.

@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use hyper_util::rt::TokioIo;
 use crate::owner::{Call, Input};
+use hyper_util::rt::TokioIo;
 
 /// A definition with hundreds of services is well below it.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
@@ -40,9 +40,9 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Lines(lines) => {
-                lines.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
-            }
+            Self::Lines(lines) => lines
+                .poll_recv(cx)
+                .map(|line| line.map(|line| Ok(Frame::data(line)))),
         }
     }
 }
@@ -54,7 +54,9 @@ pub(crate) struct Lines(mpsc::UnboundedSender<Bytes>);
 impl Lines {
     /// False when nobody listens any more.
     pub(crate) fn send<T: Serialize>(&self, value: &T) -> bool {
-        let Ok(mut line) = serde_json::to_vec(value) else { return false };
+        let Ok(mut line) = serde_json::to_vec(value) else {
+            return false;
+        };
         line.push(b'\n');
         self.0.send(line.into()).is_ok()
     }
@@ -67,7 +69,9 @@ impl Lines {
 /// Accepts for as long as the owner listens.
 pub(crate) async fn serve(listener: UnixListener, inputs: mpsc::UnboundedSender<Input>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let Ok(peer) = stream.peer_cred() else { continue };
+        let Ok(peer) = stream.peer_cred() else {
+            continue;
+        };
         tokio::spawn(connection(stream, peer.uid(), inputs.clone()));
     }
 }
@@ -125,30 +129,56 @@ async fn route(
         }
         (&Method::POST, "/v1/apply") => {
             let plan = read(request).await?;
-            follow(inputs, |lines, reply| Call::Apply { plan, uid, lines, reply }).await
+            follow(inputs, |lines, reply| Call::Apply {
+                plan,
+                uid,
+                lines,
+                reply,
+            })
+            .await
         }
         (&Method::POST, "/v1/rollback") => {
             let request = read(request).await?;
-            follow(inputs, |lines, reply| Call::Rollback { request, uid, lines, reply }).await
+            follow(inputs, |lines, reply| Call::Rollback {
+                request,
+                uid,
+                lines,
+                reply,
+            })
+            .await
         }
         (&Method::POST, "/v1/down") => {
             let request = read(request).await?;
-            follow(inputs, |lines, reply| Call::Down { request, uid, lines, reply }).await
+            follow(inputs, |lines, reply| Call::Down {
+                request,
+                uid,
+                lines,
+                reply,
+            })
+            .await
         }
         (&Method::GET, "/v1/history") => {
             let environment: Option<EnvName> = query.name("environment")?;
             let service: Option<ServiceName> = query.name("service")?;
-            let history =
-                ask(inputs, |reply| Call::History { environment, service, reply }).await??;
+            let history = ask(inputs, |reply| Call::History {
+                environment,
+                service,
+                reply,
+            })
+            .await??;
             Ok(json(StatusCode::OK, &history))
         }
         (&Method::GET, "/v1/logs") => {
-            let environment = query.name("environment")?.ok_or_else(|| missing("environment"))?;
+            let environment = query
+                .name("environment")?
+                .ok_or_else(|| missing("environment"))?;
             let service = query.name("service")?.ok_or_else(|| missing("service"))?;
             let instance = query.text("instance").map(InstanceId::new);
             let count = match query.text("lines") {
                 None => 100,
-                Some(text) => text.parse().map_err(|_| bad(format!("lines={text} is no number")))?,
+                Some(text) => text
+                    .parse()
+                    .map_err(|_| bad(format!("lines={text} is no number")))?,
             };
             let keep = query.text("follow") == Some("true");
             follow(inputs, |lines, reply| Call::Logs {
@@ -174,7 +204,9 @@ async fn route(
         }
         _ => Err(ApiError {
             code: ErrorCode::NotFound,
-            message: format!("{method} {path} is nothing that this kiln knows: is the command line of another version?"),
+            message: format!(
+                "{method} {path} is nothing that this kiln knows: is the command line of another version?"
+            ),
         }),
     }
 }
@@ -184,7 +216,10 @@ fn missing(parameter: &str) -> ApiError {
 }
 
 fn bad(message: String) -> ApiError {
-    ApiError { code: ErrorCode::BadRequest, message }
+    ApiError {
+        code: ErrorCode::BadRequest,
+        message,
+    }
 }
 
 fn stopping() -> ApiError {
@@ -199,7 +234,9 @@ async fn ask<T>(
     call: impl FnOnce(oneshot::Sender<T>) -> Call,
 ) -> Result<T, ApiError> {
     let (reply, answer) = oneshot::channel();
-    inputs.send(Input::Call(call(reply))).map_err(|_| stopping())?;
+    inputs
+        .send(Input::Call(call(reply)))
+        .map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())
 }
 
@@ -219,11 +256,16 @@ async fn follow(
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Answer> {
     let (status, body) = match serde_json::to_vec(value) {
         Ok(body) => (status, body),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into_bytes()),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string().into_bytes(),
+        ),
     };
     let mut response = Response::new(Answer::Whole(Some(body.into())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -238,7 +280,9 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, ApiE
             bytes.extend_from_slice(&data);
         }
         if bytes.len() > BODY_LIMIT {
-            return Err(bad(format!("the request is longer than {BODY_LIMIT} bytes")));
+            return Err(bad(format!(
+                "the request is longer than {BODY_LIMIT} bytes"
+            )));
         }
     }
     serde_json::from_slice(&bytes).map_err(|error| {
@@ -271,6 +315,8 @@ impl Query {
     where
         T: std::str::FromStr<Err = kiln_model::NameError>,
     {
-        self.text(name).map(|text| text.parse().map_err(|error: T::Err| bad(error.to_string()))).transpose()
+        self.text(name)
+            .map(|text| text.parse().map_err(|error: T::Err| bad(error.to_string())))
+            .transpose()
     }
 }

@@ -24,7 +24,9 @@ pub enum JournalError {
         #[source]
         source: rusqlite::Error,
     },
-    #[error("the journal {path} has format {found}, and this kiln knows format {SCHEMA_VERSION}: use the kiln that wrote it, or a newer one")]
+    #[error(
+        "the journal {path} has format {found}, and this kiln knows format {SCHEMA_VERSION}: use the kiln that wrote it, or a newer one"
+    )]
     Version { path: PathBuf, found: i64 },
     #[error("the journal can't be written: free space on its disk, or make it writable")]
     Write(#[source] rusqlite::Error),
@@ -79,12 +81,18 @@ pub(crate) struct Recovered {
 
 impl Journal {
     pub(crate) fn open(path: &Path) -> Result<(Self, Recovered), JournalError> {
-        let open = |source| JournalError::Open { path: path.to_owned(), source };
+        let open = |source| JournalError::Open {
+            path: path.to_owned(),
+            source,
+        };
         let db = Connection::open(path).map_err(open)?;
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;")
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;",
+        )
+        .map_err(open)?;
+        let found: i64 = db
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(open)?;
-        let found: i64 =
-            db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
         match found {
             0 => db
                 .execute_batch(&format!(
@@ -110,9 +118,17 @@ impl Journal {
             found => return Err(JournalError::Version { path: path.to_owned(), found }),
         }
         let last = db
-            .query_row("SELECT state, at, hash FROM entry ORDER BY state DESC LIMIT 1", [], |row| {
-                Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, row.get::<_, [u8; 32]>(2)?))
-            })
+            .query_row(
+                "SELECT state, at, hash FROM entry ORDER BY state DESC LIMIT 1",
+                [],
+                |row| {
+                    Ok((
+                        row.get::<_, u64>(0)?,
+                        row.get::<_, u64>(1)?,
+                        row.get::<_, [u8; 32]>(2)?,
+                    ))
+                },
+            )
             .optional()
             .map_err(JournalError::Read)?;
         let (last, at, last_hash) = last.unwrap_or((0, 0, [0; 32]));
@@ -120,9 +136,19 @@ impl Journal {
             .query_row("SELECT state FROM routing", [], |row| row.get(0))
             .map_err(JournalError::Read)?;
         let services = read_services(&db)?;
-        let journal =
-            Self { db, last: StateId(last), last_hash: Digest::from_sha256(last_hash) };
-        Ok((journal, Recovered { services, at: Timestamp(at), table: StateId(table) }))
+        let journal = Self {
+            db,
+            last: StateId(last),
+            last_hash: Digest::from_sha256(last_hash),
+        };
+        Ok((
+            journal,
+            Recovered {
+                services,
+                at: Timestamp(at),
+                table: StateId(table),
+            },
+        ))
     }
 
     /// The entry last written; 0 before the first.
@@ -153,7 +179,9 @@ impl Journal {
             let mut replace = transaction
                 .prepare_cached("INSERT OR REPLACE INTO service VALUES (?1, ?2)")
                 .map_err(JournalError::Write)?;
-            replace.execute(params![key, state]).map_err(JournalError::Write)?;
+            replace
+                .execute(params![key, state])
+                .map_err(JournalError::Write)?;
             if routes {
                 let mut update = transaction
                     .prepare_cached("UPDATE routing SET state = ?1")
@@ -181,7 +209,9 @@ impl Journal {
         let mut entries = Vec::new();
         while let Some(row) = rows.next().map_err(JournalError::Read)? {
             let key: String = row.get(1).map_err(JournalError::Read)?;
-            let Ok(key) = ServiceKey::try_from(key) else { continue };
+            let Ok(key) = ServiceKey::try_from(key) else {
+                continue;
+            };
             if !wanted(&key) {
                 continue;
             }
@@ -228,15 +258,19 @@ fn chain(before: &Digest, body: &[u8]) -> Digest {
 }
 
 fn read_services(db: &Connection) -> Result<BTreeMap<ServiceKey, Service>, JournalError> {
-    let mut select =
-        db.prepare("SELECT key, state FROM service").map_err(JournalError::Read)?;
+    let mut select = db
+        .prepare("SELECT key, state FROM service")
+        .map_err(JournalError::Read)?;
     let mut rows = select.query([]).map_err(JournalError::Read)?;
     let mut services = BTreeMap::new();
     while let Some(row) = rows.next().map_err(JournalError::Read)? {
         let key: String = row.get(0).map_err(JournalError::Read)?;
         let state: Vec<u8> = row.get(1).map_err(JournalError::Read)?;
-        let service: Service = serde_json::from_slice(&state)
-            .map_err(|source| JournalError::State { service: key.clone(), source })?;
+        let service: Service =
+            serde_json::from_slice(&state).map_err(|source| JournalError::State {
+                service: key.clone(),
+                source,
+            })?;
         services.insert(service.key().clone(), service);
     }
     Ok(services)

@@ -28,7 +28,9 @@ pub enum ListenError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the supervisor can't be reached: start kiln with `kiln up` or `kiln supervise`, which keeps the listening sockets")]
+    #[error(
+        "the supervisor can't be reached: start kiln with `kiln up` or `kiln supervise`, which keeps the listening sockets"
+    )]
     Supervisor(#[source] handoff::HandoffError),
 }
 
@@ -39,13 +41,15 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), held: BTreeMap::new() }
+        Self {
+            root: root.to_owned(),
+            held: BTreeMap::new(),
+        }
     }
 
     /// The supervisor holds a socket that listens on `address` when this returns.
     pub(crate) fn ensure(&mut self, address: SocketAddr) -> Result<(), ListenError> {
-        let mut client =
-            handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
+        let mut client = handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
         let name = address.to_string();
         let there = client.fetch(&name).map_err(ListenError::Supervisor)?;
         match (there, self.held.get(&address)) {
@@ -53,10 +57,14 @@ impl Listeners {
                 self.held.insert(address, TcpListener::from(descriptor));
             }
             (Some(_), Some(_)) => {}
-            (None, Some(held)) => client.deposit(&name, held).map_err(ListenError::Supervisor)?,
+            (None, Some(held)) => client
+                .deposit(&name, held)
+                .map_err(ListenError::Supervisor)?,
             (None, None) => {
                 let listener = open(address)?;
-                client.deposit(&name, &listener).map_err(ListenError::Supervisor)?;
+                client
+                    .deposit(&name, &listener)
+                    .map_err(ListenError::Supervisor)?;
                 self.held.insert(address, listener);
             }
         }
@@ -66,15 +74,20 @@ impl Listeners {
 
     /// Closes what no service listens on any more.
     pub(crate) fn keep_only(&mut self, wanted: &[SocketAddr]) -> Result<(), ListenError> {
-        let gone: Vec<_> =
-            self.held.keys().filter(|address| !wanted.contains(address)).copied().collect();
+        let gone: Vec<_> = self
+            .held
+            .keys()
+            .filter(|address| !wanted.contains(address))
+            .copied()
+            .collect();
         if gone.is_empty() {
             return Ok(());
         }
-        let mut client =
-            handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
+        let mut client = handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
         for address in gone {
-            client.remove(&address.to_string()).map_err(ListenError::Supervisor)?;
+            client
+                .remove(&address.to_string())
+                .map_err(ListenError::Supervisor)?;
             self.held.remove(&address);
         }
         Ok(())
@@ -84,7 +97,10 @@ impl Listeners {
 fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let failed = |errno: rustix::io::Errno| match errno {
         rustix::io::Errno::ADDRINUSE => ListenError::Taken { address },
-        errno => ListenError::Bind { address, source: errno.into() },
+        errno => ListenError::Bind {
+            address,
+            source: errno.into(),
+        },
     };
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,

@@ -30,7 +30,13 @@ pub(crate) async fn tell(
     lines: Lines,
     inputs: mpsc::UnboundedSender<Input>,
 ) {
-    let Request { service, instance: only, mut instances, count, follow } = request;
+    let Request {
+        service,
+        instance: only,
+        mut instances,
+        count,
+        follow,
+    } = request;
     let mut readers: BTreeMap<InstanceId, logs::Reader> = BTreeMap::new();
     let mut tail = count;
     loop {
@@ -38,10 +44,12 @@ pub(crate) async fn tell(
         for instance in &instances {
             let new = match readers.get_mut(instance) {
                 Some(reader) => reader.read_new(),
-                None => logs::Reader::tail(&engine.log_path(instance), tail).map(|(last, reader)| {
-                    readers.insert(instance.clone(), reader);
-                    last
-                }),
+                None => {
+                    logs::Reader::tail(&engine.log_path(instance), tail).map(|(last, reader)| {
+                        readers.insert(instance.clone(), reader);
+                        last
+                    })
+                }
             };
             // A file that can't be read has nothing to tell; the others have.
             said.extend(new.unwrap_or_default().into_iter().map(|line| LogLine {
@@ -52,7 +60,11 @@ pub(crate) async fn tell(
             }));
         }
         said.sort_by_key(|line| line.at);
-        let from = if tail == usize::MAX { 0 } else { said.len().saturating_sub(tail) };
+        let from = if tail == usize::MAX {
+            0
+        } else {
+            said.len().saturating_sub(tail)
+        };
         for line in &said[from..] {
             if !lines.send(line) {
                 return;
@@ -66,7 +78,10 @@ pub(crate) async fn tell(
         tokio::time::sleep(LOOK_EVERY).await;
         if only.is_none() {
             let (reply, answer) = oneshot::channel();
-            let call = Call::Instances { service: service.clone(), reply };
+            let call = Call::Instances {
+                service: service.clone(),
+                reply,
+            };
             if inputs.send(Input::Call(call)).is_err() {
                 return;
             }

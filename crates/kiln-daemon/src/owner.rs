@@ -37,7 +37,12 @@ pub(crate) enum Input {
     /// The engine has seen something.
     Observed(ServiceKey, Observation),
     /// A probe passes now, or no longer.
-    Probed { service: ServiceKey, instance: InstanceId, probe: ProbeKind, passing: bool },
+    Probed {
+        service: ServiceKey,
+        instance: InstanceId,
+        probe: ProbeKind,
+        passing: bool,
+    },
     Proxy(ProxyId, ProxyInput),
     /// The counters that an outcome waits for have had their time.
     Settle,
@@ -53,9 +58,20 @@ pub(crate) enum ProbeKind {
 
 /// What the HTTP API asks. Answered through `reply`; what takes time goes on in `lines`.
 pub(crate) enum Call {
-    Status { environment: Option<EnvName>, reply: oneshot::Sender<Status> },
-    Plan { spec: EnvironmentSpec, reply: oneshot::Sender<Result<Plan, ApiError>> },
-    Apply { plan: Plan, uid: u32, lines: Lines, reply: oneshot::Sender<Result<(), ApiError>> },
+    Status {
+        environment: Option<EnvName>,
+        reply: oneshot::Sender<Status>,
+    },
+    Plan {
+        spec: EnvironmentSpec,
+        reply: oneshot::Sender<Result<Plan, ApiError>>,
+    },
+    Apply {
+        plan: Plan,
+        uid: u32,
+        lines: Lines,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
     Rollback {
         request: RollbackRequest,
         uid: u32,
@@ -83,9 +99,16 @@ pub(crate) enum Call {
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
     /// The service's instances at present.
-    Instances { service: ServiceKey, reply: oneshot::Sender<Vec<InstanceId>> },
-    Verify { reply: oneshot::Sender<Result<StateId, ApiError>> },
-    Shutdown { reply: oneshot::Sender<Result<(), ApiError>> },
+    Instances {
+        service: ServiceKey,
+        reply: oneshot::Sender<Vec<InstanceId>>,
+    },
+    Verify {
+        reply: oneshot::Sender<Result<StateId, ApiError>>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
 }
 
 pub(crate) struct Owner {
@@ -123,7 +146,11 @@ impl Owner {
         listeners: Listeners,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> Self {
-        let Recovered { services, at, table } = recovered;
+        let Recovered {
+            services,
+            at,
+            table,
+        } = recovered;
         let decided_before = journal.last();
         Self {
             journal,
@@ -171,7 +198,9 @@ impl Owner {
         let known: Vec<(ServiceKey, InstanceId)> = keys
             .iter()
             .flat_map(|key| {
-                self.services[key].instances().map(|instance| (key.clone(), instance.id.clone()))
+                self.services[key]
+                    .instances()
+                    .map(|instance| (key.clone(), instance.id.clone()))
             })
             .collect();
         let mut lost = Vec::new();
@@ -209,7 +238,11 @@ impl Owner {
         if !self.backlog.is_empty() {
             return Some(RETRY_JOURNAL);
         }
-        let next = self.services.values().filter_map(Service::poll_timeout).min()?;
+        let next = self
+            .services
+            .values()
+            .filter_map(Service::poll_timeout)
+            .min()?;
         Some(next.since(self.clock.now()))
     }
 
@@ -232,7 +265,12 @@ impl Owner {
         match input {
             Input::Call(call) => self.call(call),
             Input::Observed(key, observation) => self.observed(key, observation),
-            Input::Probed { service, instance, probe, passing } => {
+            Input::Probed {
+                service,
+                instance,
+                probe,
+                passing,
+            } => {
                 let event = match (probe, passing) {
                     (ProbeKind::Ready, true) => Event::Ready { instance },
                     (ProbeKind::Ready, false) => Event::Unready { instance },
@@ -251,10 +289,20 @@ impl Owner {
 
     fn observed(&mut self, key: ServiceKey, observation: Observation) {
         let event = match observation {
-            Observation::Started { instance, pid, address, at } => {
+            Observation::Started {
+                instance,
+                pid,
+                address,
+                at,
+            } => {
                 crash::point("start");
                 self.effects.watch(&key, &instance);
-                Event::Started { instance, pid, address, at }
+                Event::Started {
+                    instance,
+                    pid,
+                    address,
+                    at,
+                }
             }
             Observation::StartFailed { instance, failure } => {
                 Event::StartFailed { instance, failure }
@@ -302,7 +350,9 @@ impl Owner {
         event: Event,
         actor: Option<u32>,
     ) -> Result<(), JournalError> {
-        let Some(mut service) = self.services.get(key).cloned() else { return Ok(()) };
+        let Some(mut service) = self.services.get(key).cloned() else {
+            return Ok(());
+        };
         let result = self.take(key, &mut service, event, actor);
         match &result {
             Ok(_) => {
@@ -313,7 +363,9 @@ impl Owner {
             }
         }
         let (at, actions, notices) = result?;
-        let routes = actions.iter().any(|action| matches!(action, Action::Route { .. }));
+        let routes = actions
+            .iter()
+            .any(|action| matches!(action, Action::Route { .. }));
         self.services.insert(key.clone(), service);
         if routes {
             self.unconfirmed.insert(key.clone(), self.table);
@@ -351,7 +403,9 @@ impl Owner {
         service.handle_event(at, event.clone());
         let actions: Vec<_> = std::iter::from_fn(|| service.poll_action()).collect();
         let notices: Vec<_> = std::iter::from_fn(|| service.poll_notice()).collect();
-        let routes = actions.iter().any(|action| matches!(action, Action::Route { .. }));
+        let routes = actions
+            .iter()
+            .any(|action| matches!(action, Action::Route { .. }));
         let decides = event.is_decision() || notices.iter().any(kiln_plan::Notice::ends_rollout);
         let state = serde_json::to_vec(service).map_err(|source| JournalError::State {
             service: key.to_string(),
@@ -382,7 +436,9 @@ impl Owner {
             // The table holds every service's last route and was pushed with the step.
             Action::Route { .. } => {}
             Action::Start { .. } | Action::Stop { .. } | Action::Remove { .. } => {
-                let Some(service) = self.services.get(key) else { return };
+                let Some(service) = self.services.get(key) else {
+                    return;
+                };
                 self.effects.carry_out(key, service, action);
             }
         }
@@ -390,7 +446,9 @@ impl Owner {
 
     fn push_table(&mut self) {
         self.drained.clear();
-        self.links.send(&ToProxy::Table { table: table::compose(&self.services, self.table) });
+        self.links.send(&ToProxy::Table {
+            table: table::compose(&self.services, self.table),
+        });
         crash::point("route");
     }
 
@@ -439,13 +497,19 @@ impl Owner {
                         let Some(route) = self.services.get(&key).and_then(Service::route) else {
                             continue;
                         };
-                        let event =
-                            Event::RouteRefused { generation: route.generation, reason: reason.clone() };
+                        let event = Event::RouteRefused {
+                            generation: route.generation,
+                            reason: reason.clone(),
+                        };
                         self.happened(key, event);
                     }
                 }
             }
-            FromProxy::Drained { generation, instance, cut } => {
+            FromProxy::Drained {
+                generation,
+                instance,
+                cut,
+            } => {
                 // Said about an older table: the instance may have been routed to again since.
                 if generation.0 == self.table.0 {
                     self.drained.entry(instance).or_default().insert(id, cut);
@@ -462,7 +526,9 @@ impl Owner {
 
     /// Tells the services whose routes every proxy serves by now.
     fn confirm(&mut self) {
-        let Some(confirmed) = self.links.confirmed_by_all() else { return };
+        let Some(confirmed) = self.links.confirmed_by_all() else {
+            return;
+        };
         let ready: Vec<_> = self
             .unconfirmed
             .iter()
@@ -471,7 +537,9 @@ impl Owner {
             .collect();
         for key in ready {
             self.unconfirmed.remove(&key);
-            let Some(route) = self.services.get(&key).and_then(Service::route) else { continue };
+            let Some(route) = self.services.get(&key).and_then(Service::route) else {
+                continue;
+            };
             let generation = route.generation;
             crash::point("confirm");
             self.happened(key, Event::Confirmed { generation });

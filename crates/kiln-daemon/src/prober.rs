@@ -77,8 +77,11 @@ pub(crate) async fn run(
                 change(success);
             }
         }
-        let period =
-            if ever { question.period() } else { STARTUP_PERIOD.min(question.period()) };
+        let period = if ever {
+            question.period()
+        } else {
+            STARTUP_PERIOD.min(question.period())
+        };
         sleep_until(started + period).await;
     }
 }
@@ -106,7 +109,9 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<u16> {
 /// RFC 9112, section 4: `HTTP-version SP status-code SP`.
 fn status(line: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(line.split(|&b| b == b'\n').next()?).ok()?;
-    let rest = line.strip_prefix("HTTP/1.1 ").or_else(|| line.strip_prefix("HTTP/1.0 "))?;
+    let rest = line
+        .strip_prefix("HTTP/1.1 ")
+        .or_else(|| line.strip_prefix("HTTP/1.0 "))?;
     let code = rest.get(..3)?;
     if !code.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -125,7 +130,13 @@ mod tests {
     fn only_a_status_line_is_an_answer() {
         assert_eq!(status(b"HTTP/1.1 200 OK\r\n"), Some(200));
         assert_eq!(status(b"HTTP/1.0 503 no\r\nX: 200"), Some(503));
-        for wrong in [&b""[..], b"HTTP/1.1 2x0 OK", b"SSH-2.0-x\r\n", b"HTTP/1.1 20", b"HTTP/2 200"] {
+        for wrong in [
+            &b""[..],
+            b"HTTP/1.1 2x0 OK",
+            b"SSH-2.0-x\r\n",
+            b"HTTP/1.1 20",
+            b"HTTP/2 200",
+        ] {
             assert_eq!(status(wrong), None);
         }
     }

@@ -40,14 +40,26 @@ impl Probes {
     ) {
         let mut wanted = BTreeMap::new();
         for instance in service.probed() {
-            let Some(address) = table::address(service, &instance.id) else { continue };
-            let Some(policy) = service.policy() else { continue };
-            let ready = policy.ready.clone().map_or(Question::Connect, Question::Http);
-            wanted
-                .insert((instance.id.clone(), ProbeKind::Ready), (address, ready, instance.ready));
+            let Some(address) = table::address(service, &instance.id) else {
+                continue;
+            };
+            let Some(policy) = service.policy() else {
+                continue;
+            };
+            let ready = policy
+                .ready
+                .clone()
+                .map_or(Question::Connect, Question::Http);
+            wanted.insert(
+                (instance.id.clone(), ProbeKind::Ready),
+                (address, ready, instance.ready),
+            );
             if let Some(live) = policy.live.clone() {
                 let question = Question::Http(live);
-                wanted.insert((instance.id.clone(), ProbeKind::Live), (address, question, true));
+                wanted.insert(
+                    (instance.id.clone(), ProbeKind::Live),
+                    (address, question, true),
+                );
             }
         }
         let running = self.running.entry(key.clone()).or_default();
@@ -69,7 +81,11 @@ impl Probes {
                         passing,
                     });
                 }));
-                Running { address, question, task }
+                Running {
+                    address,
+                    question,
+                    task,
+                }
             });
         }
     }

@@ -25,7 +25,9 @@ const LINE_LIMIT: u64 = 16 * 1024 * 1024;
 pub(crate) type ProxyId = u32;
 
 pub(crate) enum ProxyInput {
-    Connected { sender: mpsc::UnboundedSender<ToProxy> },
+    Connected {
+        sender: mpsc::UnboundedSender<ToProxy>,
+    },
     Said(FromProxy),
     Gone,
 }
@@ -44,7 +46,13 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn connected(&mut self, id: ProxyId, sender: mpsc::UnboundedSender<ToProxy>) {
-        self.links.insert(id, Link { sender, confirmed: Generation(0) });
+        self.links.insert(
+            id,
+            Link {
+                sender,
+                confirmed: Generation(0),
+            },
+        );
     }
 
     pub(crate) fn gone(&mut self, id: ProxyId) {
@@ -97,14 +105,18 @@ pub(crate) async fn find(folder: PathBuf, inputs: mpsc::UnboundedSender<Input>) 
                 continue;
             }
             // Refused: the file of a proxy that is gone. The next proxy removes it.
-            let Ok(stream) = UnixStream::connect(&path).await else { continue };
+            let Ok(stream) = UnixStream::connect(&path).await else {
+                continue;
+            };
             known.insert(id, tokio::spawn(talk(id, stream, inputs.clone())));
         }
     }
 }
 
 fn sockets(folder: &Path) -> Vec<(ProxyId, PathBuf)> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
     let mut found: Vec<_> = entries
         .filter_map(Result::ok)
         .filter_map(|entry| {
@@ -120,12 +132,17 @@ fn sockets(folder: &Path) -> Vec<(ProxyId, PathBuf)> {
 async fn talk(id: ProxyId, stream: UnixStream, inputs: mpsc::UnboundedSender<Input>) {
     let (reader, mut writer) = stream.into_split();
     let (sender, mut outgoing) = mpsc::unbounded_channel::<ToProxy>();
-    if inputs.send(Input::Proxy(id, ProxyInput::Connected { sender })).is_err() {
+    if inputs
+        .send(Input::Proxy(id, ProxyInput::Connected { sender }))
+        .is_err()
+    {
         return;
     }
     let write = async {
         while let Some(message) = outgoing.recv().await {
-            let Ok(mut line) = serde_json::to_vec(&message) else { continue };
+            let Ok(mut line) = serde_json::to_vec(&message) else {
+                continue;
+            };
             line.push(b'\n');
             if writer.write_all(&line).await.is_err() {
                 break;
@@ -145,8 +162,13 @@ async fn talk(id: ProxyId, stream: UnixStream, inputs: mpsc::UnboundedSender<Inp
                 Ok(_) => {}
             }
             // A line that we can't read is from a proxy of another age: what it says is not for us.
-            let Ok(said) = serde_json::from_slice::<FromProxy>(&line) else { continue };
-            if inputs.send(Input::Proxy(id, ProxyInput::Said(said))).is_err() {
+            let Ok(said) = serde_json::from_slice::<FromProxy>(&line) else {
+                continue;
+            };
+            if inputs
+                .send(Input::Proxy(id, ProxyInput::Said(said)))
+                .is_err()
+            {
                 break;
             }
         }

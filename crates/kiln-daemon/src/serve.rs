@@ -88,7 +88,10 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
 
 /// The root is ours for as long as the file is open.
 fn take_root(root: &Path) -> Result<File, DaemonError> {
-    let failed = |source| DaemonError::Root { path: root.to_owned(), source };
+    let failed = |source| DaemonError::Root {
+        path: root.to_owned(),
+        source,
+    };
     std::fs::create_dir_all(root.join("run")).map_err(failed)?;
     std::fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(failed)?;
     let lock = File::options()
@@ -99,15 +102,18 @@ fn take_root(root: &Path) -> Result<File, DaemonError> {
         .map_err(failed)?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(DaemonError::Running { path: root.to_owned() })
-        }
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::Running {
+            path: root.to_owned(),
+        }),
         Err(errno) => Err(failed(errno.into())),
     }
 }
 
 fn open_socket(path: &Path) -> Result<UnixListener, DaemonError> {
-    let failed = |source| DaemonError::Socket { path: path.to_owned(), source };
+    let failed = |source| DaemonError::Socket {
+        path: path.to_owned(),
+        source,
+    };
     // The lock says that nobody listens on it any more.
     match std::fs::remove_file(path) {
         Ok(()) => {}

@@ -10,15 +10,16 @@ use kiln_plan::Service;
 
 /// The table that the services ask for. Its generation is the journal entry that last changed a route, so that it
 /// grows over restarts, and the same routes have the same generation.
-pub(crate) fn compose(
-    services: &BTreeMap<ServiceKey, Service>,
-    changed: StateId,
-) -> RoutingTable {
+pub(crate) fn compose(services: &BTreeMap<ServiceKey, Service>, changed: StateId) -> RoutingTable {
     let mut routes = Vec::new();
     let mut draining = Vec::new();
     for (key, service) in services {
-        let Some(wanted) = service.route() else { continue };
-        let Some(policy) = service.policy() else { continue };
+        let Some(wanted) = service.route() else {
+            continue;
+        };
+        let Some(policy) = service.policy() else {
+            continue;
+        };
         for instance in &wanted.draining {
             if let Some(release) = service.release_of(instance) {
                 draining.push(Draining {
@@ -29,7 +30,9 @@ pub(crate) fn compose(
                 });
             }
         }
-        let Some(listen) = policy.listen else { continue };
+        let Some(listen) = policy.listen else {
+            continue;
+        };
         if service.is_gone() {
             continue;
         }
@@ -42,13 +45,20 @@ pub(crate) fn compose(
                 backends: instances
                     .iter()
                     .filter_map(|id| {
-                        Some(Backend { instance: id.clone(), address: address(service, id)? })
+                        Some(Backend {
+                            instance: id.clone(),
+                            address: address(service, id)?,
+                        })
                     })
                     .collect(),
             }),
         });
     }
-    RoutingTable { generation: Generation(changed.0), routes, draining }
+    RoutingTable {
+        generation: Generation(changed.0),
+        routes,
+        draining,
+    }
 }
 
 /// Where the instance listens; `None` before it started, or when it has no port.

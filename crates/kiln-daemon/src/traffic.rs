@@ -19,7 +19,10 @@ impl Traffic {
         let counts = counters
             .into_iter()
             .map(|counter| {
-                let count = RequestCount { served: counter.served, failed: counter.failed };
+                let count = RequestCount {
+                    served: counter.served,
+                    failed: counter.failed,
+                };
                 ((counter.service, counter.release), count)
             })
             .collect();
@@ -69,6 +72,12 @@ mod tests {
         traffic.counted(1, vec![counter(12)]);
         traffic.counted(2, vec![counter(1)]);
         traffic.gone(1);
-        assert_eq!(traffic.total(&service), RequestCount { served: 13, failed: 2 });
+        assert_eq!(
+            traffic.total(&service),
+            RequestCount {
+                served: 13,
+                failed: 2
+            }
+        );
     }
 }

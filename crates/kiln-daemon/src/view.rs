@@ -48,7 +48,10 @@ fn service_status(key: &ServiceKey, service: &Service) -> ServiceStatus {
                 tag: record.origin.tag.clone(),
             })
         }),
-        instances: service.instances().map(|instance| instance_status(service, instance)).collect(),
+        instances: service
+            .instances()
+            .map(|instance| instance_status(service, instance))
+            .collect(),
         rollout: service.rollout().map(|rollout| {
             let (phase, waits_on) = service.waits_on().unwrap_or_default();
             RolloutStatus {
@@ -61,14 +64,26 @@ fn service_status(key: &ServiceKey, service: &Service) -> ServiceStatus {
         }),
         warm: service.warm().map(warm),
         last_rollout: service.last_rollout().map(|end| {
-            let RolloutEnd { from, to, result, reason } = end.clone();
-            LastRollout { from, to, result, reason }
+            let RolloutEnd {
+                from,
+                to,
+                result,
+                reason,
+            } = end.clone();
+            LastRollout {
+                from,
+                to,
+                result,
+                reason,
+            }
         }),
     }
 }
 
 fn instance_status(service: &Service, instance: &Instance) -> InstanceStatus {
-    let warm = service.warm().is_some_and(|warm| warm.release == instance.release);
+    let warm = service
+        .warm()
+        .is_some_and(|warm| warm.release == instance.release);
     let state = match (instance.phase, instance.routed, instance.ready) {
         (Phase::Starting, _, _) => InstanceState::Starting,
         (Phase::Stopping, _, _) => InstanceState::Stopping,
@@ -103,7 +118,10 @@ pub(crate) fn url(service: &Service) -> Option<String> {
 }
 
 fn warm(warm: &Warm) -> WarmStatus {
-    WarmStatus { number: warm.release, until: warm.until }
+    WarmStatus {
+        number: warm.release,
+        until: warm.until,
+    }
 }
 
 /// The outcome of what a caller waited for. `requests` are filled in when the proxies have counted.
@@ -114,7 +132,12 @@ pub(crate) fn outcome(
     phases: Vec<PhaseTime>,
     duration_ms: u64,
 ) -> Outcome {
-    let RolloutEnd { from, to, result, reason } = end.clone();
+    let RolloutEnd {
+        from,
+        to,
+        result,
+        reason,
+    } = end.clone();
     Outcome {
         service: key.service.clone(),
         environment: key.environment.clone(),
@@ -134,7 +157,10 @@ pub(crate) fn outcome(
 pub(crate) fn logged(service: &Service, instance: Option<&InstanceId>) -> Vec<InstanceId> {
     match instance {
         Some(id) => vec![id.clone()],
-        None => service.instances().map(|instance| instance.id.clone()).collect(),
+        None => service
+            .instances()
+            .map(|instance| instance.id.clone())
+            .collect(),
     }
 }
 
@@ -167,7 +193,11 @@ pub(crate) fn history(
         releases: releases.into_iter().map(|(_, release)| release).collect(),
         events: entries
             .iter()
-            .flat_map(|(state, entry)| texts(entry).into_iter().map(move |text| (state, entry, text)))
+            .flat_map(|(state, entry)| {
+                texts(entry)
+                    .into_iter()
+                    .map(move |text| (state, entry, text))
+            })
             .map(|(state, entry, text)| HistoryEvent {
                 state: *state,
                 at: entry.at.rfc3339(),
@@ -208,12 +238,17 @@ fn texts(entry: &Entry) -> Vec<String> {
 /// One line of what the planner noticed.
 pub(crate) fn text(notice: &Notice) -> String {
     match notice {
-        Notice::RolloutBegan { from: Some(from), to } => {
+        Notice::RolloutBegan {
+            from: Some(from),
+            to,
+        } => {
             format!("rollout from release {from} to release {to}")
         }
         Notice::RolloutBegan { from: None, to } => format!("first rollout, to release {to}"),
         Notice::PhaseEntered { phase, waits_on } => format!("{phase}: {waits_on}"),
-        Notice::InstanceFailed { instance, reason, .. } => format!("instance {instance}: {reason}"),
+        Notice::InstanceFailed {
+            instance, reason, ..
+        } => format!("instance {instance}: {reason}"),
         Notice::Switched { to, instances } => {
             format!("all traffic is with release {to} ({instances} instances)")
         }
@@ -223,7 +258,9 @@ pub(crate) fn text(notice: &Notice) -> String {
         Notice::WarmRetired { release } => format!("release {release} is warm no more"),
         Notice::PolicyChanged => "the policy changed".to_owned(),
         Notice::RolloutEnded { end } => {
-            let RolloutEnd { to, result, reason, .. } = end;
+            let RolloutEnd {
+                to, result, reason, ..
+            } = end;
             let result = format!("{result:?}").to_lowercase();
             match reason {
                 Some(reason) => format!("rollout to release {to} ended: {result}: {reason}"),

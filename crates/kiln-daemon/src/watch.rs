@@ -31,12 +31,23 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(service: ServiceKey, lines: Lines, before: RequestCount) -> Self {
-        Self { service, lines, before, began: monotonic(), phase: None, phases: Vec::new() }
+        Self {
+            service,
+            lines,
+            before,
+            began: monotonic(),
+            phase: None,
+            phases: Vec::new(),
+        }
     }
 
     /// The rollout entered `phase`, or waits on something else in it.
     pub(crate) fn step(&mut self, at: Timestamp, phase: &str, message: &str) {
-        if self.phase.as_ref().is_none_or(|(current, _)| current != phase) {
+        if self
+            .phase
+            .as_ref()
+            .is_none_or(|(current, _)| current != phase)
+        {
             self.close_phase();
             self.phase = Some((phase.to_owned(), monotonic()));
         }
@@ -53,7 +64,10 @@ impl Watch {
         self.lines.send(&Progress::Step {
             service: self.service.service.clone(),
             at,
-            phase: self.phase.as_ref().map_or_else(String::new, |(phase, _)| phase.clone()),
+            phase: self
+                .phase
+                .as_ref()
+                .map_or_else(String::new, |(phase, _)| phase.clone()),
             message: message.to_owned(),
         });
     }
@@ -61,7 +75,10 @@ impl Watch {
     /// Everything that ended by now: the phases, and how long the whole took.
     pub(crate) fn close(&mut self) -> (Vec<PhaseTime>, Duration) {
         self.close_phase();
-        (std::mem::take(&mut self.phases), monotonic().saturating_sub(self.began))
+        (
+            std::mem::take(&mut self.phases),
+            monotonic().saturating_sub(self.began),
+        )
     }
 
     fn close_phase(&mut self) {
@@ -124,7 +141,14 @@ impl Waiting {
 
     /// Hands on what a step of the service noticed, and ends the watches that it ends.
     pub(crate) fn notices(&mut self, step: &Step<'_>, inputs: &mpsc::UnboundedSender<Input>) {
-        let Step { key, service, at, notices, links, traffic } = step;
+        let Step {
+            key,
+            service,
+            at,
+            notices,
+            links,
+            traffic,
+        } = step;
         let policy_alone = service.rollout().is_none() && !service.is_removing();
         for notice in *notices {
             let end = match notice {
@@ -145,7 +169,11 @@ impl Waiting {
                 }),
                 _ => None,
             };
-            for watch in self.watches.iter_mut().filter(|watch| watch.service == **key) {
+            for watch in self
+                .watches
+                .iter_mut()
+                .filter(|watch| watch.service == **key)
+            {
                 match notice {
                     Notice::PhaseEntered { phase, waits_on } => watch.step(*at, phase, waits_on),
                     other => watch.note(*at, &view::text(other)),
@@ -178,7 +206,11 @@ impl Waiting {
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             let outcome = view::outcome(key, service, end, phases, duration_ms);
             let asked = links.ids().collect();
-            self.settling.push(Settling { watch, outcome, asked });
+            self.settling.push(Settling {
+                watch,
+                outcome,
+                asked,
+            });
         }
         links.send(&ToProxy::Count);
         self.tell_settled(traffic);
@@ -206,10 +238,16 @@ impl Waiting {
     }
 
     fn tell_settled(&mut self, traffic: &Traffic) {
-        let (settled, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.settling).into_iter().partition(|s| s.asked.is_empty());
+        let (settled, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.settling)
+            .into_iter()
+            .partition(|s| s.asked.is_empty());
         self.settling = waiting;
-        for Settling { watch, mut outcome, asked: _ } in settled {
+        for Settling {
+            watch,
+            mut outcome,
+            asked: _,
+        } in settled
+        {
             let after = traffic.total(&watch.service);
             outcome.requests = RequestCount {
                 served: after.served.saturating_sub(watch.before.served),

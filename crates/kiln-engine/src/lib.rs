@@ -1,1 +1,34 @@
+//! The local engine: instances and bake steps as containers, with nothing of the host executed.
+//!
+//! One shim process per instance ([`shim`]), re-executed from a sealed copy of this program; kiln's init is pid 1
+//! of the instance and the application pid 2. The container is made with the kernel's own calls rather than with a
+//! runtime library: kiln needs its own init, its own network and bake steps in one shape, and what remains of a runtime
+//! is a few hundred lines that have to be exactly right for us anyway.
+//!
+//! The only crate with unsafe code; all of it is in [`sys`].
 
+#![deny(unsafe_code)]
+#![warn(unreachable_pub)]
+#![allow(clippy::disallowed_methods)] // the edge: exit records carry the wall clock
+
+mod cgroup;
+mod container;
+mod engine;
+mod init;
+mod layers;
+pub mod logs;
+mod net;
+mod netlink;
+mod rootfs;
+pub mod sandbox;
+mod seccomp;
+pub mod shim;
+mod spec;
+mod state;
+#[allow(unsafe_code)]
+mod sys;
+mod users;
+
+pub use engine::{Engine, EngineError, EngineOptions, InstanceState, StartError, Started};
+pub use layers::Overlay;
+pub use spec::{InstanceSpec, LayerFile, TmpfsSpec};

@@ -1,0 +1,250 @@
+//! From a forked child in fresh namespaces to the application: what instances and bake steps have in common.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use kiln_model::StartFailure;
+use serde::{Deserialize, Serialize};
+
+use crate::rootfs::{self, Bind, Root};
+use crate::seccomp::Filters;
+use crate::spec::TmpfsSpec;
+use crate::sys::{self, Fork};
+use crate::{init, netlink, users};
+
+/// Every namespace that a container has of its own.
+pub(crate) const NAMESPACES: i32 = libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP;
+
+/// What the child makes of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Container {
+    pub(crate) root: Root,
+    /// An empty folder of the host.
+    pub(crate) target: PathBuf,
+    pub(crate) hostname: String,
+    pub(crate) tmpfs: Vec<TmpfsSpec>,
+    pub(crate) binds: Vec<Bind>,
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) cwd: String,
+    pub(crate) user: String,
+    pub(crate) capabilities: Vec<u32>,
+    pub(crate) link: Option<Link>,
+}
+
+/// The instance's side of its network, moved in by the parent and still unnamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) address: std::net::Ipv4Addr,
+    pub(crate) prefix: u8,
+    pub(crate) gateway: std::net::Ipv4Addr,
+}
+
+/// Becomes the init of a container and, in a child of its own, the application. Never returns.
+///
+/// `go`: a byte comes when cgroup and network are ready; its end means that the parent is gone. `failure`: a
+/// [`StartFailure`] as JSON, or closed without one when the application was executed. `status`: how it ended.
+pub(crate) fn become_container(
+    container: &Container,
+    filters: &Filters,
+    go: OwnedFd,
+    failure: OwnedFd,
+    status: OwnedFd,
+) -> ! {
+    let mut failure = std::fs::File::from(failure);
+    let result = prepare(container, go);
+    let code = match result {
+        Ok(()) => match sys::fork_into(0) {
+            Ok(Fork::Child) => {
+                drop(status);
+                let failed = run(container, filters);
+                report(&mut failure, &failed);
+                sys::exit_now(127)
+            }
+            Ok(Fork::Parent(application)) => {
+                drop(failure);
+                init::run(application, status)
+            }
+            Err(error) => {
+                report(
+                    &mut failure,
+                    &may_heal("the application can't be forked", &error),
+                );
+                126
+            }
+        },
+        Err(failed) => {
+            report(&mut failure, &failed);
+            126
+        }
+    };
+    sys::exit_now(code)
+}
+
+fn report(failure: &mut std::fs::File, failed: &StartFailure) {
+    if let Ok(json) = serde_json::to_vec(failed) {
+        // Nobody is left to hear it when the pipe is gone.
+        let _ = failure.write_all(&json);
+    }
+}
+
+fn may_heal(what: &str, error: &dyn std::fmt::Display) -> StartFailure {
+    StartFailure {
+        message: format!("{what}: {error}"),
+        permanent: false,
+    }
+}
+
+fn never(message: String) -> StartFailure {
+    StartFailure {
+        message,
+        permanent: true,
+    }
+}
+
+fn prepare(container: &Container, go: OwnedFd) -> Result<(), StartFailure> {
+    sys::die_with_parent().map_err(|error| may_heal("tying the instance to its shim", &error))?;
+    let mut byte = [0];
+    match std::fs::File::from(go).read(&mut byte) {
+        Ok(1) => {}
+        _ => sys::exit_now(125),
+    }
+    sys::set_hostname(&container.hostname)
+        .map_err(|error| may_heal("setting the host name", &error))?;
+    netlink::configure_inside(container.link.as_ref())
+        .map_err(|error| may_heal("configuring the network", &error))?;
+    rootfs::enter(
+        &container.root,
+        &container.target,
+        &container.tmpfs,
+        &container.binds,
+        false,
+    )
+    .map_err(|error| StartFailure {
+        message: error.to_string(),
+        permanent: error.is_permanent(),
+    })
+}
+
+/// Executes the application; comes back only with the reason why it can't.
+fn run(container: &Container, filters: &Filters) -> StartFailure {
+    match to_application(container, filters) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    }
+}
+
+enum Never {}
+
+fn to_application(container: &Container, filters: &Filters) -> Result<Never, StartFailure> {
+    let identity = users::look_up(&container.user).map_err(never)?;
+    let cwd = if container.cwd.is_empty() {
+        "/"
+    } else {
+        &container.cwd
+    };
+    std::env::set_current_dir(cwd).map_err(|error| {
+        never(format!(
+            "the working folder `{cwd}` can't be entered in the image: {error}"
+        ))
+    })?;
+    let mut env = container.env.clone();
+    if !env.iter().any(|(name, _)| name == "PATH") {
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        env.push(("PATH".to_owned(), path.to_owned()));
+    }
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".to_owned(), identity.home.clone()));
+    }
+    let program = find(&container.argv, &env)?;
+    sys::reset_limits();
+    let _ = rustix::process::setsid();
+    sys::become_user_with(
+        &container.capabilities,
+        identity.uid,
+        identity.gid,
+        &identity.groups,
+    )
+    .map_err(|error| may_heal("giving up rights", &error))?;
+    sys::die_with_parent()
+        .map_err(|error| may_heal("tying the application to its init", &error))?;
+    sys::no_new_privileges().map_err(|error| may_heal("giving up privileges", &error))?;
+    sys::close_from_on_exec(3);
+    sys::reset_signals();
+    filters
+        .install()
+        .map_err(|error| may_heal("installing the filter", &error))?;
+    let error = sys::exec(&program, &container.argv, &env);
+    let program = program.display();
+    Err(match error.raw_os_error() {
+        Some(libc::ENOENT) => never(format!(
+            "`{program}` can't be executed: the interpreter or loader that it names is not in the image"
+        )),
+        Some(libc::EACCES) => never(format!(
+            "`{program}` is not executable for the instance's user: check its mode and owner"
+        )),
+        Some(libc::ENOEXEC) => never(format!(
+            "`{program}` is no program for this machine, and no script with `#!`"
+        )),
+        _ => may_heal(&format!("executing `{program}`"), &error),
+    })
+}
+
+/// execvp's search, inside the image.
+fn find(argv: &[String], env: &[(String, String)]) -> Result<PathBuf, StartFailure> {
+    let Some(name) = argv.first().filter(|name| !name.is_empty()) else {
+        return Err(never(
+            "there is no command: give the image `cmd` or the service `command`".to_owned(),
+        ));
+    };
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return match path.symlink_metadata() {
+            Ok(_) => Ok(path),
+            Err(_) => Err(never(format!(
+                "the image has no `{name}`, which is the instance's command: add its package or copy it"
+            ))),
+        };
+    }
+    let path = env
+        .iter()
+        .find(|(key, _)| key == "PATH")
+        .map_or("", |(_, value)| value);
+    path.split(':')
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            never(format!(
+                "the image has no `{name}` in its PATH ({path}), which is the instance's command: add its package or copy it"
+            ))
+        })
+}
+
+/// A pipe whose ends are closed on exec.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+/// Everything that comes until the other end is closed; bounded.
+pub(crate) fn read_all(descriptor: &impl AsFd) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        match rustix::io::read(descriptor, &mut chunk) {
+            Ok(0) => return Ok(all),
+            Ok(read) => all.extend_from_slice(&chunk[..read]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if all.len() > 1 << 20 {
+            return Ok(all);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! kiln's init: pid 1 of every container. It reaps what the application leaves behind, forwards signals to it, and ends with
+//! it; the kernel then ends everything else in the container.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{self, Ended};
+
+/// How the application ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AppStatus {
+    Exited(i32),
+    Signalled(i32),
+}
+
+/// `CAP_KILL`: the application may run as another user.
+const CAP_KILL: u32 = 5;
+
+/// Runs until the application has ended; gives the exit code for this process. Signals are blocked already.
+pub(crate) fn run(application: i32, status: OwnedFd) -> i32 {
+    let mut status = std::fs::File::from(status);
+    // An init with fewer rights is better; one with too many still works.
+    let _ = sys::limit_capabilities(&[CAP_KILL]);
+    let _ = sys::no_new_privileges();
+    let _ = sys::die_with_parent();
+    loop {
+        let Some(signal) = sys::wait_signal(-1) else {
+            continue;
+        };
+        if signal != libc::SIGCHLD {
+            let _ = sys::kill(application, signal);
+            continue;
+        }
+        while let Ok(Some((pid, ended))) = sys::reap(false) {
+            if pid != application {
+                continue;
+            }
+            let (ended, code) = match ended {
+                Ended::Exited(code) => (AppStatus::Exited(code), code),
+                Ended::Signalled(signal) => (AppStatus::Signalled(signal), 128 + signal),
+            };
+            if let Ok(json) = serde_json::to_vec(&ended) {
+                let _ = status.write_all(&json);
+            }
+            return code;
+        }
+    }
+}

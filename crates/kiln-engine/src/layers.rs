@@ -1,0 +1,195 @@
+//! Layers: one EROFS file each, mounted once, read-only, straight from the file, shared by all instances.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use kiln_model::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::spec::LayerFile;
+use crate::sys;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("the layer {path} can't be read: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "the layer {path} was changed after it was written: it has the digest {found}, and {expected} was recorded. \
+         Bake the image again with an empty cache, and find out who writes there"
+    )]
+    Changed {
+        path: PathBuf,
+        expected: Digest,
+        found: Digest,
+    },
+    #[error(
+        "the layer {path} can't be mounted: {source} (kiln needs a kernel with EROFS, 6.12 or newer)"
+    )]
+    Mount { path: PathBuf, source: io::Error },
+}
+
+const FLAGS: libc::c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+
+/// Mounts what is not mounted yet below `folder`; gives the mount points, in the layers' order. On the first mount after boot
+/// the whole file is read and compared with its digest.
+pub(crate) fn mount_all(folder: &Path, layers: &[LayerFile]) -> Result<Vec<PathBuf>, LayerError> {
+    let mounted = mount_points();
+    layers
+        .iter()
+        .map(|layer| {
+            let point = folder.join(layer.digest.hex());
+            if !mounted.contains(&point) {
+                check(layer)?;
+                let failed = |source| LayerError::Mount {
+                    path: layer.path.clone(),
+                    source,
+                };
+                fs::create_dir_all(&point).map_err(failed)?;
+                mount(&layer.path, &point).map_err(failed)?;
+            }
+            Ok(point)
+        })
+        .collect()
+}
+
+pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {
+    sys::mount(Some(file), point, Some("erofs"), FLAGS, None)
+}
+
+fn check(layer: &LayerFile) -> Result<(), LayerError> {
+    let failed = |source| LayerError::Read {
+        path: layer.path.clone(),
+        source,
+    };
+    let mut file = File::open(&layer.path).map_err(failed)?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; 1 << 18];
+    loop {
+        let read = file.read(&mut chunk).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&chunk[..read]);
+    }
+    let found = Digest::from_sha256(hasher.finalize().into());
+    if found == layer.digest {
+        return Ok(());
+    }
+    Err(LayerError::Changed {
+        path: layer.path.clone(),
+        expected: layer.digest,
+        found,
+    })
+}
+
+/// Everything that is mounted in this mount namespace.
+pub(crate) fn mount_points() -> BTreeSet<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let text = fs::read("/proc/self/mounts").unwrap_or_default();
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(1))
+        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+        .collect()
+}
+
+/// The kernel writes white space in paths as `\040` and the like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let code = tail
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(code);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// Unmounts what no running instance needs.
+pub(crate) fn unmount_unused(folder: &Path, needed: &BTreeSet<PathBuf>) {
+    for point in mount_points() {
+        if point.starts_with(folder) && !needed.contains(&point) {
+            // Busy means that something still uses it after all.
+            if sys::unmount(&point, 0).is_ok() {
+                let _ = fs::remove_dir(&point);
+            }
+        }
+    }
+}
+
+/// A read-only overlay (or a single layer) mounted at a folder until it is dropped: how a bake looks into an image.
+pub struct Overlay {
+    target: PathBuf,
+    mounts: Vec<PathBuf>,
+}
+
+impl Overlay {
+    /// `layers` are EROFS files, bottom to top; `scratch` is an empty folder of the caller's.
+    pub fn mount(layers: &[PathBuf], scratch: &Path) -> Result<Self, LayerError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LayerError::Mount { path, source }
+        };
+        let target = scratch.join("view");
+        let mut overlay = Self {
+            target: target.clone(),
+            mounts: Vec::new(),
+        };
+        let mut points = Vec::new();
+        for (index, layer) in layers.iter().enumerate() {
+            let point = scratch.join(format!("layer{index}"));
+            fs::create_dir_all(&point).map_err(failed(layer))?;
+            mount(layer, &point).map_err(failed(layer))?;
+            overlay.mounts.push(point.clone());
+            points.push(point);
+        }
+        fs::create_dir_all(&target).map_err(failed(&target))?;
+        match &points[..] {
+            [] => {}
+            [one] => {
+                sys::mount(Some(one), &target, None, libc::MS_BIND, None)
+                    .map_err(failed(&target))?;
+                overlay.mounts.push(target);
+            }
+            many => {
+                let mut data = OsString::from("lowerdir=");
+                for (index, point) in many.iter().rev().enumerate() {
+                    if index > 0 {
+                        data.push(":");
+                    }
+                    data.push(point);
+                }
+                let source = Some(Path::new("kiln"));
+                sys::mount(source, &target, Some("overlay"), FLAGS, Some(&data))
+                    .map_err(failed(&target))?;
+                overlay.mounts.push(target);
+            }
+        }
+        Ok(overlay)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.target
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        for point in self.mounts.iter().rev() {
+            let _ = sys::unmount(point, libc::MNT_DETACH);
+        }
+    }
+}

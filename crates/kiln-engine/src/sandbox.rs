@@ -1,0 +1,325 @@
+//! A bake step as a container: the writable root is the caller's, there is no network, and of the capabilities only what
+//! unpacking and maintainer scripts need.
+//!
+//! [`run`] starts a process of this program in the role `sandbox` ([`role`]) and hands on what it says. When the caller dies, so does
+//! the step; what it mounted was only ever in the step's own mount namespace.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kiln_model::StartFailure;
+use rustix::event::{PollFd, PollFlags, poll};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{Group, Hierarchy, Limits};
+use crate::container::{self, Container};
+use crate::engine::program;
+use crate::init::AppStatus;
+use crate::rootfs::{Bind, Root};
+use crate::seccomp::Filters;
+use crate::sys::{self, Fork};
+use crate::{layers, state};
+
+/// chown, dac_override, fowner, fsetid, setgid, setuid, sys_chroot, setfcap (linux/capability.h).
+const CAPABILITIES: [u32; 8] = [0, 1, 3, 4, 6, 7, 18, 31];
+
+/// What a step is run on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// EROFS files or folders, bottom to top; may be empty.
+    pub lowers: Vec<PathBuf>,
+    /// What the step changes is found here: an overlay's upper folder, or, without lowers, the whole root.
+    pub upper: PathBuf,
+    /// An empty folder on the same file system as `upper`, for the overlay and for kiln; emptied by the caller.
+    pub work: PathBuf,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// `""` is `/`.
+    pub cwd: String,
+    pub user: String,
+    pub hostname: String,
+    pub binds: Vec<SandboxBind>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub pids: Option<u64>,
+    /// Milliseconds.
+    pub time_limit: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxBind {
+    pub from: PathBuf,
+    /// Absolute, inside.
+    pub to: String,
+    pub writable: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxExit {
+    Exited(i32),
+    Signalled(i32),
+    OutOfMemory,
+    TimedOut,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error("the step's container can't be started: {0}")]
+    Start(String),
+    #[error("kiln's own program can't be executed for the step")]
+    Spawn(#[source] io::Error),
+    #[error("the step's folder {path} can't be used")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the step's container was killed from outside")]
+    Killed,
+}
+
+/// What the role says at its end, in a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ended(SandboxExit),
+    Failed(String),
+}
+
+const SPEC: &str = "sandbox.json";
+const VERDICT: &str = "verdict.json";
+
+/// Runs a step to its end. To be called from a thread that lives until then: the step is tied to it.
+pub fn run(
+    spec: &SandboxSpec,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<SandboxExit, SandboxError> {
+    let folder = |source| SandboxError::Folder {
+        path: spec.work.clone(),
+        source,
+    };
+    fs::create_dir_all(&spec.work).map_err(folder)?;
+    let path = spec.work.join(SPEC);
+    state::write_json(&path, spec).map_err(folder)?;
+    let program = program().map_err(SandboxError::Spawn)?;
+    let mut child = Command::new(program.path())
+        .arg("sandbox")
+        .arg(&path)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(SandboxError::Spawn)?;
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let mut chunk = vec![0; 64 * 1024];
+    while stdout.is_some() || stderr.is_some() {
+        let mut polled = Vec::new();
+        polled.extend(stdout.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        polled.extend(stderr.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let _ = poll(&mut polled, None);
+        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let has_stdout = stdout.is_some();
+        if has_stdout
+            && ready[0]
+            && let Some(pipe) = &mut stdout
+        {
+            match pipe.read(&mut chunk) {
+                Ok(0) | Err(_) => stdout = None,
+                Ok(read) => output(Stream::Stdout, &chunk[..read]),
+            }
+        }
+        if ready.get(usize::from(has_stdout)) == Some(&true)
+            && let Some(pipe) = &mut stderr
+        {
+            match pipe.read(&mut chunk) {
+                Ok(0) | Err(_) => stderr = None,
+                Ok(read) => output(Stream::Stderr, &chunk[..read]),
+            }
+        }
+    }
+    child.wait().map_err(SandboxError::Spawn)?;
+    let verdict_path = spec.work.join(VERDICT);
+    let verdict: Option<Verdict> = state::read_json(&verdict_path).map_err(folder)?;
+    for leftover in [path, verdict_path] {
+        let _ = fs::remove_file(leftover);
+    }
+    match verdict {
+        Some(Verdict::Ended(exit)) => Ok(exit),
+        Some(Verdict::Failed(reason)) => Err(SandboxError::Start(reason)),
+        None => Err(SandboxError::Killed),
+    }
+}
+
+/// The process that holds a step.
+pub(crate) fn role(path: &Path) -> i32 {
+    let Ok(Some(spec)) = state::read_json::<SandboxSpec>(path) else {
+        return 125;
+    };
+    let _ = sys::die_with_parent();
+    sys::block_all_signals();
+    let verdict = match step(&spec) {
+        Ok(exit) => Verdict::Ended(exit),
+        Err(reason) => Verdict::Failed(reason),
+    };
+    match state::write_json(&spec.work.join(VERDICT), &verdict) {
+        Ok(()) => 0,
+        Err(_) => 125,
+    }
+}
+
+fn said<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+fn step(spec: &SandboxSpec) -> Result<SandboxExit, String> {
+    let hierarchy = Hierarchy::find()?;
+    let group = hierarchy.group(&format!("kiln-steps/{}", std::process::id()));
+    let filters = Filters::new(true).map_err(said("the system call filter"))?;
+    let lowers = mount_lowers(spec)?;
+    let limits = Limits {
+        memory: spec.memory,
+        cpu_millis: None,
+        pids: spec.pids,
+    };
+    group
+        .create(limits)
+        .map_err(said("making the control group"))?;
+    let result = in_group(spec, lowers, &group, &filters);
+    let destroyed = group.destroy().map_err(said("removing the control group"));
+    let exit = result?;
+    destroyed.map(|()| exit)
+}
+
+/// The lowers as folders, mounted where nobody else sees them.
+fn mount_lowers(spec: &SandboxSpec) -> Result<Vec<PathBuf>, String> {
+    sys::unshare_mounts().map_err(said("making a mount namespace"))?;
+    spec.lowers
+        .iter()
+        .enumerate()
+        .map(|(index, lower)| {
+            if lower.is_dir() {
+                return Ok(lower.clone());
+            }
+            let point = spec.work.join(format!("lower{index}"));
+            fs::create_dir_all(&point).map_err(said("making a folder"))?;
+            layers::mount(lower, &point)
+                .map_err(|error| format!("mounting the layer {}: {error}", lower.display()))?;
+            Ok(point)
+        })
+        .collect()
+}
+
+fn in_group(
+    spec: &SandboxSpec,
+    lowers: Vec<PathBuf>,
+    group: &Group,
+    filters: &Filters,
+) -> Result<SandboxExit, String> {
+    let target = spec.work.join("root");
+    let overlay_work = spec.work.join("work");
+    for folder in [&target, &overlay_work] {
+        fs::create_dir_all(folder).map_err(said("making a folder"))?;
+    }
+    let root = if lowers.is_empty() {
+        Root::Folder {
+            path: spec.upper.clone(),
+        }
+    } else {
+        Root::Writable {
+            lowers,
+            upper: spec.upper.clone(),
+            work: overlay_work,
+        }
+    };
+    let container = Container {
+        root,
+        target,
+        hostname: spec.hostname.clone(),
+        tmpfs: Vec::new(),
+        binds: spec
+            .binds
+            .iter()
+            .map(|SandboxBind { from, to, writable }| Bind {
+                from: from.clone(),
+                to: to.clone(),
+                writable: *writable,
+            })
+            .collect(),
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        user: spec.user.clone(),
+        capabilities: CAPABILITIES.to_vec(),
+        link: None,
+    };
+    let (go_read, go_write) = container::pipe().map_err(said("making a pipe"))?;
+    let (failure_read, failure_write) = container::pipe().map_err(said("making a pipe"))?;
+    let (status_read, status_write) = container::pipe().map_err(said("making a pipe"))?;
+    let init = match sys::fork_into(container::NAMESPACES) {
+        Err(error) => return Err(format!("making the step's namespaces: {error}")),
+        Ok(Fork::Child) => {
+            drop((go_write, failure_read, status_read));
+            container::become_container(&container, filters, go_read, failure_write, status_write)
+        }
+        Ok(Fork::Parent(init)) => init,
+    };
+    drop((go_read, failure_write, status_write));
+    group
+        .add(init)
+        .map_err(said("entering the control group"))?;
+    rustix::io::write(&go_write, &[1]).map_err(said("starting the step"))?;
+    // The caller waits for the end of these, and the step's processes have their own.
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    let failure = container::read_all(&failure_read).map_err(said("starting the step"))?;
+    let deadline = spec
+        .time_limit
+        .map(|limit| Instant::now() + Duration::from_millis(limit));
+    let mut timed_out = false;
+    loop {
+        let wait = deadline.map_or(-1, |deadline| {
+            i64::try_from(
+                deadline
+                    .saturating_duration_since(Instant::now())
+                    .as_millis(),
+            )
+            .unwrap_or(i64::MAX)
+        });
+        if sys::wait_signal(wait).is_none() && deadline.is_some_and(|at| Instant::now() >= at) {
+            timed_out = true;
+            let _ = sys::kill(init, libc::SIGKILL);
+        }
+        if let Ok(Some(_)) = sys::reap(timed_out) {
+            break;
+        }
+    }
+    if !failure.is_empty() {
+        let failure: StartFailure =
+            serde_json::from_slice(&failure).map_err(said("starting the step"))?;
+        return Err(failure.message);
+    }
+    let told = container::read_all(&status_read).map_err(said("the step's end"))?;
+    let told: Option<AppStatus> = serde_json::from_slice(&told).ok();
+    Ok(match told {
+        _ if timed_out => SandboxExit::TimedOut,
+        Some(AppStatus::Exited(0)) => SandboxExit::Exited(0),
+        _ if group.oom_kills() > 0 => SandboxExit::OutOfMemory,
+        Some(AppStatus::Exited(code)) => SandboxExit::Exited(code),
+        Some(AppStatus::Signalled(signal)) => SandboxExit::Signalled(signal),
+        None => SandboxExit::Signalled(libc::SIGKILL),
+    })
+}

@@ -1,0 +1,134 @@
+//! The system calls that an instance may make. Two filters, stacked: the first allows a list and refuses the rest with
+//! EPERM; the second answers clone3 with ENOSYS, so that libraries fall back to clone, whose flags a filter can see
+//! (with EPERM threads could not be made at all).
+//!
+//! The list is what programs of a server need; it leaves out whatever mounts, changes namespaces, loads code into the kernel,
+//! sets clocks, traces other programs' kernels or reaches files by handle.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SeccompError {
+    #[error("kiln's system call filter does not know this processor")]
+    Architecture,
+    #[error("the system call filter can't be built")]
+    Build(#[source] seccompiler::BackendError),
+    #[error("the kernel refuses the system call filter")]
+    Install(#[source] seccompiler::Error),
+}
+
+/// Both filters, ready to be installed: built before the fork, where allocation is harmless.
+pub(crate) struct Filters {
+    list: BpfProgram,
+    clone3: BpfProgram,
+}
+
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
+impl Filters {
+    /// `build`: for the steps of a bake, which also change root and make device-less nodes.
+    pub(crate) fn new(build: bool) -> Result<Self, SeccompError> {
+        let arch: TargetArch = std::env::consts::ARCH
+            .try_into()
+            .map_err(|_| SeccompError::Architecture)?;
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
+            .iter()
+            .chain(ARCHITECTURE)
+            .map(|call| (*call, Vec::new()))
+            .collect();
+        if build {
+            rules.insert(libc::SYS_chroot, Vec::new());
+        }
+        let no_namespace = SeccompCondition::new(
+            0,
+            SeccompCmpArgLen::Qword,
+            SeccompCmpOp::MaskedEq(NAMESPACES),
+            0,
+        )
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(SeccompError::Build)?;
+        rules.insert(libc::SYS_clone, vec![no_namespace]);
+        // Answered by the second filter.
+        rules.insert(libc::SYS_clone3, Vec::new());
+        let program = |rules, mismatch, on_match| -> Result<BpfProgram, SeccompError> {
+            SeccompFilter::new(rules, mismatch, on_match, arch)
+                .and_then(BpfProgram::try_from)
+                .map_err(SeccompError::Build)
+        };
+        Ok(Self {
+            list: program(
+                rules,
+                SeccompAction::Errno(libc::EPERM as u32),
+                SeccompAction::Allow,
+            )?,
+            clone3: program(
+                BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::ENOSYS as u32),
+            )?,
+        })
+    }
+
+    /// From now on this process and all it starts are bound. Needs no_new_privs.
+    pub(crate) fn install(&self) -> Result<(), SeccompError> {
+        seccompiler::apply_filter(&self.clone3).map_err(SeccompError::Install)?;
+        seccompiler::apply_filter(&self.list).map_err(SeccompError::Install)
+    }
+}
+
+macro_rules! calls {
+    ($($name:ident)*) => { &[$(libc::$name),*] };
+}
+
+#[rustfmt::skip]
+const ALLOWED: &[i64] = calls!(
+    SYS_accept SYS_accept4 SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_clock_getres SYS_clock_gettime
+    SYS_clock_nanosleep SYS_close SYS_close_range SYS_connect SYS_copy_file_range SYS_dup SYS_dup3 SYS_epoll_create1 SYS_epoll_ctl
+    SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_execve SYS_execveat SYS_exit SYS_exit_group SYS_faccessat SYS_faccessat2
+    SYS_fadvise64 SYS_fallocate SYS_fchdir SYS_fchmod SYS_fchmodat SYS_fchmodat2 SYS_fchown SYS_fchownat SYS_fcntl SYS_fdatasync
+    SYS_fgetxattr SYS_flistxattr SYS_flock SYS_fremovexattr SYS_fsetxattr SYS_fstat SYS_fstatfs SYS_fsync SYS_ftruncate SYS_futex
+    SYS_futex_waitv SYS_getcpu SYS_getcwd SYS_getdents64 SYS_getegid SYS_geteuid SYS_getgid SYS_getgroups SYS_getitimer
+    SYS_getpeername SYS_getpgid SYS_getpid SYS_getppid SYS_getpriority SYS_getrandom SYS_getresgid SYS_getresuid SYS_getrlimit
+    SYS_get_robust_list SYS_getrusage SYS_getsid SYS_getsockname SYS_getsockopt SYS_gettid SYS_gettimeofday SYS_getuid SYS_getxattr
+    SYS_inotify_add_watch SYS_inotify_init1 SYS_inotify_rm_watch SYS_ioctl SYS_ioprio_get SYS_ioprio_set SYS_kill SYS_lgetxattr
+    SYS_linkat SYS_listen SYS_listxattr SYS_llistxattr SYS_lremovexattr SYS_lseek SYS_lsetxattr SYS_madvise SYS_membarrier
+    SYS_memfd_create SYS_mincore SYS_mkdirat SYS_mknodat SYS_mlock SYS_mlock2 SYS_mlockall SYS_mmap SYS_mprotect SYS_mq_getsetattr
+    SYS_mq_notify SYS_mq_open SYS_mq_timedreceive SYS_mq_timedsend SYS_mq_unlink SYS_mremap SYS_msgctl SYS_msgget SYS_msgrcv
+    SYS_msgsnd SYS_msync SYS_munlock SYS_munlockall SYS_munmap SYS_nanosleep SYS_newfstatat SYS_openat SYS_openat2 SYS_personality
+    SYS_pidfd_open SYS_pidfd_send_signal SYS_pipe2 SYS_ppoll SYS_prctl SYS_pread64 SYS_preadv SYS_preadv2 SYS_prlimit64 SYS_pselect6
+    SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read SYS_readahead SYS_readlinkat SYS_readv SYS_recvfrom SYS_recvmmsg SYS_recvmsg
+    SYS_remap_file_pages SYS_removexattr SYS_renameat SYS_renameat2 SYS_restart_syscall SYS_rseq SYS_rt_sigaction SYS_rt_sigpending
+    SYS_rt_sigprocmask SYS_rt_sigqueueinfo SYS_rt_sigreturn SYS_rt_sigsuspend SYS_rt_sigtimedwait SYS_rt_tgsigqueueinfo
+    SYS_sched_getaffinity SYS_sched_getattr SYS_sched_getparam SYS_sched_get_priority_max SYS_sched_get_priority_min
+    SYS_sched_getscheduler SYS_sched_rr_get_interval SYS_sched_setaffinity SYS_sched_setattr SYS_sched_setparam SYS_sched_setscheduler
+    SYS_sched_yield SYS_semctl SYS_semget SYS_semop SYS_semtimedop SYS_sendfile SYS_sendmmsg SYS_sendmsg SYS_sendto SYS_setfsgid
+    SYS_setfsuid SYS_setgid SYS_setgroups SYS_setitimer SYS_setpgid SYS_setpriority SYS_setregid SYS_setresgid SYS_setresuid
+    SYS_setreuid SYS_setrlimit SYS_set_robust_list SYS_setsid SYS_setsockopt SYS_set_tid_address SYS_setuid SYS_setxattr SYS_shmat
+    SYS_shmctl SYS_shmdt SYS_shmget SYS_shutdown SYS_sigaltstack SYS_signalfd4 SYS_socket SYS_socketpair SYS_splice SYS_statfs
+    SYS_statx SYS_symlinkat SYS_sync SYS_sync_file_range SYS_syncfs SYS_sysinfo SYS_tee SYS_tgkill SYS_timer_create SYS_timer_delete
+    SYS_timer_getoverrun SYS_timer_gettime SYS_timer_settime SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime SYS_times
+    SYS_tkill SYS_truncate SYS_umask SYS_uname SYS_unlinkat SYS_utimensat SYS_vmsplice SYS_wait4 SYS_waitid SYS_write SYS_writev
+);
+
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const ARCHITECTURE: &[i64] = calls!(
+    SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_fork
+    SYS_futimesat SYS_getdents SYS_getpgrp SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_open SYS_pause
+    SYS_pipe SYS_poll SYS_readlink SYS_rename SYS_rmdir SYS_select SYS_signalfd SYS_stat SYS_symlink SYS_time SYS_unlink SYS_utime
+    SYS_utimes SYS_vfork
+);
+
+#[cfg(not(target_arch = "x86_64"))]
+const ARCHITECTURE: &[i64] = &[];

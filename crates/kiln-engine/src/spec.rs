@@ -1,0 +1,71 @@
+//! What an instance is started from.
+
+use std::path::PathBuf;
+
+use kiln_model::{Digest, InstanceId};
+use serde::{Deserialize, Serialize};
+
+/// Everything that an instance is started from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    pub id: InstanceId,
+    /// A start with a lower one than the instance was last started with is refused.
+    pub generation: u64,
+    /// Bottom to top.
+    pub layers: Vec<LayerFile>,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Absolute; `""` is `/`.
+    pub cwd: String,
+    /// `""` (root), a name, `uid`, `name:group` or `uid:gid`, looked up in the image.
+    pub user: String,
+    /// `""` is SIGTERM.
+    pub stop_signal: String,
+    pub tmpfs: Vec<TmpfsSpec>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    pub pids: Option<u64>,
+    pub hostname: String,
+    /// An address on the root's bridge; without one there is only the loopback.
+    pub network: bool,
+    /// Of one log file; one older file of that size is kept.
+    pub log_max_bytes: u64,
+}
+
+/// One EROFS file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerFile {
+    pub path: PathBuf,
+    /// The SHA-256 of the whole file, checked on its first mount after boot.
+    pub digest: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsSpec {
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The number of a signal by its name, with or without `SIG`, or by its number.
+pub(crate) fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let number = match name.strip_prefix("SIG").unwrap_or(name) {
+        "" | "TERM" => libc::SIGTERM,
+        "HUP" => libc::SIGHUP,
+        "INT" => libc::SIGINT,
+        "QUIT" => libc::SIGQUIT,
+        "KILL" => libc::SIGKILL,
+        "USR1" => libc::SIGUSR1,
+        "USR2" => libc::SIGUSR2,
+        "WINCH" => libc::SIGWINCH,
+        "CONT" => libc::SIGCONT,
+        "RTMIN+3" => 37,
+        _ => return None,
+    };
+    Some(number)
+}

@@ -1,0 +1,67 @@
+use kiln_engine::sandbox::{self, SandboxBind, SandboxExit, SandboxSpec};
+
+use crate::world::World;
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("a_step_writes_to_its_upper_folder_only", writes),
+    (
+        "a_step_that_runs_too_long_or_needs_too_much_is_ended",
+        limits,
+    ),
+];
+
+fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
+    let folder = world.root.path().join(name);
+    std::fs::create_dir_all(folder.join("upper")).unwrap();
+    SandboxSpec {
+        lowers: vec![world.layer.path.clone()],
+        upper: folder.join("upper"),
+        work: folder.join("work"),
+        argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        env: Vec::new(),
+        cwd: String::new(),
+        user: String::new(),
+        hostname: "bake".to_owned(),
+        binds: Vec::new(),
+        memory: None,
+        pids: Some(64),
+        time_limit: None,
+    }
+}
+
+fn run(spec: &SandboxSpec) -> (SandboxExit, String) {
+    let mut said = Vec::new();
+    let exit = sandbox::run(spec, &mut |_, bytes| said.extend_from_slice(bytes)).unwrap();
+    (exit, String::from_utf8(said).unwrap())
+}
+
+fn writes() {
+    let world = World::new();
+    let script = "echo hi > /data/new && chown 1000:1000 /data/new && hostname && ls /sys/class/net && ip route; exit 4";
+    let mut wanted = spec(&world, "step", script);
+    let given = world.root.path().join("given");
+    std::fs::write(&given, "given").unwrap();
+    wanted.binds = vec![SandboxBind {
+        from: given,
+        to: "/etc/given".into(),
+        writable: false,
+    }];
+    let (exit, said) = run(&wanted);
+    assert_eq!(
+        (exit, said.as_str()),
+        (SandboxExit::Exited(4), "bake\nlo\n")
+    );
+    use std::os::unix::fs::MetadataExt;
+    let new = std::fs::metadata(wanted.upper.join("data/new")).unwrap();
+    assert_eq!((new.uid(), new.gid(), new.len()), (1000, 1000, 3));
+}
+
+fn limits() {
+    let world = World::new();
+    let mut slow = spec(&world, "slow", "sleep 60");
+    slow.time_limit = Some(300);
+    assert_eq!(run(&slow).0, SandboxExit::TimedOut);
+    let mut hungry = spec(&world, "hungry", "tail /dev/zero");
+    hungry.memory = Some(16 << 20);
+    assert_eq!(run(&hungry).0, SandboxExit::OutOfMemory);
+}
