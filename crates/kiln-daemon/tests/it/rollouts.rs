@@ -1,0 +1,153 @@
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kiln_model::ReleaseNumber;
+use kiln_model::api::{ErrorCode, InstanceState, RolloutResult};
+
+use crate::load::Load;
+use crate::world::{World, until};
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("bake_start_switch_and_stop_with_a_path_that_names_an_empty_folder_and_nothing_left", whole_loop),
+    ("applies_and_rollbacks_under_load_lose_nothing", nothing_lost),
+    ("never_ready_new_set_old_set_untouched_exit_code_and_reason_nothing_half_registered", never_ready),
+    ("an_error_that_cannot_heal_is_told_within_seconds_not_at_the_deadline", fail_fast),
+    ("the_current_release_is_itself_broken_it_can_be_rolled_back_and_rolled_forward", broken_current),
+    ("same_release_applied_again_is_a_no_op", no_op),
+    ("two_releases_deployed_at_once_the_second_is_refused", two_at_once),
+    ("a_plan_made_before_the_world_changed_is_refused", stale_plan),
+    ("a_set_that_dies_after_the_switch_gives_the_traffic_back", dies_after_switch),
+];
+
+fn whole_loop() {
+    let world = World::new();
+    let first = world.apply(&world.spec("one")).unwrap();
+    assert_eq!((first.from, first.to, first.result), (None, Some(ReleaseNumber(1)), RolloutResult::Done));
+    assert_eq!(world.get("/").release, "app@1");
+    let second = world.apply(&world.spec("two")).unwrap();
+    assert_eq!((second.from, second.to), (Some(ReleaseNumber(1)), Some(ReleaseNumber(2))));
+    assert_eq!(world.get("/env").body, b"two");
+    assert_eq!(second.warm.unwrap().number, ReleaseNumber(1));
+    let back = world.roll_back(None).unwrap();
+    assert_eq!((back.to, back.result), (Some(ReleaseNumber(1)), RolloutResult::Done));
+    assert_eq!(world.get("/env").body, b"one", "configuration goes back with the code");
+    assert!(back.duration_ms < 1000, "a warm rollback took {} ms", back.duration_ms);
+    assert_eq!(world.down(), Default::default());
+}
+
+fn nothing_lost() {
+    let world = World::new();
+    world.apply(&world.spec("zero")).unwrap();
+    let load = Load::start(world.listen);
+    for round in 0..4 {
+        world.apply(&world.spec(&format!("round-{round}"))).unwrap();
+        world.roll_back(None).unwrap();
+    }
+    until("a thousand requests were served", || load.served.load(Ordering::SeqCst) > 1000);
+    let (served, lost) = load.end();
+    assert_eq!(lost, Vec::<String>::new(), "{served} were served");
+}
+
+fn broken(world: &World, behaviour: &str) -> kiln_model::EnvironmentSpec {
+    let mut spec = world.spec(behaviour);
+    let service = spec.services.values_mut().next().unwrap();
+    service.release.env.insert("BEHAVIOUR".into(), behaviour.into());
+    service.policy.progress_deadline = Duration::from_secs(3);
+    spec
+}
+
+fn never_ready() {
+    let world = World::new();
+    world.apply(&world.spec("good")).unwrap();
+    let before = world.service().instances;
+    let outcome = world.apply(&broken(&world, "never-ready")).unwrap();
+    assert_eq!(outcome.result, RolloutResult::RolledBack);
+    let reason = outcome.reason.unwrap();
+    assert!(reason.contains("GET /ready"), "{reason}");
+    let service = world.service();
+    assert_eq!(service.instances, before, "the old set is untouched and nothing else is left");
+    assert_eq!(service.release.unwrap().number, ReleaseNumber(1));
+    assert_eq!(world.get("/").release, "app@1");
+}
+
+fn fail_fast() {
+    let world = World::new();
+    world.apply(&world.spec("good")).unwrap();
+    let mut spec = broken(&world, "exit");
+    spec.services.values_mut().next().unwrap().policy.progress_deadline = Duration::from_secs(60);
+    let began = Instant::now();
+    let outcome = world.apply(&spec).unwrap();
+    assert_eq!(outcome.result, RolloutResult::RolledBack);
+    let reason = outcome.reason.unwrap();
+    assert!(reason.contains("code 3") && reason.contains("the configuration is missing"), "{reason}");
+    let mut spec = world.spec("no-command");
+    spec.services.values_mut().next().unwrap().release.command = vec!["/nothing".into()];
+    let outcome = world.apply(&spec).unwrap();
+    let reason = outcome.reason.unwrap();
+    assert!(reason.contains("/nothing"), "{reason}");
+    assert!(began.elapsed() < Duration::from_secs(15), "told after {:?}", began.elapsed());
+}
+
+fn broken_current() {
+    let world = World::new();
+    world.apply(&world.spec("one")).unwrap();
+    world.apply(&world.spec("two")).unwrap();
+    for _ in 0..8 {
+        world.get("/unready");
+    }
+    until("the current set is not ready", || {
+        world.service().instances.iter().filter(|i| i.release == ReleaseNumber(2)).all(|i| i.state == InstanceState::Unready)
+    });
+    assert_eq!(world.get("/").release, "app@2", "fail open: the least bad still gets it");
+    let forward = world.apply(&world.spec("three")).unwrap();
+    assert_eq!(forward.result, RolloutResult::Done);
+    let back = world.roll_back(Some(1)).unwrap();
+    assert_eq!((back.result, back.to), (RolloutResult::Done, Some(ReleaseNumber(1))));
+}
+
+fn no_op() {
+    let world = World::new();
+    let spec = world.spec("same");
+    world.apply(&spec).unwrap();
+    let before = world.service();
+    assert_eq!(world.plan(&spec).changes, []);
+    assert_eq!(world.apply(&spec).unwrap().result, RolloutResult::Unchanged);
+    assert_eq!(world.service(), before);
+}
+
+fn two_at_once() {
+    let world = World::new();
+    world.apply(&world.spec("one")).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| world.apply(&world.spec("two")));
+        until("the rollout runs", || world.service().rollout.is_some());
+        let refused = world.apply(&world.spec("three")).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Busy, "{}", refused.message);
+        assert_eq!(first.join().unwrap().unwrap().result, RolloutResult::Done);
+    });
+    assert_eq!(world.get("/env").body, b"two");
+}
+
+fn stale_plan() {
+    let world = World::new();
+    world.apply(&world.spec("one")).unwrap();
+    let plan = world.plan(&world.spec("two"));
+    world.apply(&world.spec("three")).unwrap();
+    let refused = world.apply_plan(&plan).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::StalePlan, "{}", refused.message);
+    assert_eq!(world.get("/env").body, b"three");
+}
+
+fn dies_after_switch() {
+    let world = World::new();
+    world.apply(&world.spec("good")).unwrap();
+    let mut spec = broken(&world, "dies-after-switch");
+    spec.services.values_mut().next().unwrap().policy.soak = Duration::from_secs(3);
+    let load = Load::start(world.listen);
+    let outcome = world.apply(&spec).unwrap();
+    assert_eq!(outcome.result, RolloutResult::RolledBack);
+    let reason = outcome.reason.unwrap();
+    assert!(reason.contains("code 8"), "{reason}");
+    until("the old release has the traffic", || world.get("/").release == "app@1");
+    load.end();
+}
