@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::reconcile::DRAIN_MARGIN;
+use crate::rollout::RolloutPhase;
 use crate::service::Service;
 
 /// What would change if `spec` were applied. Planning again on the result gives no change.
@@ -84,6 +85,7 @@ fn change(service: &Service, wanted: &ServiceSpec) -> Option<(ChangeKind, Vec<Re
     let target = service
         .rollout
         .as_ref()
+        .filter(|rollout| !matches!(rollout.phase, RolloutPhase::Returning { .. }))
         .map(|rollout| rollout.to)
         .or(service.current);
     if target == Some(to) {

@@ -29,7 +29,7 @@ impl Service {
             self.retire_warm(now);
             self.end_drains(now);
             self.scale_up(now);
-            self.reroute();
+            self.reroute(now);
             self.stop_unwanted();
             if !changed {
                 break;
@@ -451,7 +451,7 @@ impl Service {
         kept
     }
 
-    fn reroute(&mut self) {
+    fn reroute(&mut self, now: Timestamp) {
         let active = self
             .serving()
             .map(|release| (release, self.backends(release)));
@@ -459,8 +459,16 @@ impl Service {
             None => active.is_none(),
             Some(route) => route.active == active,
         };
-        if same {
+        let again = self
+            .route_refused
+            .as_ref()
+            .and_then(|refused| refused.again)
+            .is_some_and(|again| now >= again);
+        if same && !again {
             return;
+        }
+        if let Some(refused) = &mut self.route_refused {
+            refused.again = None;
         }
         let generation = self
             .route
@@ -608,6 +616,13 @@ impl Service {
                 RolloutPhase::Switching | RolloutPhase::Returning { .. } => {}
             }
         }
+        if let Some(again) = self
+            .route_refused
+            .as_ref()
+            .and_then(|refused| refused.again)
+        {
+            at(again);
+        }
         if let Some(warm) = &self.warm {
             at(warm.until);
         }
@@ -631,6 +646,22 @@ impl Service {
 
     /// The phase of the rollout or removal, and what it waits on; `None` when there is none.
     pub fn waits_on(&self) -> Option<(&'static str, String)> {
+        let (phase, waits_on) = self.phase()?;
+        Some(match &self.route_refused {
+            Some(refused) => {
+                let reason = &refused.reason;
+                (
+                    phase,
+                    format!(
+                        "{waits_on}; a proxy refused the last route and is asked again: {reason}"
+                    ),
+                )
+            }
+            None => (phase, waits_on),
+        })
+    }
+
+    fn phase(&self) -> Option<(&'static str, String)> {
         if self.removing {
             return Some((
                 "remove",

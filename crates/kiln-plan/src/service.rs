@@ -42,6 +42,7 @@ pub struct Service {
     pub(crate) last_rollout: Option<RolloutEnd>,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) route: Option<RouteWanted>,
+    pub(crate) route_refused: Option<RouteRefused>,
     pub(crate) back_off: BTreeMap<ReleaseNumber, BackOff>,
     pub(crate) removing: bool,
     pub(crate) gone: bool,
@@ -92,6 +93,23 @@ pub(crate) struct BackOff {
     pub(crate) next: Timestamp,
 }
 
+/// A proxy refused the last route. Until one is confirmed, it is given again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RouteRefused {
+    /// In a row.
+    refusals: u32,
+    pub(crate) reason: String,
+    /// When it is given again, as a new generation; `None`: it was.
+    pub(crate) again: Option<Timestamp>,
+}
+
+/// The wait after so many failures in a row.
+fn wait_after(failures: u32) -> Duration {
+    BACK_OFF_FIRST
+        .saturating_mul(1 << failures.saturating_sub(1).min(10))
+        .min(BACK_OFF_MOST)
+}
+
 impl Service {
     pub fn new(key: ServiceKey, project: ProjectName) -> Self {
         Self {
@@ -106,6 +124,7 @@ impl Service {
             last_rollout: None,
             instances: BTreeMap::new(),
             route: None,
+            route_refused: None,
             back_off: BTreeMap::new(),
             removing: false,
             gone: true,
@@ -308,22 +327,7 @@ impl Service {
             }
             Event::Confirmed { generation } => self.confirmed(now, generation),
             Event::RouteRefused { generation, reason } => {
-                if self
-                    .route
-                    .as_ref()
-                    .is_some_and(|route| route.generation == generation)
-                {
-                    self.notices.push_back(Notice::RouteRefused {
-                        reason: reason.clone(),
-                    });
-                    if let Some(Rollout {
-                        phase: RolloutPhase::Switching,
-                        ..
-                    }) = self.rollout
-                    {
-                        self.turn_back(now, format!("the proxy refused the route: {reason}"), true);
-                    }
-                }
+                self.route_refused(now, generation, reason);
             }
             Event::Drained { instance, cut: _ } => {
                 if let Some(instance) = self.instances.get_mut(&instance)
@@ -563,9 +567,7 @@ impl Service {
         let wait = if lost || (healthy && back_off.failures == 1) {
             Duration::ZERO
         } else {
-            BACK_OFF_FIRST
-                .saturating_mul(1 << (back_off.failures - 1).min(10))
-                .min(BACK_OFF_MOST)
+            wait_after(back_off.failures)
         };
         back_off.next = now.plus(wait);
         let mut story = format!("instance {id}: {reason}");
@@ -621,6 +623,7 @@ impl Service {
             return;
         }
         route.confirmed = true;
+        self.route_refused = None;
         self.outstanding
             .retain(|_, action| !matches!(action, Action::Route { .. }));
         let deadline = self
@@ -636,6 +639,33 @@ impl Service {
                     deadline,
                 };
             }
+        }
+    }
+
+    /// The switch is given up. Any other route is needed whatever a proxy says of it: for the way back, to get a dead
+    /// instance out, to remove the service. It is given again until it is taken.
+    fn route_refused(&mut self, now: Timestamp, generation: Generation, reason: String) {
+        let Some(route) = &self.route else { return };
+        if route.generation != generation || route.confirmed {
+            return;
+        }
+        self.outstanding
+            .retain(|_, action| !matches!(action, Action::Route { .. }));
+        let before = self.route_refused.as_ref();
+        let refusals = before
+            .map_or(0, |refused| refused.refusals)
+            .saturating_add(1);
+        self.route_refused = Some(RouteRefused {
+            refusals,
+            reason: reason.clone(),
+            again: Some(now.plus(wait_after(refusals))),
+        });
+        self.notices.push_back(Notice::RouteRefused {
+            reason: reason.clone(),
+        });
+        let phase = self.rollout.as_ref().map(|rollout| &rollout.phase);
+        if phase == Some(&RolloutPhase::Switching) {
+            self.turn_back(now, format!("the proxy refused the route: {reason}"), true);
         }
     }
 
