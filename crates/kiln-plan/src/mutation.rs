@@ -7,10 +7,14 @@ pub enum Mutation {
     SwitchBeforeReady,
     /// 2: the old set is stopped as soon as the switch is sent.
     StopOldAtSwitch,
+    /// 2: every set that was current is kept running, not the last one alone.
+    KeepEverySet,
     /// 3: an instance is stopped when its route is confirmed, whatever is in flight.
     StopBeforeDrained,
     /// 4: a failed rollout keeps the traffic where it is.
     NeverReturn,
+    /// 4: a route that a proxy refused is not given again.
+    ForgetRefusal,
     /// 5: the warm set is not replaced when it dies.
     ForgetWarm,
     /// 6: a set that is never ready is waited for without end.

@@ -75,7 +75,8 @@ impl Service {
             }
             None => self.current == Some(release),
         };
-        if !self.removing && (warm || rolling) {
+        let kept = self.mutated(Mutation::KeepEverySet) && self.previous.contains(&release);
+        if !self.removing && (warm || rolling || kept) {
             policy.replicas
         } else {
             0

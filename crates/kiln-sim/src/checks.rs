@@ -2,7 +2,7 @@
 
 use kiln_model::api::RolloutResult;
 use kiln_model::{ReleaseNumber, Timestamp};
-use kiln_plan::{Action, Event, Notice, Phase, RolloutPhase, Service};
+use kiln_plan::{Action, Event, Notice, Phase, RolloutPhase, Routed, Service};
 
 use crate::engine::Quality;
 use crate::world::World;
@@ -23,6 +23,10 @@ fn ready(service: &Service, release: ReleaseNumber) -> usize {
         .instances()
         .filter(|instance| instance.release == release && instance.is_ready() && !instance.doomed)
         .count()
+}
+
+fn leaves(routed: Routed) -> bool {
+    matches!(routed, Routed::Leaving { .. } | Routed::Draining { .. })
 }
 
 impl World {
@@ -128,6 +132,15 @@ impl World {
                     .count();
                 holds(2, of_release <= most, || {
                     format!("{of_release} instances of release {release} for {most} replicas")
+                })?;
+                // The old set, the new one and the warm one; what leaves the routes ends by its own deadline.
+                let most = 3 * self.rollout_replicas as usize;
+                let all = service
+                    .instances()
+                    .filter(|i| i.is_alive() && !i.doomed && !leaves(i.routed))
+                    .count();
+                holds(2, all <= most, || {
+                    format!("{all} instances run, {most} are allowed: old, new and warm")
                 })
             }
             Action::Stop { instance, .. } => {

@@ -28,6 +28,8 @@ pub struct Stats {
     pub warm_rollbacks: u64,
     pub refused: u64,
     pub reboots: u64,
+    /// A proxy said no to the newest route.
+    pub routes_refused: u64,
     /// One line for each event and action, with `trace`.
     pub trace: Vec<String>,
 }

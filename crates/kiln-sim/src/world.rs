@@ -68,6 +68,8 @@ pub(crate) struct World {
     qualities: Vec<Quality>,
     /// Over the whole run: a set being scaled down may still be larger.
     pub(crate) most_replicas: u32,
+    /// Since the last rollout began.
+    pub(crate) rollout_replicas: u32,
     /// Milliseconds, over the whole run: a drain keeps the deadline that it began with.
     pub(crate) least_drain: u64,
     stats: Stats,
@@ -104,6 +106,7 @@ impl World {
             versions: 0,
             qualities: Vec::new(),
             most_replicas: 0,
+            rollout_replicas: 0,
             least_drain: u64::MAX,
             stats: Stats::default(),
         }
@@ -252,6 +255,18 @@ impl World {
                         },
                     );
                     return Ok(());
+                }
+                let newest = self.service.route().map(|route| route.generation);
+                if self.faults && Some(generation) == newest && self.proxies.random.percent(2) {
+                    if self.now < self.down_until {
+                        // Nobody hears it; the controller asks again when it is back.
+                        return Ok(());
+                    }
+                    self.stats.routes_refused += 1;
+                    return self.step(Event::RouteRefused {
+                        generation,
+                        reason: "the disk is full".to_owned(),
+                    });
                 }
                 let deadline = self
                     .service
@@ -438,9 +453,13 @@ impl World {
         let actions: Vec<_> = std::iter::from_fn(|| self.service.poll_action()).collect();
         let notices: Vec<_> = std::iter::from_fn(|| self.service.poll_notice()).collect();
         self.note(|| format!("{event:?} -> {actions:?} {notices:?}"));
+        let replicas = |service: &Service| service.policy().map_or(0, |policy| policy.replicas);
         for notice in &notices {
             match notice {
-                Notice::RolloutBegan { .. } => self.stats.rollouts += 1,
+                Notice::RolloutBegan { .. } => {
+                    self.stats.rollouts += 1;
+                    self.rollout_replicas = replicas(&before);
+                }
                 Notice::RolloutEnded { end } if end.result == RolloutResult::Done => {
                     self.stats.done += 1
                 }
@@ -448,6 +467,7 @@ impl World {
                 _ => {}
             }
         }
+        self.rollout_replicas = self.rollout_replicas.max(replicas(&self.service));
         if matches!(event, Event::Rollback { .. })
             && self.service.rollout().is_some_and(|rollout| rollout.warm)
         {

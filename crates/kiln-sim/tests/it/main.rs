@@ -19,6 +19,7 @@ fn the_planner_holds_in_three_thousand_worlds() {
         all.warm_rollbacks += stats.warm_rollbacks;
         all.turned_back += stats.turned_back;
         all.reboots += stats.reboots;
+        all.routes_refused += stats.routes_refused;
     }
     println!("{all:?}");
     // A world in which nothing happens would hold as well.
@@ -27,6 +28,7 @@ fn the_planner_holds_in_three_thousand_worlds() {
     assert!(all.turned_back > 500, "{all:?}");
     assert!(all.warm_rollbacks > 100, "{all:?}");
     assert!(all.reboots > 100, "{all:?}");
+    assert!(all.routes_refused > 300, "{all:?}");
 }
 
 #[test]
@@ -41,15 +43,17 @@ fn the_same_seed_gives_the_same_world() {
 }
 
 /// Each wrong planner, the invariant that it breaks, and a seed whose world shows it.
-const CAUGHT: [(Mutation, u8, u64); 8] = [
+const CAUGHT: [(Mutation, u8, u64); 10] = [
     (Mutation::SwitchBeforeReady, 1, 0),
     (Mutation::StopOldAtSwitch, 2, 0),
+    (Mutation::KeepEverySet, 2, 0),
     (Mutation::StopBeforeDrained, 3, 0),
     (Mutation::NeverReturn, 4, 0),
+    (Mutation::ForgetRefusal, 4, 31),
     (Mutation::ForgetWarm, 5, 25),
     (Mutation::NoDeadline, 6, 13),
     (Mutation::ForgetOutstanding, 7, 5),
-    (Mutation::WaitForOldSet, 9, 10),
+    (Mutation::WaitForOldSet, 9, 21),
 ];
 
 #[test]
