@@ -1,1 +1,28 @@
+//! Bakes a definition into an image: a chain of steps, each cached by the digest of its inputs.
+//!
+//! [`graph`] says which steps there are and what their keys are made of, and is pure; [`bake`] carries them out: the Debian base
+//! from a verified archive ([`archive`], [`install`]), users, copied files, and commands in sealed containers. Another front end
+//! (a Dockerfile) makes other steps over the same chain.
 
+#![allow(clippy::disallowed_methods)] // the edge: step times are measured, and expiry is compared with the wall clock
+
+mod archive;
+mod bake;
+mod configure;
+mod control;
+mod copy;
+mod deb;
+mod error;
+mod fetch;
+mod graph;
+mod install;
+mod lock;
+mod resolve;
+mod signature;
+mod sources;
+mod users;
+mod version;
+
+pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
+pub use error::BakeError;
+pub use lock::{Lock, LockError};

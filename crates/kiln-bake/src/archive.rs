@@ -1,0 +1,255 @@
+//! What the archive has: `InRelease` verified, the indices that it names compared with their digests, the packages in them.
+
+use kiln_model::Digest;
+
+use crate::control::{self, Paragraph};
+use crate::error::BakeError;
+use crate::fetch::Client;
+use crate::signature;
+use crate::sources::Source;
+
+/// Debian's name of this processor.
+pub(crate) fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// A package of an index, with what choosing needs of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) arch: String,
+    pub(crate) essential: bool,
+    pub(crate) depends: String,
+    pub(crate) provides: String,
+    pub(crate) conflicts: String,
+    pub(crate) breaks: String,
+    pub(crate) path: String,
+    pub(crate) size: u64,
+    pub(crate) sha256: Digest,
+}
+
+pub(crate) struct Index {
+    pub(crate) packages: Vec<Package>,
+    /// Seconds since 1970: the newest date of the releases.
+    pub(crate) date: i64,
+}
+
+/// Reads every source. `now`: seconds since 1970.
+pub(crate) fn read(client: &Client, sources: &[Source], now: u64) -> Result<Index, BakeError> {
+    let mut index = Index {
+        packages: Vec::new(),
+        date: 0,
+    };
+    for source in sources {
+        match read_one(client, source, now, &mut index) {
+            Err(BakeError::Fetch { .. }) if source.optional => {}
+            other => other?,
+        }
+    }
+    Ok(index)
+}
+
+fn read_one(
+    client: &Client,
+    source: &Source,
+    now: u64,
+    index: &mut Index,
+) -> Result<(), BakeError> {
+    let base = format!("{}/dists/{}", source.uri, source.suite);
+    let url = format!("{base}/InRelease");
+    let text = String::from_utf8_lossy(&client.get(&url)?).into_owned();
+    let signed = signature::verified(&text, now).map_err(|reason| BakeError::Signature {
+        url: url.clone(),
+        reason,
+    })?;
+    let untrusted = |reason: String| BakeError::Release {
+        url: url.clone(),
+        reason,
+    };
+    let release = control::paragraphs(&signed)
+        .into_iter()
+        .next()
+        .unwrap_or_default();
+    let named = [release.get("Codename"), release.get("Suite")];
+    if !named.contains(&Some(source.suite.as_str())) {
+        return Err(untrusted(format!(
+            "it is of the suite {named:?}, and `{}` was asked for",
+            source.suite
+        )));
+    }
+    let date = release
+        .get("Date")
+        .and_then(seconds)
+        .ok_or_else(|| untrusted("it has no date".to_owned()))?;
+    if let Some(until) = release.get("Valid-Until").and_then(seconds)
+        && until < i64::try_from(now).unwrap_or(i64::MAX)
+    {
+        let text = release.get("Valid-Until").unwrap_or_default();
+        return Err(untrusted(format!(
+            "it was valid until {text}: the mirror is no longer updated, or this machine's clock is wrong"
+        )));
+    }
+    index.date = index.date.max(date);
+    for component in &source.components {
+        let name = format!("{component}/binary-{}/Packages.xz", arch());
+        let (expected, size) = listed(&release, &name).ok_or_else(|| {
+            untrusted(format!(
+                "it does not name {name}: has it that component and architecture?"
+            ))
+        })?;
+        let by_hash = release
+            .get("Acquire-By-Hash")
+            .is_some_and(|v| v.eq_ignore_ascii_case("yes"));
+        let url = if by_hash {
+            format!(
+                "{base}/{component}/binary-{}/by-hash/SHA256/{}",
+                arch(),
+                expected.hex()
+            )
+        } else {
+            format!("{base}/{name}")
+        };
+        let packed = client.get(&url)?;
+        let found = Digest::of(&packed);
+        if found != expected || packed.len() as u64 != size {
+            return Err(BakeError::Mismatch {
+                url,
+                expected,
+                found,
+            });
+        }
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut liblzma::read::XzDecoder::new(&packed[..]), &mut text)
+            .map_err(|error| BakeError::Fetch {
+                url,
+                reason: error.to_string(),
+            })?;
+        packages(&String::from_utf8_lossy(&text), &mut index.packages);
+    }
+    Ok(())
+}
+
+fn listed(release: &Paragraph, name: &str) -> Option<(Digest, u64)> {
+    release.get("SHA256")?.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (digest, size, path) = (words.next()?, words.next()?, words.next()?);
+        (path == name).then(|| Some((Digest::from_hex(digest).ok()?, size.parse().ok()?)))?
+    })
+}
+
+/// The fields that choosing needs, read in one pass: an index has some tens of thousands of paragraphs.
+fn packages(text: &str, all: &mut Vec<Package>) {
+    for paragraph in text.split("\n\n") {
+        let mut fields: [&str; 12] = [""; 12];
+        const NAMES: [&str; 12] = [
+            "Package",
+            "Version",
+            "Architecture",
+            "Essential",
+            "Depends",
+            "Pre-Depends",
+            "Provides",
+            "Conflicts",
+            "Breaks",
+            "Filename",
+            "Size",
+            "SHA256",
+        ];
+        for line in paragraph.lines() {
+            if let Some((name, value)) = line.split_once(':')
+                && let Some(index) = NAMES.iter().position(|known| *known == name)
+            {
+                fields[index] = value.trim();
+            }
+        }
+        let [
+            name,
+            version,
+            arch,
+            essential,
+            depends,
+            pre,
+            provides,
+            conflicts,
+            breaks,
+            path,
+            size,
+            sha256,
+        ] = fields;
+        let (Ok(size), Ok(sha256)) = (size.parse(), Digest::from_hex(sha256)) else {
+            continue;
+        };
+        let both = [pre, depends]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join(", ");
+        all.push(Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            arch: arch.to_owned(),
+            essential: essential == "yes",
+            depends: both,
+            provides: provides.to_owned(),
+            conflicts: conflicts.to_owned(),
+            breaks: breaks.to_owned(),
+            path: path.to_owned(),
+            size,
+            sha256,
+        });
+    }
+}
+
+/// `Sat, 11 Jul 2026 10:16:37 UTC` (RFC 5322 as the archive writes it), in seconds since 1970.
+fn seconds(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let words: Vec<_> = date.split_whitespace().collect();
+    let [_, day, month, year, time, ..] = words[..] else {
+        return None;
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
+    let mut clock = time.split(':').map(|part| part.parse::<i64>().ok());
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    // Days from a civil date, years beginning in March.
+    let y = if month <= 2 { year - 1 } else { year };
+    let era = y.div_euclid(400);
+    let of_era = y.rem_euclid(400);
+    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_the_archive_are_read() {
+        assert_eq!(seconds("Thu, 01 Jan 1970 00:00:01 UTC"), Some(1));
+        assert_eq!(
+            seconds("Thu, 29 Feb 2024 23:59:59 UTC"),
+            Some(1_709_251_199)
+        );
+        assert_eq!(seconds("nonsense"), None);
+    }
+
+    #[test]
+    fn packages_are_read_with_both_kinds_of_dependency() {
+        let digest = Digest::of(b"x").hex();
+        let text = format!(
+            "Package: a\nVersion: 1\nArchitecture: amd64\nEssential: yes\nPre-Depends: b\nDepends: c\nFilename: pool/a.deb\nSize: 3\nSHA256: {digest}\n\nPackage: broken\n"
+        );
+        let mut all = Vec::new();
+        packages(&text, &mut all);
+        assert_eq!(all.len(), 1);
+        assert!(all[0].essential && all[0].depends == "b, c");
+    }
+}

@@ -1,0 +1,529 @@
+//! From a definition to an image: the lock, the steps, the configuration, the tag.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use kiln_engine::Overlay;
+use kiln_model::{Digest, ImageSpec, Timestamp};
+use kiln_oci::{ImageConfig, Layer, RunConfig, Store, Tree};
+
+use crate::configure::{self, Ground};
+use crate::error::BakeError;
+use crate::fetch::Client;
+use crate::graph::{self, Step, Work};
+use crate::lock::{ImageLock, Lock, LockedPackage};
+use crate::{archive, copy, install, resolve, sources, users};
+
+pub struct BakeRequest<'a> {
+    pub image: &'a ImageSpec,
+    /// The definition's folder.
+    pub context: &'a Path,
+    /// `None`: there is no lock yet.
+    pub lock: Option<&'a Lock>,
+    /// For what is made on the way; on the store's file system.
+    pub work: &'a Path,
+    pub commit: Option<CommitInfo>,
+    pub now: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitInfo {
+    /// The whole hexadecimal name.
+    pub sha: String,
+    /// Something of what is baked is not as the commit has it.
+    pub dirty: bool,
+}
+
+/// What a bake is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BakeProgress {
+    /// The archive is asked what it has.
+    Resolving {
+        suite: String,
+    },
+    Fetching {
+        done: usize,
+        of: usize,
+    },
+    Step {
+        name: String,
+        cached: bool,
+    },
+    /// A line that a step said.
+    Said {
+        line: String,
+    },
+}
+
+pub struct Baked {
+    pub name: String,
+    pub tag: String,
+    pub digest: Digest,
+    pub steps: Vec<StepReport>,
+    /// To be written as `kiln.lock` where it differs.
+    pub lock: Lock,
+    pub config: ImageConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepReport {
+    pub name: String,
+    pub cached: bool,
+    pub duration_ms: u64,
+}
+
+/// Bakes one image. To be called from a thread that lives until the end: the steps' containers are tied to it.
+pub fn bake(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Baked, BakeError> {
+    let image = request.image;
+    let locked = locked(store, request, progress)?;
+    let copies = image
+        .copies
+        .iter()
+        .map(|copy| copy::list(image, copy, request.context))
+        .collect::<Result<Vec<_>, _>>()?;
+    let steps = graph::steps(image, &locked.arch, locked.date, &locked.packages, copies);
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut reports = Vec::new();
+    let mut baked_any = false;
+    for step in &steps {
+        let began = Instant::now();
+        let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+        let key = step.key(&below, locked.date)?;
+        let known = recorded(store, &key);
+        let cached = known.is_some();
+        progress(BakeProgress::Step {
+            name: step.name.clone(),
+            cached,
+        });
+        let layer = match known {
+            Some(layer) => layer,
+            None => {
+                let _only_one = step_lock(store, &key)?;
+                // Another bake may have done it while this one waited.
+                match recorded(store, &key) {
+                    Some(layer) => layer,
+                    None => {
+                        baked_any = true;
+                        let layer = carry_out(store, request, &locked, step, &layers, progress)?;
+                        store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
+                        layer
+                    }
+                }
+            }
+        };
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        reports.push(StepReport {
+            name: step.name.clone(),
+            cached,
+            duration_ms,
+        });
+        layers.push(layer);
+    }
+    let config = config(image, locked.date);
+    if baked_any {
+        check_command(store, request, &layers, &config)?;
+    }
+    let digest = store.put_image(&config, &layers)?;
+    let tag = tag(image, request.commit.as_ref(), &digest);
+    store.tag(&tag, &digest).or_else(|error| match error {
+        // The same version of the same commit with other inputs (an updated lock): the first keeps the tag.
+        kiln_oci::StoreError::TagTaken { .. } => Ok(()),
+        error => Err(error),
+    })?;
+    let tag = match store.resolve(&tag) {
+        Ok(there) if there == digest => tag,
+        _ => {
+            let own = format!("{}:{}-{}", image.name, image.version, digest.short());
+            store.tag(&own, &digest)?;
+            own
+        }
+    };
+    let lock = request
+        .lock
+        .cloned()
+        .unwrap_or_default()
+        .with(&image.name, locked);
+    Ok(Baked {
+        name: image.name.to_string(),
+        tag,
+        digest,
+        steps: reports,
+        lock,
+        config,
+    })
+}
+
+/// `NAME:VERSION-COMMIT`, or for what no commit has `NAME:VERSION-dirty.DIGEST`.
+fn tag(image: &ImageSpec, commit: Option<&CommitInfo>, digest: &Digest) -> String {
+    match commit {
+        Some(CommitInfo { sha, dirty: false }) => {
+            format!(
+                "{}:{}-{}",
+                image.name,
+                image.version,
+                &sha[..sha.len().min(12)]
+            )
+        }
+        _ => format!("{}:{}-dirty.{}", image.name, image.version, digest.short()),
+    }
+}
+
+fn recorded(store: &Store, key: &Digest) -> Option<Layer> {
+    let layer: Layer = serde_json::from_slice(&store.cache_get(key)?).ok()?;
+    // A record whose blob is gone is no record.
+    store.has(&layer.blob.digest).then_some(layer)
+}
+
+fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> {
+    let folder = store.dir().join("locks");
+    fs::create_dir_all(&folder).map_err(BakeError::io(&folder))?;
+    let path = folder.join(key.hex());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(BakeError::io(&path))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|errno| BakeError::io(&path)(errno.into()))?;
+    Ok(file)
+}
+
+/// The image's packages: those of the lock where it fits what is asked, or those that the archive has now.
+fn locked(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<ImageLock, BakeError> {
+    let image = request.image;
+    let mut requested = image.debian.packages.clone();
+    requested.sort();
+    requested.dedup();
+    let arch = archive::arch();
+    let known = request
+        .lock
+        .and_then(|lock| lock.images.get(&image.name))
+        .filter(|lock| {
+            lock.suite == image.debian.suite && lock.requested == requested && lock.arch == arch
+        });
+    let lock = match known {
+        Some(lock) => lock.clone(),
+        None => {
+            progress(BakeProgress::Resolving {
+                suite: image.debian.suite.clone(),
+            });
+            let sources = archive_sources(image)?;
+            let seconds = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(request.now.0 / 1000, |since| since.as_secs());
+            let index = archive::read(&Client::new(), &sources, seconds)?;
+            let chosen = resolve::resolve(
+                &image.name,
+                &image.debian.suite,
+                &index.packages,
+                &requested,
+            )?;
+            ImageLock {
+                suite: image.debian.suite.clone(),
+                arch: arch.to_owned(),
+                requested,
+                date: index.date,
+                packages: chosen
+                    .into_iter()
+                    .map(|package| LockedPackage {
+                        name: package.name,
+                        version: package.version,
+                        arch: package.arch,
+                        sha256: package.sha256,
+                        size: package.size,
+                        path: package.path,
+                    })
+                    .collect(),
+            }
+        }
+    };
+    let steps = graph::steps(image, arch, lock.date, &lock.packages, Vec::new());
+    let base_baked = steps
+        .first()
+        .map(|base| base.key(&[], lock.date))
+        .transpose()?
+        .is_some_and(|key| recorded(store, &key).is_some());
+    let complete = base_baked
+        || lock
+            .packages
+            .iter()
+            .all(|package| store.has(&package.sha256));
+    if !complete {
+        let mut roots: Vec<_> = archive_sources(image)?
+            .into_iter()
+            .map(|source| source.uri)
+            .collect();
+        roots.sort();
+        roots.dedup();
+        let (told, heard) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let fetching = scope.spawn(|| {
+                let told = std::sync::Mutex::new(told);
+                Client::new().packages(store, &roots, &lock.packages, &|done, of| {
+                    if let Ok(told) = told.lock() {
+                        let _ = told.send((done, of));
+                    }
+                })
+            });
+            for (done, of) in heard {
+                progress(BakeProgress::Fetching { done, of });
+            }
+            fetching
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+    }
+    Ok(lock)
+}
+
+fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError> {
+    let suite = &image.debian.suite;
+    let all = sources::find(suite, image.debian.mirror.as_deref());
+    if all.iter().any(|source| source.suite == *suite) {
+        Ok(all)
+    } else {
+        Err(BakeError::NoMirror {
+            suite: suite.clone(),
+        })
+    }
+}
+
+/// A folder of a step's own, removed with everything in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(work: &Path, store: &Store) -> Result<Self, BakeError> {
+        let _ = store;
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let path = work.join(format!("step-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).map_err(BakeError::io(&path))?;
+        Ok(Self(path))
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf, BakeError> {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).map_err(BakeError::io(&path))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What can't be removed now is in the way of nothing.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Scratch folders of bakes that were killed.
+fn sweep(work: &Path) {
+    for entry in fs::read_dir(work)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix("step-")
+            .and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn carry_out(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    locked: &ImageLock,
+    step: &Step,
+    layers: &[Layer],
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Layer, BakeError> {
+    sweep(request.work);
+    let image = request.image;
+    let scratch = Scratch::new(request.work, store)?;
+    let lowers = layers
+        .iter()
+        .map(|layer| store.erofs(layer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let view = || -> Result<Overlay, BakeError> {
+        let folder = scratch.folder("look")?;
+        Overlay::mount(&lowers, &folder)
+            .map_err(|error| BakeError::View(std::io::Error::other(error)))
+    };
+    let name = image.name.to_string();
+    let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
+    let ground = Ground {
+        image: &name,
+        step: &step.name,
+        lowers: lowers.clone(),
+        upper: &upper,
+        work: &work,
+    };
+    let mut said = |line: &str| {
+        progress(BakeProgress::Said {
+            line: line.to_owned(),
+        })
+    };
+    let mut tree = match &step.work {
+        Work::Debian { .. } => {
+            let packages = install::unpack(store, &name, locked, &upper)?;
+            configure::configure(&ground, &packages, &locked.arch, locked.date, &mut said)?;
+            Tree::from_upper(&upper)?
+        }
+        Work::Users { .. } => users::layer(image, view()?.path(), locked.date)?,
+        Work::Copy { to, owner, files } => {
+            let copy = image
+                .copies
+                .iter()
+                .find(|copy| {
+                    copy.to == *to && copy.owner == *owner && step.name.contains(&copy.from)
+                })
+                .ok_or_else(|| BakeError::View(std::io::ErrorKind::NotFound.into()))?;
+            let view = view()?;
+            copy::layer(
+                image,
+                copy,
+                files,
+                request.context,
+                view.path(),
+                locked.date,
+            )?
+        }
+        Work::Run {
+            command,
+            user,
+            workdir,
+            env,
+        } => {
+            let mut environment = configure::environment();
+            for (name, value) in env {
+                environment.retain(|(known, _)| known != name);
+                environment.push((name.clone(), value.clone()));
+            }
+            environment.push(("SOURCE_DATE_EPOCH".to_owned(), locked.date.to_string()));
+            let user = user.as_deref().unwrap_or("");
+            let cwd = workdir.as_deref().unwrap_or("");
+            configure::run(
+                &ground,
+                &["/bin/sh", "-c", command],
+                environment,
+                user,
+                cwd,
+                &mut said,
+            )?;
+            Tree::from_upper(&upper)?
+        }
+    };
+    tree.clamp_mtime(locked.date);
+    Ok(store.add_layer(&tree)?)
+}
+
+fn config(image: &ImageSpec, date: i64) -> ImageConfig {
+    let mut env: BTreeMap<&str, &str> = image
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    env.entry("PATH").or_insert(configure::PATH);
+    let created = Timestamp(u64::try_from(date).unwrap_or(0) * 1000).rfc3339();
+    ImageConfig {
+        created: Some(created),
+        config: RunConfig {
+            user: image.run_as.clone().unwrap_or_default(),
+            env: env
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+            entrypoint: image.entrypoint.clone(),
+            cmd: image.cmd.clone(),
+            working_dir: image.workdir.clone().unwrap_or_default(),
+            labels: image.labels.clone(),
+            stop_signal: image.stop_signal.clone(),
+            ..RunConfig::default()
+        },
+        ..ImageConfig::default()
+    }
+}
+
+/// What the image is for is in it: found now rather than when it is started.
+fn check_command(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    layers: &[Layer],
+    config: &ImageConfig,
+) -> Result<(), BakeError> {
+    let run = &config.config;
+    let Some(command) = run.entrypoint.iter().chain(&run.cmd).next() else {
+        return Ok(());
+    };
+    let scratch = Scratch::new(request.work, store)?;
+    let lowers = layers
+        .iter()
+        .map(|layer| store.erofs(layer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let view = Overlay::mount(&lowers, &scratch.0)
+        .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+    let path = run
+        .env
+        .iter()
+        .find_map(|pair| pair.strip_prefix("PATH="))
+        .unwrap_or(configure::PATH);
+    let candidates: Vec<PathBuf> = if command.contains('/') {
+        vec![Path::new(&run.working_dir).join(command)]
+    } else {
+        path.split(':')
+            .map(|folder| Path::new(folder).join(command))
+            .collect()
+    };
+    let image = request.image.name.to_string();
+    let found = candidates
+        .iter()
+        .find_map(|path| mode_inside(view.path(), path));
+    match found {
+        None => Err(BakeError::NoCommand {
+            image,
+            command: command.clone(),
+        }),
+        Some(mode) if mode & 0o111 == 0 => Err(BakeError::NotExecutable {
+            image,
+            command: command.clone(),
+        }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The mode of a file inside `root`, links followed inside it.
+fn mode_inside(root: &Path, path: &Path) -> Option<u32> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let folder = rustix::fs::open(
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .ok()?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(
+        folder,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .ok()?;
+    let there = rustix::fs::fstat(&file).ok()?;
+    (rustix::fs::FileType::from_raw_mode(there.st_mode) == rustix::fs::FileType::RegularFile)
+        .then_some(there.st_mode)
+}

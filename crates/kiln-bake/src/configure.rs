@@ -1,0 +1,240 @@
+//! Maintainer scripts: the image's own dpkg configures what was unpacked, in a sealed container; then everything that two bakes on two
+//! days would have differently is taken away.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use kiln_engine::sandbox::{self, SandboxExit, SandboxSpec};
+
+use crate::error::BakeError;
+
+/// What a step says is kept to be shown when it fails.
+const LINES: usize = 20;
+/// A bomb is ended; no package needs that many.
+const PROCESSES: u64 = 4096;
+/// Of one step. A bake that hangs is worse than one that fails.
+const TIME_LIMIT_MS: u64 = 60 * 60 * 1000;
+
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The environment that every step starts from: nothing of this machine's.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    [
+        ("PATH", PATH),
+        ("LC_ALL", "C.UTF-8"),
+        ("TZ", "UTC"),
+        ("HOME", "/root"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// What a step runs on.
+pub(crate) struct Ground<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) step: &'a str,
+    pub(crate) lowers: Vec<std::path::PathBuf>,
+    pub(crate) upper: &'a Path,
+    pub(crate) work: &'a Path,
+}
+
+/// Runs one command of a step to its end; anything but success is an error with the last lines it said.
+pub(crate) fn run(
+    ground: &Ground<'_>,
+    argv: &[&str],
+    env: Vec<(String, String)>,
+    user: &str,
+    cwd: &str,
+    said: &mut dyn FnMut(&str),
+) -> Result<(), BakeError> {
+    let spec = SandboxSpec {
+        lowers: ground.lowers.clone(),
+        upper: ground.upper.to_owned(),
+        work: ground.work.to_owned(),
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env,
+        cwd: cwd.to_owned(),
+        user: user.to_owned(),
+        hostname: "kiln".to_owned(),
+        binds: Vec::new(),
+        memory: None,
+        pids: Some(PROCESSES),
+        time_limit: Some(TIME_LIMIT_MS),
+    };
+    let mut partial = String::new();
+    let mut last: Vec<String> = Vec::new();
+    let exit = sandbox::run(&spec, &mut |_, bytes| {
+        partial.push_str(&String::from_utf8_lossy(bytes));
+        while let Some(end) = partial.find('\n') {
+            let line: String = partial.drain(..=end).collect();
+            said(line.trim_end());
+            last.push(line.trim_end().to_owned());
+            if last.len() > LINES {
+                last.remove(0);
+            }
+        }
+    })
+    .map_err(|source| BakeError::Sandbox {
+        image: ground.image.to_owned(),
+        step: ground.step.to_owned(),
+        source,
+    })?;
+    if !partial.is_empty() {
+        last.push(partial);
+    }
+    let ending = match exit {
+        SandboxExit::Exited(0) => return Ok(()),
+        SandboxExit::Exited(code) => format!("exited with code {code}"),
+        SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
+        SandboxExit::OutOfMemory => "needed more memory than it may have".to_owned(),
+        SandboxExit::TimedOut => format!("took longer than {} s", TIME_LIMIT_MS / 1000),
+    };
+    Err(BakeError::Step {
+        image: ground.image.to_owned(),
+        step: ground.step.to_owned(),
+        ending,
+        output: last.join("\n"),
+    })
+}
+
+/// preinst of each in order, then dpkg's own order for the rest.
+const CONFIGURE: &str = r#"
+set -e
+umask 022
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DPKG_ROOT= DPKG_MAINTSCRIPT_ARCH="$ARCH"
+printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+for package in $PACKAGES; do
+    script=/var/lib/dpkg/info/$package.preinst
+    if [ -x "$script" ]; then
+        DPKG_MAINTSCRIPT_PACKAGE=${package%%:*} DPKG_MAINTSCRIPT_NAME=preinst "$script" install
+    fi
+done
+dpkg --force-unsafe-io --configure -a
+rm -f /usr/sbin/policy-rc.d
+"#;
+
+/// Configures the packages unpacked at `root`. `packages`: the names of their info files, in order.
+pub(crate) fn configure(
+    ground: &Ground<'_>,
+    packages: &[String],
+    arch: &str,
+    date: i64,
+    said: &mut dyn FnMut(&str),
+) -> Result<(), BakeError> {
+    // It makes /etc/passwd, which the others' scripts need.
+    let first = ["base-passwd", "base-files"];
+    let mut order: Vec<&str> = first
+        .into_iter()
+        .filter(|name| packages.iter().any(|p| p == name))
+        .collect();
+    order.extend(
+        packages
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !first.contains(name)),
+    );
+    let mut env = environment();
+    env.push(("PACKAGES".to_owned(), order.join(" ")));
+    env.push(("ARCH".to_owned(), arch.to_owned()));
+    env.push(("SOURCE_DATE_EPOCH".to_owned(), date.to_string()));
+    run(ground, &["/bin/sh", "-c", CONFIGURE], env, "", "", said)?;
+    tidy(ground.upper, date).map_err(BakeError::io(ground.upper))
+}
+
+/// Files that say when or where they were made, and that are made anew where they are needed.
+const FORGOTTEN: &[&str] = &[
+    "etc/.pwd.lock",
+    "etc/group-",
+    "etc/gshadow-",
+    "etc/passwd-",
+    "etc/shadow-",
+    "etc/subgid-",
+    "etc/subuid-",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc/ssh/ssh_host_*",
+    "etc/ssl/private/ssl-cert-snakeoil.key",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem",
+    "var/cache/ldconfig/aux-cache",
+    "var/cache/debconf/*-old",
+    "var/lib/dpkg/*-old",
+    "var/lib/dpkg/lock*",
+    "var/lib/dpkg/triggers/Lock",
+    "var/lib/dbus/machine-id",
+    "var/lib/systemd/random-seed",
+    "var/cache/apt/*.bin",
+    "var/cache/fontconfig/*",
+    "var/log/*.log",
+    "var/log/apt/*",
+    "var/log/btmp",
+    "var/log/wtmp",
+    "var/log/lastlog",
+    "var/log/faillog",
+    "run/*",
+    "tmp/*",
+];
+
+fn tidy(root: &Path, date: i64) -> io::Result<()> {
+    for pattern in FORGOTTEN {
+        let path = Path::new(pattern);
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            continue;
+        };
+        let name = name.to_string_lossy();
+        let Ok(entries) = fs::read_dir(root.join(folder)) else {
+            continue;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            if fits(&name, &entry.file_name().to_string_lossy()) {
+                let kind = entry.file_type()?;
+                if kind.is_dir() {
+                    fs::remove_dir_all(entry.path())?
+                } else {
+                    fs::remove_file(entry.path())?
+                }
+            }
+        }
+    }
+    // systemd and dbus make one at first boot where the file is there and empty.
+    let machine_id = root.join("etc/machine-id");
+    if machine_id.exists() {
+        fs::write(machine_id, b"")?;
+    }
+    // The day of the last change of each password.
+    let shadow = root.join("etc/shadow");
+    if let Ok(text) = fs::read_to_string(&shadow) {
+        let day = (date / 86_400).to_string();
+        let lines = text.lines().map(|line| {
+            let mut fields: Vec<_> = line.split(':').map(str::to_owned).collect();
+            if let Some(changed) = fields.get_mut(2).filter(|changed| !changed.is_empty()) {
+                changed.clone_from(&day);
+            }
+            fields.join(":") + "\n"
+        });
+        fs::write(shadow, lines.collect::<String>())?;
+    }
+    Ok(())
+}
+
+/// One `*` at most.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, end)) => {
+            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_have_one_star() {
+        assert!(fits("*.log", "dpkg.log") && !fits("*.log", "log") && fits("*", "x"));
+        assert!(fits("lock*", "lock-frontend") && !fits("a*a", "a"));
+    }
+}

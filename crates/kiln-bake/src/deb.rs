@@ -1,0 +1,227 @@
+//! A `.deb`: an `ar` archive of a control and a data tar (deb(5)).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+
+/// Nothing in a control archive is larger.
+const CONTROL_LIMIT: u64 = 16 << 20;
+
+pub(crate) struct Deb {
+    bytes: Vec<u8>,
+}
+
+/// The files of the control archive, by name.
+pub(crate) type Control = BTreeMap<String, Vec<u8>>;
+
+/// What unpacking wrote: every path as dpkg lists it, and the folders whose metadata is still to be set.
+#[derive(Default)]
+pub(crate) struct Unpacked {
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) folders: Vec<(PathBuf, u32, u32, u32, i64)>,
+}
+
+impl Deb {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes }
+    }
+
+    /// The member whose name begins with `prefix`, unpacked as its ending says.
+    fn member(&self, prefix: &str) -> Result<Box<dyn Read + '_>, String> {
+        let mut rest = self
+            .bytes
+            .strip_prefix(b"!<arch>\n")
+            .ok_or("it is no ar archive")?;
+        while rest.len() >= 60 {
+            let (header, tail) = rest.split_at(60);
+            let text = |range: std::ops::Range<usize>| {
+                std::str::from_utf8(&header[range])
+                    .map(str::trim_end)
+                    .map_err(|_| "its ar header is damaged")
+            };
+            let name = text(0..16)?.trim_end_matches('/');
+            let size: usize = text(48..58)?
+                .parse()
+                .map_err(|_| "its ar header is damaged")?;
+            let body = tail.get(..size).ok_or("it is cut off")?;
+            if let Some(ending) = name.strip_prefix(prefix) {
+                return match ending {
+                    ".xz" => Ok(Box::new(liblzma::read::XzDecoder::new(body))),
+                    ".gz" => Ok(Box::new(flate2::read::GzDecoder::new(body))),
+                    ".zst" => zstd::stream::read::Decoder::new(body)
+                        .map(|decoder| Box::new(decoder) as Box<dyn Read>)
+                        .map_err(|error| error.to_string()),
+                    "" => Ok(Box::new(body)),
+                    other => Err(format!("kiln can't unpack `{prefix}{other}`")),
+                };
+            }
+            rest = tail.get(size + size % 2..).unwrap_or_default();
+        }
+        Err(format!("it has no {prefix}"))
+    }
+
+    pub(crate) fn control(&self) -> Result<Control, String> {
+        let mut archive = tar::Archive::new(self.member("control.tar")?.take(CONTROL_LIMIT));
+        let mut files = BTreeMap::new();
+        for entry in archive.entries().map_err(|error| error.to_string())? {
+            let mut entry = entry.map_err(|error| error.to_string())?;
+            let path = entry
+                .path()
+                .map_err(|error| error.to_string())?
+                .into_owned();
+            if let (true, Some(name)) = (entry.header().entry_type().is_file(), path.file_name()) {
+                let name = name.to_string_lossy().into_owned();
+                let mut body = Vec::new();
+                entry
+                    .read_to_end(&mut body)
+                    .map_err(|error| error.to_string())?;
+                files.insert(name, body);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Unpacks the data below `root`, which only this program writes to. Folders get their owners and times later.
+    pub(crate) fn unpack(&self, root: &Path) -> Result<Unpacked, String> {
+        let mut done = Unpacked::default();
+        let mut archive = tar::Archive::new(self.member("data.tar")?);
+        for entry in archive.entries().map_err(|error| error.to_string())? {
+            let mut entry = entry.map_err(|error| error.to_string())?;
+            let listed = clean(&entry.path().map_err(|error| error.to_string())?)?;
+            done.paths.push(listed.clone());
+            if listed.as_os_str().is_empty() {
+                continue;
+            }
+            let path = merged(&listed);
+            write(&mut entry, root, &path, &mut done)
+                .map_err(|error| format!("{}: {error}", listed.display()))?;
+        }
+        Ok(done)
+    }
+}
+
+fn write(
+    entry: &mut tar::Entry<'_, impl Read>,
+    root: &Path,
+    path: &Path,
+    done: &mut Unpacked,
+) -> io::Result<()> {
+    let header = entry.header().clone();
+    let number = |value: u64| u32::try_from(value).map_err(io::Error::other);
+    let (uid, gid, mode) = (
+        number(header.uid()?)?,
+        number(header.gid()?)?,
+        header.mode()? & 0o7777,
+    );
+    let mtime = i64::try_from(header.mtime()?).map_err(io::Error::other)?;
+    let target = root.join(path);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let kind = header.entry_type();
+    if kind.is_dir() {
+        match fs::create_dir(&target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        done.folders.push((path.to_owned(), uid, gid, mode, mtime));
+        return Ok(());
+    }
+    match fs::remove_file(&target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if kind.is_symlink() {
+        let to = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+        symlink(to, &target)?;
+        std::os::unix::fs::lchown(&target, Some(uid), Some(gid))?;
+    } else if kind.is_hard_link() {
+        let to = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+        let to = merged(&clean(&to).map_err(io::Error::other)?);
+        fs::hard_link(root.join(to), &target)?;
+        return Ok(());
+    } else if kind.is_file() {
+        let mut file = File::options().write(true).create_new(true).open(&target)?;
+        io::copy(entry, &mut file)?;
+        // The owner first: changing it takes set-id bits away.
+        chown(&target, Some(uid), Some(gid))?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+    } else {
+        return Err(io::Error::other("it is neither file, folder nor link"));
+    }
+    set_time(&target, mtime)
+}
+
+pub(crate) fn set_time(path: &Path, seconds: i64) -> io::Result<()> {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(rustix::fs::utimensat(
+        CWD,
+        path,
+        &times,
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
+}
+
+/// Relative, without `.`; a path that leads out is refused.
+fn clean(path: &Path) -> Result<PathBuf, String> {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::CurDir | Component::RootDir => {}
+            _ => {
+                return Err(format!(
+                    "it has the path {}, which leads out",
+                    path.display()
+                ));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Folders that are links below `/usr` in every Debian since bookworm (usrmerge).
+pub(crate) const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+fn merged(path: &Path) -> PathBuf {
+    match path.components().next() {
+        Some(Component::Normal(first)) if MERGED.iter().any(|name| first == *name) => {
+            Path::new("usr").join(path)
+        }
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_package_is_an_error_and_a_path_that_leads_out_too() {
+        for bytes in [
+            &b""[..],
+            b"!<arch>\n",
+            b"!<arch>\ndata.tar.xz     0           0     0     100644  999999    `\n",
+        ] {
+            assert!(Deb::new(bytes.to_vec()).control().is_err());
+        }
+        assert!(clean(Path::new("./../etc/passwd")).is_err());
+        assert_eq!(
+            clean(Path::new("./usr/./bin/x")).unwrap(),
+            Path::new("usr/bin/x")
+        );
+        assert_eq!(merged(Path::new("bin/sh")), Path::new("usr/bin/sh"));
+        assert_eq!(merged(Path::new("binary")), Path::new("binary"));
+    }
+}

@@ -1,0 +1,117 @@
+//! Why a bake failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use kiln_model::Digest;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    #[error(
+        "no apt source of this machine has the suite `{suite}`: name one with `debian {{ mirror = \"http://…\" }}`"
+    )]
+    NoMirror { suite: String },
+    #[error(
+        "{url} can't be fetched: {reason}. Without the archive a bake works only while kiln.lock fits and its packages are in the store"
+    )]
+    Fetch { url: String, reason: String },
+    #[error("{url} is not signed by a key that kiln trusts: {reason}. Nothing of it was used")]
+    Signature { url: String, reason: String },
+    #[error("{url} can't be trusted: {reason}")]
+    Release { url: String, reason: String },
+    #[error(
+        "{url} has the digest {found}, and the signed index says {expected}: the mirror is being updated or is wrong; try again later"
+    )]
+    Mismatch {
+        url: String,
+        expected: Digest,
+        found: Digest,
+    },
+    #[error("image `{image}`: the suite `{suite}` has no package `{package}`{nearest}")]
+    NoPackage {
+        image: String,
+        suite: String,
+        package: String,
+        nearest: String,
+    },
+    #[error("image `{image}`: {package} needs `{dependency}`, which nothing in the suite gives")]
+    Unsatisfied {
+        image: String,
+        package: String,
+        dependency: String,
+    },
+    #[error(
+        "image `{image}`: {package} can't be installed beside {other}: it says `{field}: {relation}`. Take one of them out"
+    )]
+    Conflict {
+        image: String,
+        package: String,
+        other: String,
+        field: &'static str,
+        relation: String,
+    },
+    #[error("image `{image}`: {first} and {second} both have the file {path}")]
+    SamePath {
+        image: String,
+        first: String,
+        second: String,
+        path: PathBuf,
+    },
+    #[error("the package {package} is damaged: {reason}")]
+    Package { package: String, reason: String },
+    #[error("image `{image}`, step `{step}` {ending}:\n{output}")]
+    Step {
+        image: String,
+        step: String,
+        ending: String,
+        output: String,
+    },
+    #[error("image `{image}`, step `{step}`: its container can't be run")]
+    Sandbox {
+        image: String,
+        step: String,
+        #[source]
+        source: kiln_engine::sandbox::SandboxError,
+    },
+    #[error("image `{image}`: copy {{ from = \"{from}\" }}: {reason}")]
+    Copy {
+        image: String,
+        from: String,
+        reason: String,
+    },
+    #[error("image `{image}`: user `{user}`: {reason}")]
+    User {
+        image: String,
+        user: String,
+        reason: String,
+    },
+    #[error(
+        "image `{image}` has no `{command}`, which is its command: add its package, copy it, or mend `cmd`"
+    )]
+    NoCommand { image: String, command: String },
+    #[error(
+        "image `{image}`: `{command}` is its command and is not executable: set its mode before it is copied"
+    )]
+    NotExecutable { image: String, command: String },
+    #[error("the store can't be used")]
+    Store(#[from] kiln_oci::StoreError),
+    #[error("the step's result can't be read as a layer")]
+    Layer(#[from] kiln_oci::LayerError),
+    #[error("the image can't be looked into")]
+    View(#[source] io::Error),
+    #[error("{path} can't be used")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("a step has no canonical form")]
+    Canonical(#[from] kiln_model::CanonicalError),
+}
+
+impl BakeError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

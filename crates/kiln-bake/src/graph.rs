@@ -1,0 +1,178 @@
+//! The steps of an image, and what their keys are made of. Pure.
+//!
+//! A key is the digest of everything that the step's result depends on: the format of keys, the layers below, the step itself and the
+//! digests of the files that it takes. What is not in it (the commit, the mirror, the machine, the day) changes no image.
+
+use kiln_model::{CanonicalError, Digest, ImageSpec, UserSpec, canonical_json};
+use serde::Serialize;
+
+use crate::lock::LockedPackage;
+
+/// Changed whenever the same inputs would give another result.
+const FORMAT: u32 = 1;
+
+/// What a step does, with all of its inputs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Work {
+    Debian {
+        suite: String,
+        arch: String,
+        date: i64,
+        packages: Vec<(String, String, Digest)>,
+    },
+    Users {
+        users: Vec<UserSpec>,
+    },
+    Copy {
+        to: String,
+        owner: Option<String>,
+        files: Vec<CopiedFile>,
+    },
+    Run {
+        command: String,
+        user: Option<String>,
+        workdir: Option<String>,
+        env: Vec<(String, String)>,
+    },
+}
+
+/// One path of a copy, relative to its source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct CopiedFile {
+    pub(crate) path: String,
+    pub(crate) mode: u32,
+    pub(crate) kind: CopiedKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CopiedKind {
+    Folder,
+    File { digest: Digest },
+    Link { target: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) work: Work,
+}
+
+impl Step {
+    /// The key of this step over `below`, the diff ids of the layers under it.
+    pub(crate) fn key(&self, below: &[Digest], date: i64) -> Result<Digest, CanonicalError> {
+        #[derive(Serialize)]
+        struct Key<'a> {
+            format: u32,
+            below: &'a [Digest],
+            date: i64,
+            work: &'a Work,
+        }
+        let key = Key {
+            format: FORMAT,
+            below,
+            date,
+            work: &self.work,
+        };
+        canonical_json(&key).map(|json| Digest::of(&json))
+    }
+}
+
+/// The steps of an image of the definition language, in order. `copies`: what each `copy` takes, in the definition's order.
+pub(crate) fn steps(
+    image: &ImageSpec,
+    arch: &str,
+    date: i64,
+    packages: &[LockedPackage],
+    copies: Vec<Vec<CopiedFile>>,
+) -> Vec<Step> {
+    let mut steps = vec![Step {
+        name: format!("debian {}", image.debian.suite),
+        work: Work::Debian {
+            suite: image.debian.suite.clone(),
+            arch: arch.to_owned(),
+            date,
+            packages: packages
+                .iter()
+                .map(|package| {
+                    (
+                        package.name.clone(),
+                        package.version.clone(),
+                        package.sha256,
+                    )
+                })
+                .collect(),
+        },
+    }];
+    if !image.users.is_empty() {
+        let names: Vec<_> = image.users.iter().map(|user| user.name.as_str()).collect();
+        steps.push(Step {
+            name: format!("user {}", names.join(" ")),
+            work: Work::Users {
+                users: image.users.clone(),
+            },
+        });
+    }
+    for (copy, files) in image.copies.iter().zip(copies) {
+        steps.push(Step {
+            name: format!("copy {} {}", copy.from, copy.to),
+            work: Work::Copy {
+                to: copy.to.clone(),
+                owner: copy.owner.clone(),
+                files,
+            },
+        });
+    }
+    for command in &image.run {
+        steps.push(Step {
+            name: format!("run {command}"),
+            work: Work::Run {
+                command: command.clone(),
+                user: image.run_as.clone(),
+                workdir: image.workdir.clone(),
+                env: image
+                    .env
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            },
+        });
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_changes_with_each_input_and_with_nothing_else() {
+        let run = |command: &str| Step {
+            name: "not part of it".into(),
+            work: Work::Run {
+                command: command.into(),
+                user: None,
+                workdir: None,
+                env: Vec::new(),
+            },
+        };
+        let below = [Digest::of(b"base")];
+        let key = run("true").key(&below, 1).unwrap();
+        assert_eq!(
+            Step {
+                name: "other".into(),
+                ..run("true")
+            }
+            .key(&below, 1)
+            .unwrap(),
+            key
+        );
+        let others = [
+            run("false").key(&below, 1),
+            run("true").key(&[], 1),
+            run("true").key(&below, 2),
+        ];
+        assert!(others.into_iter().all(|other| other.unwrap() != key));
+    }
+}

@@ -1,0 +1,167 @@
+//! `kiln.lock`: the exact packages of each image, so that the same bake gives the same image on another day and machine. It
+//! names no mirror and no credentials.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use kiln_model::{Digest, ImageName};
+use serde::{Deserialize, Serialize};
+
+/// Of the file, and part of every base's key.
+const FORMAT: u32 = 1;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    format: u32,
+    pub(crate) images: BTreeMap<ImageName, ImageLock>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageLock {
+    pub(crate) suite: String,
+    pub(crate) arch: String,
+    /// As the definition asks, ordered.
+    pub(crate) requested: Vec<String>,
+    /// Seconds since 1970: the newest signed date of the archive, and the latest time of any file in the image.
+    pub(crate) date: i64,
+    /// In the order in which they are unpacked.
+    pub(crate) packages: Vec<LockedPackage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LockedPackage {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) arch: String,
+    pub(crate) sha256: Digest,
+    pub(crate) size: u64,
+    /// Below the archive's root.
+    pub(crate) path: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("kiln.lock can't be understood: delete it, and the next bake writes it anew")]
+    Syntax(#[source] serde_json::Error),
+    #[error(
+        "kiln.lock has format {found}, and this kiln knows format {FORMAT}: use a newer kiln, or delete the file"
+    )]
+    Format { found: u32 },
+}
+
+impl Lock {
+    pub fn parse(text: &str) -> Result<Self, LockError> {
+        let lock: Self = serde_json::from_str(text).map_err(LockError::Syntax)?;
+        if lock.format != FORMAT {
+            return Err(LockError::Format { found: lock.format });
+        }
+        Ok(lock)
+    }
+
+    pub(crate) fn with(&self, image: &ImageName, packages: ImageLock) -> Self {
+        let mut images = self.images.clone();
+        images.insert(image.clone(), packages);
+        Self {
+            format: FORMAT,
+            images,
+        }
+    }
+}
+
+/// JSON with one package a line, so that a difference is read by package.
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = |value: &dyn erased::Json| value.json();
+        writeln!(f, "{{\n  \"format\": {FORMAT},\n  \"images\": {{")?;
+        for (index, (name, image)) in self.images.iter().enumerate() {
+            let ImageLock {
+                suite,
+                arch,
+                requested,
+                date,
+                packages,
+            } = image;
+            writeln!(f, "    {}: {{", json(name))?;
+            writeln!(
+                f,
+                "      \"suite\": {},\n      \"arch\": {},",
+                json(suite),
+                json(arch)
+            )?;
+            writeln!(
+                f,
+                "      \"requested\": {},\n      \"date\": {date},",
+                json(requested)
+            )?;
+            writeln!(f, "      \"packages\": [")?;
+            for (index, package) in packages.iter().enumerate() {
+                let comma = if index + 1 < packages.len() { "," } else { "" };
+                writeln!(f, "        {}{comma}", json(package))?;
+            }
+            let comma = if index + 1 < self.images.len() {
+                ","
+            } else {
+                ""
+            };
+            writeln!(f, "      ]\n    }}{comma}")?;
+        }
+        writeln!(f, "  }}\n}}")
+    }
+}
+
+mod erased {
+    use serde::Serialize;
+
+    pub(super) trait Json {
+        fn json(&self) -> String;
+    }
+
+    impl<T: Serialize> Json for T {
+        fn json(&self) -> String {
+            serde_json::to_string(self).expect("names, numbers and lists of them are JSON")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again_and_a_package_is_a_line() {
+        let package = LockedPackage {
+            name: "a".into(),
+            version: "1".into(),
+            arch: "amd64".into(),
+            sha256: Digest::of(b"a"),
+            size: 1,
+            path: "pool/a.deb".into(),
+        };
+        let image = ImageLock {
+            suite: "s".into(),
+            arch: "amd64".into(),
+            requested: vec!["a".into()],
+            date: 7,
+            packages: vec![package.clone(), package],
+        };
+        let lock = Lock::default()
+            .with(&"x".parse().unwrap(), image.clone())
+            .with(&"y".parse().unwrap(), image);
+        let text = lock.to_string();
+        assert_eq!(Lock::parse(&text).unwrap(), lock);
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.contains("pool/a.deb"))
+                .count(),
+            4
+        );
+        assert!(matches!(Lock::parse("{}"), Err(LockError::Syntax(_))));
+        assert!(matches!(
+            Lock::parse(r#"{"format":9,"images":{}}"#),
+            Err(LockError::Format { found: 9 })
+        ));
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether an `InRelease` file is signed by a key that kiln trusts: the Debian archive's, which are part of this program.
+//!
+//! OpenPGP itself is the `pgp` crate's; what a signature has to be to count is here: a binary or text signature, by a hash of the
+//! SHA-2 family, not expired, by a key that is neither expired nor revoked.
+
+use std::io::BufReader;
+
+use pgp::composed::{CleartextSignedMessage, Deserializable, SignedPublicKey};
+use pgp::crypto::hash::HashAlgorithm;
+use pgp::packet::Signature;
+use pgp::types::KeyDetails;
+
+/// Of the package debian-archive-keyring.
+const KEYRING: &[u8] = include_bytes!("../keys/debian-archive-keyring.gpg");
+
+/// The signed text of `inrelease`, as of `now` (seconds since 1970).
+pub(crate) fn verified(inrelease: &str, now: u64) -> Result<String, String> {
+    let (message, _) = CleartextSignedMessage::from_string(inrelease)
+        .map_err(|error| format!("it is no clear-signed text ({error})"))?;
+    let keys = SignedPublicKey::from_bytes_many(BufReader::new(KEYRING))
+        .map_err(|error| format!("the built-in keys can't be read ({error})"))?;
+    let text = message.signed_text();
+    let mut reason = "none of its signatures is by a Debian archive key".to_owned();
+    for key in keys.flatten() {
+        if key.verify_bindings().is_err() {
+            continue;
+        }
+        for signature in message.signatures() {
+            let by_primary = signature.verify(&key.primary_key, text.as_bytes()).is_ok();
+            let by_subkey = key
+                .public_subkeys
+                .iter()
+                .find(|subkey| signature.verify(&subkey.key, text.as_bytes()).is_ok());
+            if !by_primary && by_subkey.is_none() {
+                continue;
+            }
+            let details = key
+                .details
+                .direct_signatures
+                .iter()
+                .chain(key.details.users.iter().flat_map(|user| &user.signatures));
+            let revoked = !key.details.revocation_signatures.is_empty()
+                || by_subkey.is_some_and(|subkey| {
+                    subkey
+                        .signatures
+                        .iter()
+                        .any(|s| s.typ() == Some(pgp::packet::SignatureType::SubkeyRevocation))
+                });
+            let made = u64::from(key.primary_key.created_at().as_secs());
+            let expired = expires(details, made).is_some_and(|at| at <= now)
+                || by_subkey.is_some_and(|subkey| {
+                    let made = u64::from(subkey.key.created_at().as_secs());
+                    expires(subkey.signatures.iter(), made).is_some_and(|at| at <= now)
+                });
+            match acceptable(signature, now) {
+                Err(why) => reason = why,
+                Ok(()) if revoked => reason = "the key was revoked".to_owned(),
+                Ok(()) if expired => reason = "the key has expired".to_owned(),
+                Ok(()) => return Ok(text.replace("\r\n", "\n")),
+            }
+        }
+    }
+    Err(reason)
+}
+
+/// When the newest of a key's own statements says that it expires.
+fn expires<'a>(statements: impl Iterator<Item = &'a Signature>, made: u64) -> Option<u64> {
+    let newest = statements.max_by_key(|statement| statement.created().map(|at| at.as_secs()))?;
+    let after = newest.key_expiration_time()?.as_secs();
+    (after > 0).then(|| made + u64::from(after))
+}
+
+fn acceptable(signature: &Signature, now: u64) -> Result<(), String> {
+    match signature.hash_alg() {
+        Some(
+            HashAlgorithm::Sha224
+            | HashAlgorithm::Sha256
+            | HashAlgorithm::Sha384
+            | HashAlgorithm::Sha512,
+        ) => {}
+        other => {
+            return Err(format!(
+                "it is signed over {other:?}, which is not of the SHA-2 family"
+            ));
+        }
+    }
+    let Some(made) = signature.created().map(|at| u64::from(at.as_secs())) else {
+        return Err("its signature has no date".to_owned());
+    };
+    let lasts = signature
+        .signature_expiration_time()
+        .map_or(0, |time| u64::from(time.as_secs()));
+    if lasts > 0 && made + lasts <= now {
+        return Err("its signature has expired".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_nobody_signed_is_refused() {
+        assert!(
+            verified("Origin: Debian\n", 0)
+                .unwrap_err()
+                .contains("clear-signed")
+        );
+        let keys = SignedPublicKey::from_bytes_many(BufReader::new(KEYRING)).unwrap();
+        assert!(keys.flatten().count() >= 6, "the built-in keys are read");
+    }
+}
