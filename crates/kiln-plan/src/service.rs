@@ -331,8 +331,9 @@ impl Service {
             }
             Event::Drained { instance, cut: _ } => {
                 if let Some(instance) = self.instances.get_mut(&instance)
-                    && instance.is_draining()
+                    && matches!(instance.routed, Routed::Draining { .. })
                 {
+                    // Said of one that is `Leaving`, it is about the time before it was last routed to.
                     instance.routed = Routed::Drained;
                 }
             }

@@ -2,7 +2,7 @@
 
 use kiln_model::api::RolloutResult;
 use kiln_model::{ReleaseNumber, Timestamp};
-use kiln_plan::{Action, Event, Notice, Phase, RolloutPhase, Routed, Service};
+use kiln_plan::{Action, Event, Instance, Notice, Phase, RolloutPhase, Routed, Service};
 
 use crate::engine::Quality;
 use crate::world::World;
@@ -133,11 +133,16 @@ impl World {
                 holds(2, of_release <= most, || {
                     format!("{of_release} instances of release {release} for {most} replicas")
                 })?;
-                // The old set, the new one and the warm one; what leaves the routes ends by its own deadline.
+                // The old set, the new one and the warm one. What leaves the routes ends by its own deadline; a slow start of
+                // before the rollout can't be stopped until it is over, and may not be needed any more.
+                let passing = |i: &Instance| {
+                    leaves(i.routed)
+                        || i.phase == Phase::Starting && i.asked_at < self.rollout_began
+                };
                 let most = 3 * self.rollout_replicas as usize;
                 let all = service
                     .instances()
-                    .filter(|i| i.is_alive() && !i.doomed && !leaves(i.routed))
+                    .filter(|i| i.is_alive() && !i.doomed && !passing(i))
                     .count();
                 holds(2, all <= most, || {
                     format!("{all} instances run, {most} are allowed: old, new and warm")

@@ -70,6 +70,7 @@ pub(crate) struct World {
     pub(crate) most_replicas: u32,
     /// Since the last rollout began.
     pub(crate) rollout_replicas: u32,
+    pub(crate) rollout_began: Timestamp,
     /// Milliseconds, over the whole run: a drain keeps the deadline that it began with.
     pub(crate) least_drain: u64,
     stats: Stats,
@@ -107,6 +108,7 @@ impl World {
             qualities: Vec::new(),
             most_replicas: 0,
             rollout_replicas: 0,
+            rollout_began: Timestamp(0),
             least_drain: u64::MAX,
             stats: Stats::default(),
         }
@@ -459,6 +461,7 @@ impl World {
                 Notice::RolloutBegan { .. } => {
                     self.stats.rollouts += 1;
                     self.rollout_replicas = replicas(&before);
+                    self.rollout_began = clock;
                 }
                 Notice::RolloutEnded { end } if end.result == RolloutResult::Done => {
                     self.stats.done += 1

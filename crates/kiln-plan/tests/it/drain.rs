@@ -48,7 +48,9 @@ fn s03_a_stop_comes_strictly_after_the_confirmation_and_the_end_of_what_is_in_fl
     let actions = script.wait(SOAK * 20);
     assert_eq!(script.traffic(), Some((2, 1)));
     assert!(stops(&actions).is_empty(), "the route is not confirmed");
-    // A word that all is idle, before any proxy left the instance, is about a route of the past.
+    // A word that all is idle, before every proxy left the instance, is about a route of the past.
+    let instance = old[0].clone();
+    script.tell(Event::Drained { instance, cut: 0 });
     let generation = script.service.route().expect("a route").generation;
     script.tell(Event::Confirmed { generation });
     let actions = script.wait(SOAK * 2);
