@@ -137,7 +137,9 @@ impl World {
                 // before the rollout can't be stopped until it is over, and may not be needed any more.
                 let passing = |i: &Instance| {
                     leaves(i.routed)
-                        || i.phase == Phase::Starting && i.asked_at < self.rollout_began
+                        || i.phase == Phase::Starting
+                            && i.asked_at <= self.rollout_began
+                            && i.release != *release
                 };
                 let most = 3 * self.rollout_replicas as usize;
                 let all = service

@@ -8,7 +8,7 @@ use kiln_model::{
     BlueGreen, Digest, EnvName, ExitReason, Generation, ImageOrigin, InstanceId, Policy,
     ProjectName, Release, ReleaseNumber, Resources, ServiceKey, ServiceName, Strategy, Timestamp,
 };
-use kiln_plan::{Action, Event, Mutation, Notice, Service, bound};
+use kiln_plan::{Action, Event, Mutation, Notice, Phase, Service, bound};
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Broken;
@@ -225,6 +225,18 @@ impl World {
                     self.at(later, Next::Engine(Happening::Seen(Box::new(event))));
                     return Ok(());
                 }
+                // Only what is known to run is probed.
+                if let Event::Ready { instance } = &event
+                    && self
+                        .service
+                        .instance(instance)
+                        .is_some_and(|i| i.phase == Phase::Starting)
+                    && self.engine.is_alive(instance)
+                {
+                    let later = self.now + 100;
+                    self.at(later, Next::Engine(Happening::Seen(Box::new(event))));
+                    return Ok(());
+                }
                 let alive = |id| self.engine.is_alive(id);
                 let stale = match &event {
                     Event::Started { instance, .. }
@@ -310,6 +322,9 @@ impl World {
             Next::Jump => {
                 self.jumped += self.operator.between(1_000, 7_200_000);
                 self.note(|| "the clock jumps".to_owned());
+                if self.now < self.down_until {
+                    return Ok(());
+                }
                 self.step(Event::Timer)
             }
             Next::Reboot => {
