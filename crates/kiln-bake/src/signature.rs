@@ -22,15 +22,13 @@ pub(crate) fn verified(inrelease: &str, now: u64) -> Result<String, String> {
     let text = message.signed_text();
     let mut reason = "none of its signatures is by a Debian archive key".to_owned();
     for key in keys.flatten() {
-        if key.verify_bindings().is_err() {
-            continue;
-        }
         for signature in message.signatures() {
             let by_primary = signature.verify(&key.primary_key, text.as_bytes()).is_ok();
-            let by_subkey = key
-                .public_subkeys
-                .iter()
-                .find(|subkey| signature.verify(&subkey.key, text.as_bytes()).is_ok());
+            let by_subkey = key.public_subkeys.iter().find(|subkey| {
+                // A subkey counts only when the primary key, which is trusted as it is, says that it is its own.
+                signature.verify(&subkey.key, text.as_bytes()).is_ok()
+                    && subkey.verify_bindings(&key.primary_key).is_ok()
+            });
             if !by_primary && by_subkey.is_none() {
                 continue;
             }
@@ -38,7 +36,13 @@ pub(crate) fn verified(inrelease: &str, now: u64) -> Result<String, String> {
                 .details
                 .direct_signatures
                 .iter()
-                .chain(key.details.users.iter().flat_map(|user| &user.signatures));
+                .chain(key.details.users.iter().flat_map(|user| &user.signatures))
+                // Other people's certificates say nothing about the key's expiry.
+                .filter(|statement| {
+                    statement
+                        .issuer_key_id()
+                        .contains(&&key.primary_key.legacy_key_id())
+                });
             let revoked = !key.details.revocation_signatures.is_empty()
                 || by_subkey.is_some_and(|subkey| {
                     subkey
