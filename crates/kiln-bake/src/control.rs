@@ -120,7 +120,7 @@ fn relation(text: &str, arch: &str) -> Option<Relation> {
     if let Some((_, only)) = text.split_once('[') {
         let only: Vec<_> = only.trim_end_matches(']').split_whitespace().collect();
         let excluded = only.iter().any(|a| a.strip_prefix('!') == Some(arch));
-        let named = only.iter().any(|a| *a == arch) || only.iter().all(|a| a.starts_with('!'));
+        let named = only.contains(&arch) || only.iter().all(|a| a.starts_with('!'));
         if excluded || !named {
             return None;
         }

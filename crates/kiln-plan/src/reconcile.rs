@@ -332,6 +332,9 @@ impl Service {
             },
         );
         match (starting, unready) {
+            (0, 0) if self.ready(release) > 0 => {
+                "its instances were ready, but not yet for as long as `soak` asks".to_owned()
+            }
             (0, 0) => "its instances had ended".to_owned(),
             (starting, 0) => format!("{starting} of its instances were still being started"),
             (_, unready) => format!("{unready} of its instances ran, but {asked}"),

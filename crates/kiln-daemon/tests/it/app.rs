@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 static READY: AtomicBool = AtomicBool::new(true);
 
 /// `BEHAVIOUR`: `exit` (ends at once, saying why), `never-ready`, `dies-after-switch`, or nothing.
-pub fn run() -> ! {
+pub(crate) fn run() -> ! {
     let behaviour = std::env::var("BEHAVIOUR").unwrap_or_default();
     if behaviour == "exit" {
         println!("the configuration is missing");
@@ -16,7 +16,10 @@ pub fn run() -> ! {
         std::process::exit(3);
     }
     READY.store(behaviour != "never-ready", Ordering::SeqCst);
-    let port = std::env::var("PORT").expect("kiln gives PORT").parse::<u16>().expect("a number");
+    let port = std::env::var("PORT")
+        .expect("kiln gives PORT")
+        .parse::<u16>()
+        .expect("a number");
     let listener = TcpListener::bind(("0.0.0.0", port)).expect("the port is free in here");
     println!("listening as {}", release());
     let began = Instant::now();

@@ -8,15 +8,33 @@ use crate::client;
 use crate::load::Load;
 use crate::world::{World, until};
 
-pub const TESTS: &[(&str, fn())] = &[
-    ("a_killed_controller_is_back_and_adopts_with_the_same_pid_and_start", killed_controller),
-    ("a_killed_proxy_is_back_and_serves_its_saved_table", killed_proxy),
-    ("a_machine_reboot_brings_every_service_back_to_its_current_release", reboot),
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    (
+        "a_killed_controller_is_back_and_adopts_with_the_same_pid_and_start",
+        killed_controller,
+    ),
+    (
+        "a_killed_proxy_is_back_and_serves_its_saved_table",
+        killed_proxy,
+    ),
+    (
+        "a_machine_reboot_brings_every_service_back_to_its_current_release",
+        reboot,
+    ),
     ("an_instance_that_dies_is_replaced", replaced),
-    ("an_instance_that_dies_in_the_middle_of_an_answer_is_counted_once", half_answer),
-    ("a_port_that_is_taken_is_told_and_nothing_is_registered", port_taken),
+    (
+        "an_instance_that_dies_in_the_middle_of_an_answer_is_counted_once",
+        half_answer,
+    ),
+    (
+        "a_port_that_is_taken_is_told_and_nothing_is_registered",
+        port_taken,
+    ),
     ("an_image_that_is_not_in_the_store_is_told", no_image),
-    ("the_journal_says_what_happened_and_a_changed_entry_is_found", journal),
+    (
+        "the_journal_says_what_happened_and_a_changed_entry_is_found",
+        journal,
+    ),
 ];
 
 fn killed_controller() {
@@ -32,7 +50,9 @@ fn killed_controller() {
         });
     }
     let served = load.served.load(Ordering::SeqCst);
-    until("it goes on being served", || load.served.load(Ordering::SeqCst) > served + 50);
+    until("it goes on being served", || {
+        load.served.load(Ordering::SeqCst) > served + 50
+    });
     assert_eq!(world.service().instances, before);
     world.apply(&world.spec("two")).unwrap();
     let (_, lost) = load.end();
@@ -44,35 +64,70 @@ fn killed_proxy() {
     let world = World::new();
     world.apply(&world.spec("one")).unwrap();
     world.kill("proxy");
-    until("it is served again", || client::http(world.listen, "GET", "/", b"").is_ok_and(|a| a.release == "app@1"));
-    assert_eq!(world.apply(&world.spec("two")).unwrap().result, RolloutResult::Done);
+    until("it is served again", || {
+        client::http(world.listen, "GET", "/", b"").is_ok_and(|a| a.release == "app@1")
+    });
+    assert_eq!(
+        world.apply(&world.spec("two")).unwrap().result,
+        RolloutResult::Done
+    );
 }
 
 fn reboot() {
     let mut world = World::new();
     world.apply(&world.spec("one")).unwrap();
     world.apply(&world.spec("two")).unwrap();
-    let before: BTreeSet<_> = world.service().instances.into_iter().map(|i| i.id).collect();
+    let before: BTreeSet<_> = world
+        .service()
+        .instances
+        .into_iter()
+        .map(|i| i.id)
+        .collect();
     world.reboot();
     world.start();
     until("the current release serves", || {
         client::http(world.listen, "GET", "/", b"").is_ok_and(|answer| answer.release == "app@2")
     });
     until("all of it is ready", || {
-        let ready = world.service().instances.into_iter().filter(|i| i.release == ReleaseNumber(2) && i.state == InstanceState::Ready);
+        let ready = world
+            .service()
+            .instances
+            .into_iter()
+            .filter(|i| i.release == ReleaseNumber(2) && i.state == InstanceState::Ready);
         ready.count() == 2
     });
-    assert!(world.service().instances.iter().all(|instance| !before.contains(&instance.id)));
-    assert_eq!(world.apply(&world.spec("three")).unwrap().result, RolloutResult::Done);
+    assert!(
+        world
+            .service()
+            .instances
+            .iter()
+            .all(|instance| !before.contains(&instance.id))
+    );
+    assert_eq!(
+        world.apply(&world.spec("three")).unwrap().result,
+        RolloutResult::Done
+    );
 }
 
 fn replaced() {
     let world = World::new();
     world.apply(&world.spec("one")).unwrap();
-    let before: BTreeSet<_> = world.service().instances.into_iter().map(|i| i.id).collect();
-    let _ = client::http(world.listen, "GET", "/die", b"");
+    let before: BTreeSet<_> = world
+        .service()
+        .instances
+        .into_iter()
+        .map(|i| i.id)
+        .collect();
+    // Not idempotent, so the proxy does not ask the other one to die too.
+    let _ = client::http(world.listen, "POST", "/die", b"");
     until("a new one is ready beside the survivor", || {
-        let now: BTreeSet<_> = world.service().instances.into_iter().filter(|i| i.state == InstanceState::Ready).map(|i| i.id).collect();
+        let now: BTreeSet<_> = world
+            .service()
+            .instances
+            .into_iter()
+            .filter(|i| i.state == InstanceState::Ready)
+            .map(|i| i.id)
+            .collect();
         now.len() == 2 && now.intersection(&before).count() == 1
     });
 }
@@ -83,7 +138,13 @@ fn half_answer() {
     let cut = client::http(world.listen, "GET", "/half", b"");
     assert!(cut.is_err(), "a cut answer never looks whole");
     until("the dead one is replaced", || {
-        world.service().instances.iter().filter(|i| i.state == InstanceState::Ready).count() == 2
+        world
+            .service()
+            .instances
+            .iter()
+            .filter(|i| i.state == InstanceState::Ready)
+            .count()
+            == 2
     });
     assert_eq!(world.failed(), 1);
 }
@@ -93,10 +154,17 @@ fn port_taken() {
     let taken = std::net::TcpListener::bind(world.listen).unwrap();
     let refused = world.apply(&world.spec("one")).unwrap_err();
     assert_eq!(refused.code, ErrorCode::Precondition);
-    assert!(refused.message.contains("taken") && refused.message.contains(&world.listen.to_string()), "{}", refused.message);
+    assert!(
+        refused.message.contains("taken") && refused.message.contains(&world.listen.to_string()),
+        "{}",
+        refused.message
+    );
     assert!(world.status().unwrap().services.is_empty());
     drop(taken);
-    assert_eq!(world.apply(&world.spec("one")).unwrap().result, RolloutResult::Done);
+    assert_eq!(
+        world.apply(&world.spec("one")).unwrap().result,
+        RolloutResult::Done
+    );
 }
 
 fn no_image() {
@@ -115,13 +183,17 @@ fn journal() {
     let answer = client::unix(&world.socket(), "GET", path, b"").unwrap();
     let history: kiln_model::api::History = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(history.releases.len(), 1);
-    let apply = history.events.iter().find(|event| event.text == "apply of app:one").expect("the apply is told");
+    let apply = history
+        .events
+        .iter()
+        .find(|event| event.text == "apply of app:one")
+        .expect("the apply is told");
     assert_eq!(apply.actor, Some(0));
     let verified = client::unix(&world.socket(), "GET", "/v1/verify", b"").unwrap();
     assert_eq!(verified.status, 200);
     let db = rusqlite::Connection::open(world.root().join("journal.db")).unwrap();
     db.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-    db.execute("UPDATE entry SET body = replace(body, 'app:one', 'app:two') WHERE state = 1", []).unwrap();
+    db.execute("UPDATE entry SET body = CAST(replace(CAST(body AS TEXT), 'app:one', 'app:two') AS BLOB) WHERE state = 1", []).unwrap();
     let broken = client::unix(&world.socket(), "GET", "/v1/verify", b"").unwrap();
     assert_eq!(broken.status, 500);
     assert!(String::from_utf8_lossy(&broken.body).contains("entry 1"));

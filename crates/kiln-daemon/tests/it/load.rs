@@ -2,27 +2,28 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crate::client;
 
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    pub served: Arc<AtomicU64>,
+    pub(crate) served: Arc<AtomicU64>,
     lost: Arc<Mutex<Vec<String>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    pub fn start(address: SocketAddr) -> Self {
+    pub(crate) fn start(address: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let served = Arc::new(AtomicU64::new(0));
         let lost = Arc::new(Mutex::new(Vec::new()));
         let threads = (0..4)
             .map(|worker| {
-                let (stop, served, lost) = (Arc::clone(&stop), Arc::clone(&served), Arc::clone(&lost));
+                let (stop, served, lost) =
+                    (Arc::clone(&stop), Arc::clone(&served), Arc::clone(&lost));
                 std::thread::spawn(move || {
                     let mut number = 0_u64;
                     while !stop.load(Ordering::SeqCst) {
@@ -34,12 +35,17 @@ impl Load {
                             _ => ("GET", "/"),
                         };
                         match client::http(address, method, path, &echo) {
-                            Ok(answer) if answer.status == 200 && (path != "/echo" || answer.body == echo) => {
+                            Ok(answer)
+                                if answer.status == 200
+                                    && (path != "/echo" || answer.body == echo) =>
+                            {
                                 served.fetch_add(1, Ordering::SeqCst);
                             }
                             Ok(answer) => {
                                 let body = String::from_utf8_lossy(&answer.body).into_owned();
-                                lost.lock().unwrap().push(format!("{path}: {} {body}", answer.status));
+                                lost.lock()
+                                    .unwrap()
+                                    .push(format!("{path}: {} {body}", answer.status));
                             }
                             Err(error) => lost.lock().unwrap().push(format!("{path}: {error}")),
                         }
@@ -47,11 +53,16 @@ impl Load {
                 })
             })
             .collect();
-        Self { stop, served, lost, threads }
+        Self {
+            stop,
+            served,
+            lost,
+            threads,
+        }
     }
 
     /// How many were served, and what was lost.
-    pub fn end(self) -> (u64, Vec<String>) {
+    pub(crate) fn end(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().unwrap();

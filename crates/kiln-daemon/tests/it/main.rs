@@ -33,7 +33,12 @@ fn main() {
             return;
         }
         "proxy" => {
-            let options = kiln_proxy::serve::ProxyOptions { root, uid: 61007, gid: 61007, workers: 2 };
+            let options = kiln_proxy::serve::ProxyOptions {
+                root,
+                uid: 61007,
+                gid: 61007,
+                workers: 2,
+            };
             if let Err(error) = kiln_proxy::serve::run(options) {
                 eprintln!("proxy: {error:?}");
                 std::process::exit(1);

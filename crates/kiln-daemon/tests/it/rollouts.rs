@@ -7,31 +7,72 @@ use kiln_model::api::{ErrorCode, InstanceState, RolloutResult};
 use crate::load::Load;
 use crate::world::{World, until};
 
-pub const TESTS: &[(&str, fn())] = &[
-    ("bake_start_switch_and_stop_with_a_path_that_names_an_empty_folder_and_nothing_left", whole_loop),
-    ("applies_and_rollbacks_under_load_lose_nothing", nothing_lost),
-    ("never_ready_new_set_old_set_untouched_exit_code_and_reason_nothing_half_registered", never_ready),
-    ("an_error_that_cannot_heal_is_told_within_seconds_not_at_the_deadline", fail_fast),
-    ("the_current_release_is_itself_broken_it_can_be_rolled_back_and_rolled_forward", broken_current),
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    (
+        "bake_start_switch_and_stop_with_a_path_that_names_an_empty_folder_and_nothing_left",
+        whole_loop,
+    ),
+    (
+        "applies_and_rollbacks_under_load_lose_nothing",
+        nothing_lost,
+    ),
+    (
+        "never_ready_new_set_old_set_untouched_exit_code_and_reason_nothing_half_registered",
+        never_ready,
+    ),
+    (
+        "an_error_that_cannot_heal_is_told_within_seconds_not_at_the_deadline",
+        fail_fast,
+    ),
+    (
+        "the_current_release_is_itself_broken_it_can_be_rolled_back_and_rolled_forward",
+        broken_current,
+    ),
     ("same_release_applied_again_is_a_no_op", no_op),
-    ("two_releases_deployed_at_once_the_second_is_refused", two_at_once),
-    ("a_plan_made_before_the_world_changed_is_refused", stale_plan),
-    ("a_set_that_dies_after_the_switch_gives_the_traffic_back", dies_after_switch),
+    (
+        "two_releases_deployed_at_once_the_second_is_refused",
+        two_at_once,
+    ),
+    (
+        "a_plan_made_before_the_world_changed_is_refused",
+        stale_plan,
+    ),
+    (
+        "a_set_that_dies_after_the_switch_gives_the_traffic_back",
+        dies_after_switch,
+    ),
 ];
 
 fn whole_loop() {
     let world = World::new();
     let first = world.apply(&world.spec("one")).unwrap();
-    assert_eq!((first.from, first.to, first.result), (None, Some(ReleaseNumber(1)), RolloutResult::Done));
+    assert_eq!(
+        (first.from, first.to, first.result),
+        (None, Some(ReleaseNumber(1)), RolloutResult::Done)
+    );
     assert_eq!(world.get("/").release, "app@1");
     let second = world.apply(&world.spec("two")).unwrap();
-    assert_eq!((second.from, second.to), (Some(ReleaseNumber(1)), Some(ReleaseNumber(2))));
+    assert_eq!(
+        (second.from, second.to),
+        (Some(ReleaseNumber(1)), Some(ReleaseNumber(2)))
+    );
     assert_eq!(world.get("/env").body, b"two");
     assert_eq!(second.warm.unwrap().number, ReleaseNumber(1));
     let back = world.roll_back(None).unwrap();
-    assert_eq!((back.to, back.result), (Some(ReleaseNumber(1)), RolloutResult::Done));
-    assert_eq!(world.get("/env").body, b"one", "configuration goes back with the code");
-    assert!(back.duration_ms < 1000, "a warm rollback took {} ms", back.duration_ms);
+    assert_eq!(
+        (back.to, back.result),
+        (Some(ReleaseNumber(1)), RolloutResult::Done)
+    );
+    assert_eq!(
+        world.get("/env").body,
+        b"one",
+        "configuration goes back with the code"
+    );
+    assert!(
+        back.duration_ms < 1000,
+        "a warm rollback took {} ms",
+        back.duration_ms
+    );
     assert_eq!(world.down(), Default::default());
 }
 
@@ -43,7 +84,9 @@ fn nothing_lost() {
         world.apply(&world.spec(&format!("round-{round}"))).unwrap();
         world.roll_back(None).unwrap();
     }
-    until("a thousand requests were served", || load.served.load(Ordering::SeqCst) > 1000);
+    until("a thousand requests were served", || {
+        load.served.load(Ordering::SeqCst) > 1000
+    });
     let (served, lost) = load.end();
     assert_eq!(lost, Vec::<String>::new(), "{served} were served");
 }
@@ -51,7 +94,10 @@ fn nothing_lost() {
 fn broken(world: &World, behaviour: &str) -> kiln_model::EnvironmentSpec {
     let mut spec = world.spec(behaviour);
     let service = spec.services.values_mut().next().unwrap();
-    service.release.env.insert("BEHAVIOUR".into(), behaviour.into());
+    service
+        .release
+        .env
+        .insert("BEHAVIOUR".into(), behaviour.into());
     service.policy.progress_deadline = Duration::from_secs(3);
     spec
 }
@@ -64,8 +110,10 @@ fn never_ready() {
     assert_eq!(outcome.result, RolloutResult::RolledBack);
     let reason = outcome.reason.unwrap();
     assert!(reason.contains("GET /ready"), "{reason}");
+    until("the old set is untouched and nothing else is left", || {
+        world.service().instances == before
+    });
     let service = world.service();
-    assert_eq!(service.instances, before, "the old set is untouched and nothing else is left");
     assert_eq!(service.release.unwrap().number, ReleaseNumber(1));
     assert_eq!(world.get("/").release, "app@1");
 }
@@ -74,35 +122,57 @@ fn fail_fast() {
     let world = World::new();
     world.apply(&world.spec("good")).unwrap();
     let mut spec = broken(&world, "exit");
-    spec.services.values_mut().next().unwrap().policy.progress_deadline = Duration::from_secs(60);
+    spec.services
+        .values_mut()
+        .next()
+        .unwrap()
+        .policy
+        .progress_deadline = Duration::from_secs(60);
     let began = Instant::now();
     let outcome = world.apply(&spec).unwrap();
     assert_eq!(outcome.result, RolloutResult::RolledBack);
     let reason = outcome.reason.unwrap();
-    assert!(reason.contains("code 3") && reason.contains("the configuration is missing"), "{reason}");
+    assert!(
+        reason.contains("code 3") && reason.contains("the configuration is missing"),
+        "{reason}"
+    );
     let mut spec = world.spec("no-command");
     spec.services.values_mut().next().unwrap().release.command = vec!["/nothing".into()];
     let outcome = world.apply(&spec).unwrap();
     let reason = outcome.reason.unwrap();
     assert!(reason.contains("/nothing"), "{reason}");
-    assert!(began.elapsed() < Duration::from_secs(15), "told after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "told after {:?}",
+        began.elapsed()
+    );
 }
 
 fn broken_current() {
     let world = World::new();
     world.apply(&world.spec("one")).unwrap();
     world.apply(&world.spec("two")).unwrap();
-    for _ in 0..8 {
-        world.get("/unready");
-    }
     until("the current set is not ready", || {
-        world.service().instances.iter().filter(|i| i.release == ReleaseNumber(2)).all(|i| i.state == InstanceState::Unready)
+        world.get("/unready");
+        world
+            .service()
+            .instances
+            .iter()
+            .filter(|i| i.release == ReleaseNumber(2))
+            .all(|i| i.state == InstanceState::Unready)
     });
-    assert_eq!(world.get("/").release, "app@2", "fail open: the least bad still gets it");
+    assert_eq!(
+        world.get("/").release,
+        "app@2",
+        "fail open: the least bad still gets it"
+    );
     let forward = world.apply(&world.spec("three")).unwrap();
     assert_eq!(forward.result, RolloutResult::Done);
     let back = world.roll_back(Some(1)).unwrap();
-    assert_eq!((back.result, back.to), (RolloutResult::Done, Some(ReleaseNumber(1))));
+    assert_eq!(
+        (back.result, back.to),
+        (RolloutResult::Done, Some(ReleaseNumber(1)))
+    );
 }
 
 fn no_op() {
@@ -142,12 +212,16 @@ fn dies_after_switch() {
     let world = World::new();
     world.apply(&world.spec("good")).unwrap();
     let mut spec = broken(&world, "dies-after-switch");
-    spec.services.values_mut().next().unwrap().policy.soak = Duration::from_secs(3);
+    let policy = &mut spec.services.values_mut().next().unwrap().policy;
+    policy.soak = Duration::from_secs(2);
+    policy.progress_deadline = Duration::from_secs(20);
     let load = Load::start(world.listen);
     let outcome = world.apply(&spec).unwrap();
     assert_eq!(outcome.result, RolloutResult::RolledBack);
     let reason = outcome.reason.unwrap();
     assert!(reason.contains("code 8"), "{reason}");
-    until("the old release has the traffic", || world.get("/").release == "app@1");
+    until("the old release has the traffic", || {
+        world.get("/").release == "app@1"
+    });
     load.end();
 }

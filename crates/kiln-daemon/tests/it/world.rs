@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 
 use kiln_model::api::{ApiError, Outcome, Progress, Status};
 use kiln_model::{
-    BlueGreen, Digest, EnvironmentSpec, FromProxy, HttpProbe, ImageOrigin, Plan, Policy, Release, Resources,
-    ServiceSpec, Strategy, Timestamp,
+    BlueGreen, Digest, EnvironmentSpec, FromProxy, HttpProbe, ImageOrigin, Plan, Policy, Release,
+    Resources, ServiceSpec, Strategy, Timestamp,
 };
 use kiln_oci::{Content, Entry, ImageConfig, Kind, Store, Tree};
 use tempfile::TempDir;
 
 use crate::client::{self, Answer};
 
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
-    pub listen: SocketAddr,
-    pub image: Digest,
+    pub(crate) listen: SocketAddr,
+    pub(crate) image: Digest,
     supervisor: Option<Child>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         std::fs::create_dir(&root).unwrap();
@@ -34,16 +34,21 @@ impl World {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = free.local_addr().unwrap();
         drop(free);
-        let mut world = Self { folder, listen, image, supervisor: None };
+        let mut world = Self {
+            folder,
+            listen,
+            image,
+            supervisor: None,
+        };
         world.start();
         world
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -70,21 +75,27 @@ impl World {
         });
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.root().join("run/kiln.sock")
     }
 
-    pub fn status(&self) -> Result<Status, String> {
-        let answer = client::unix(&self.socket(), "GET", "/v1/status", b"").map_err(|e| e.to_string())?;
+    pub(crate) fn status(&self) -> Result<Status, String> {
+        let answer =
+            client::unix(&self.socket(), "GET", "/v1/status", b"").map_err(|e| e.to_string())?;
         serde_json::from_slice(&answer.body).map_err(|e| e.to_string())
     }
 
-    pub fn service(&self) -> kiln_model::api::ServiceStatus {
-        self.status().unwrap().services.into_iter().next().expect("the service is there")
+    pub(crate) fn service(&self) -> kiln_model::api::ServiceStatus {
+        self.status()
+            .unwrap()
+            .services
+            .into_iter()
+            .next()
+            .expect("the service is there")
     }
 
     /// The one service, with `mark` in its environment.
-    pub fn spec(&self, mark: &str) -> EnvironmentSpec {
+    pub(crate) fn spec(&self, mark: &str) -> EnvironmentSpec {
         let env = BTreeMap::from([("MARK".to_owned(), mark.to_owned())]);
         let release = Release {
             image: self.image,
@@ -99,7 +110,9 @@ impl World {
         };
         let policy = Policy {
             replicas: 2,
-            strategy: Strategy::BlueGreen(BlueGreen { keep_warm: Duration::from_secs(600) }),
+            strategy: Strategy::BlueGreen(BlueGreen {
+                keep_warm: Duration::from_secs(600),
+            }),
             ready: Some(HttpProbe {
                 path: "/ready".into(),
                 period: Duration::from_millis(100),
@@ -124,39 +137,51 @@ impl World {
         EnvironmentSpec {
             project: "test".parse().unwrap(),
             environment: "dev".parse().unwrap(),
-            services: BTreeMap::from([("app".parse().unwrap(), ServiceSpec { release, policy, origin })]),
+            services: BTreeMap::from([(
+                "app".parse().unwrap(),
+                ServiceSpec {
+                    release,
+                    policy,
+                    origin,
+                },
+            )]),
         }
     }
 
-    pub fn plan(&self, spec: &EnvironmentSpec) -> Plan {
+    pub(crate) fn plan(&self, spec: &EnvironmentSpec) -> Plan {
         let body = serde_json::to_vec(spec).unwrap();
         let answer = client::unix(&self.socket(), "POST", "/v1/plan", &body).unwrap();
         serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", text(&answer)))
     }
 
-    pub fn apply_plan(&self, plan: &Plan) -> Result<Outcome, ApiError> {
+    pub(crate) fn apply_plan(&self, plan: &Plan) -> Result<Outcome, ApiError> {
         self.post("/v1/apply", &serde_json::to_vec(plan).unwrap())
     }
 
-    pub fn apply(&self, spec: &EnvironmentSpec) -> Result<Outcome, ApiError> {
+    pub(crate) fn apply(&self, spec: &EnvironmentSpec) -> Result<Outcome, ApiError> {
         self.apply_plan(&self.plan(spec))
     }
 
-    pub fn roll_back(&self, to: Option<u64>) -> Result<Outcome, ApiError> {
+    pub(crate) fn roll_back(&self, to: Option<u64>) -> Result<Outcome, ApiError> {
         let to = to.map_or("null".to_owned(), |to| to.to_string());
         let body = format!(r#"{{"environment":"dev","service":"app","to":{to}}}"#);
         self.post("/v1/rollback", body.as_bytes())
     }
 
     fn post(&self, path: &str, body: &[u8]) -> Result<Outcome, ApiError> {
-        let answer = client::unix(&self.socket(), "POST", path, body).map_err(|error| ApiError {
-            code: kiln_model::api::ErrorCode::Unavailable,
-            message: error.to_string(),
-        })?;
+        let answer =
+            client::unix(&self.socket(), "POST", path, body).map_err(|error| ApiError {
+                code: kiln_model::api::ErrorCode::Unavailable,
+                message: error.to_string(),
+            })?;
         if answer.status != 200 {
             return Err(serde_json::from_slice(&answer.body).unwrap());
         }
-        for line in answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in answer
+            .body
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             match serde_json::from_slice(line).unwrap() {
                 Progress::Outcome { outcome } => return Ok(outcome),
                 Progress::Error { error } => return Err(error),
@@ -166,18 +191,22 @@ impl World {
         panic!("no outcome in {}", text(&answer));
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         client::http(self.listen, "GET", path, b"").unwrap()
     }
 
     /// Requests that failed, as the proxy itself counts them.
-    pub fn failed(&self) -> u64 {
+    pub(crate) fn failed(&self) -> u64 {
         use std::io::{BufRead, BufReader, Write};
-        let socket = self.root().join(format!("run/proxy/{}.sock", self.process("proxy").unwrap()));
+        let socket = self
+            .root()
+            .join(format!("run/proxy/{}.sock", self.process("proxy").unwrap()));
         let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         stream.write_all(b"{\"kind\":\"count\"}\n").unwrap();
         for line in BufReader::new(stream).lines() {
-            if let FromProxy::Counters { counters, .. } = serde_json::from_str(&line.unwrap()).unwrap() {
+            if let FromProxy::Counters { counters, .. } =
+                serde_json::from_str(&line.unwrap()).unwrap()
+            {
                 return counters.iter().map(|counter| counter.failed).sum();
             }
         }
@@ -185,17 +214,23 @@ impl World {
     }
 
     /// The processes that name this root, by what they are.
-    pub fn process(&self, role: &str) -> Option<i32> {
+    pub(crate) fn process(&self, role: &str) -> Option<i32> {
         let root = self.root();
-        processes(&root).into_iter().find(|(_, arguments)| arguments.get(1).is_some_and(|a| a == role)).map(|(pid, _)| pid)
+        processes(&root)
+            .into_iter()
+            .find(|(_, arguments)| arguments.get(1).is_some_and(|a| a == role))
+            .map(|(pid, _)| pid)
     }
 
-    pub fn kill(&self, role: &str) {
-        kill(self.process(role).unwrap_or_else(|| panic!("no {role} runs")));
+    pub(crate) fn kill(&self, role: &str) {
+        kill(
+            self.process(role)
+                .unwrap_or_else(|| panic!("no {role} runs")),
+        );
     }
 
     /// Everything gone as after a reboot: processes, mounts, control groups, the bridge, `run/`.
-    pub fn reboot(&mut self) {
+    pub(crate) fn reboot(&mut self) {
         let supervisor = self.supervisor.take();
         for _ in 0..3 {
             for (pid, _) in processes(&self.root()) {
@@ -205,11 +240,19 @@ impl World {
         if let Some(mut child) = supervisor {
             child.wait().unwrap();
         }
-        until("every process is gone", || processes(&self.root()).is_empty());
+        until("every process is gone", || {
+            processes(&self.root()).is_empty()
+        });
         self.unmount();
         std::fs::remove_dir_all(self.root().join("run")).unwrap();
-        let engine = kiln_engine::Engine::open(kiln_engine::EngineOptions { root: self.root() }).unwrap();
-        until("no instance is left", || engine.list().iter().all(|(_, state)| !matches!(state, kiln_engine::InstanceState::Running(_))));
+        let engine =
+            kiln_engine::Engine::open(kiln_engine::EngineOptions { root: self.root() }).unwrap();
+        until("no instance is left", || {
+            engine
+                .list()
+                .iter()
+                .all(|(_, state)| !matches!(state, kiln_engine::InstanceState::Running(_)))
+        });
         engine.close();
         std::fs::remove_dir_all(self.root().join("run")).unwrap();
     }
@@ -224,33 +267,61 @@ impl World {
     }
 
     /// `kiln down`, and what is left of the root: nothing but files.
-    pub fn down(mut self) -> BTreeSet<String> {
-        let _ = client::unix(&self.socket(), "POST", "/v1/down", br#"{"environment":null,"project":null}"#);
+    pub(crate) fn down(mut self) -> BTreeSet<String> {
+        let _ = client::unix(
+            &self.socket(),
+            "POST",
+            "/v1/down",
+            br#"{"environment":null,"project":null}"#,
+        );
         let _ = client::unix(&self.socket(), "POST", "/v1/shutdown", b"");
         let supervisor = self.supervisor.take();
         if let Some(mut child) = supervisor {
             let deadline = Instant::now() + Duration::from_secs(20);
             while child.try_wait().unwrap().is_none() {
-                assert!(Instant::now() < deadline, "the supervisor ends within twenty seconds");
+                assert!(
+                    Instant::now() < deadline,
+                    "the supervisor ends within twenty seconds"
+                );
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
         let mut left = BTreeSet::new();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        left.extend(mounts.lines().filter(|line| line.contains(self.root().to_str().unwrap())).map(str::to_owned));
-        left.extend(processes(&self.root()).into_iter().map(|(pid, arguments)| format!("{pid} {arguments:?}")));
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(self.root().to_str().unwrap()))
+                .map(str::to_owned),
+        );
+        left.extend(
+            processes(&self.root())
+                .into_iter()
+                .map(|(pid, arguments)| format!("{pid} {arguments:?}")),
+        );
         let hash = &Digest::of(self.root().as_os_str().as_encoded_bytes()).hex()[..8];
-        left.extend(std::fs::read_dir("/sys/class/net").unwrap().filter_map(|entry| {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            (name == format!("kiln{hash}") || name.starts_with(&format!("k{}", &hash[..4]))).then_some(name)
-        }));
+        left.extend(
+            std::fs::read_dir("/sys/class/net")
+                .unwrap()
+                .filter_map(|entry| {
+                    let name = entry.unwrap().file_name().into_string().unwrap();
+                    (name == format!("kiln{hash}") || name.starts_with(&format!("k{}", &hash[..4])))
+                        .then_some(name)
+                }),
+        );
         for controller in ["memory", "pids", "cpu", ""] {
-            let group = Path::new("/sys/fs/cgroup").join(controller).join(format!("kiln-{hash}"));
+            let group = Path::new("/sys/fs/cgroup")
+                .join(controller)
+                .join(format!("kiln-{hash}"));
             if group.exists() {
                 left.insert(group.display().to_string());
             }
         }
-        left.extend(std::fs::read_dir(self.root().join("instances")).unwrap().map(|e| format!("{:?}", e.unwrap().path())));
+        left.extend(
+            std::fs::read_dir(self.root().join("instances"))
+                .unwrap()
+                .map(|e| format!("{:?}", e.unwrap().path())),
+        );
         left
     }
 }
@@ -259,8 +330,15 @@ impl Drop for World {
     fn drop(&mut self) {
         if let Some(mut child) = self.supervisor.take() {
             if std::thread::panicking() {
-                for log in ["root/log/controller.log", "root/log/proxy.log", "supervisor.log"] {
-                    eprintln!("--- {log}\n{}", std::fs::read_to_string(self.folder.path().join(log)).unwrap_or_default());
+                for log in [
+                    "root/log/controller.log",
+                    "root/log/proxy.log",
+                    "supervisor.log",
+                ] {
+                    eprintln!(
+                        "--- {log}\n{}",
+                        std::fs::read_to_string(self.folder.path().join(log)).unwrap_or_default()
+                    );
                 }
             }
             for _ in 0..3 {
@@ -269,7 +347,9 @@ impl Drop for World {
                 }
             }
             let _ = child.wait();
-            let engine = kiln_engine::Engine::open(kiln_engine::EngineOptions { root: self.root() }).unwrap();
+            let engine =
+                kiln_engine::Engine::open(kiln_engine::EngineOptions { root: self.root() })
+                    .unwrap();
             let _ = engine.sweep(&BTreeSet::new());
             engine.close();
         }
@@ -284,13 +364,27 @@ fn kill(pid: i32) {
 }
 
 /// Processes with `root` (or a folder below it) among their arguments, ourselves left out.
-pub fn processes(root: &Path) -> Vec<(i32, Vec<String>)> {
+pub(crate) fn processes(root: &Path) -> Vec<(i32, Vec<String>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let Ok(text) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let arguments: Vec<_> = text.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
-        if arguments.iter().any(|argument| Path::new(argument).starts_with(root)) {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let Ok(text) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let arguments: Vec<_> = text
+            .split(|b| *b == 0)
+            .map(|a| String::from_utf8_lossy(a).into_owned())
+            .collect();
+        if arguments
+            .iter()
+            .any(|argument| Path::new(argument).starts_with(root))
+        {
             found.push((pid, arguments));
         }
     }
@@ -310,11 +404,16 @@ fn program() -> Tree {
         }
         let size = std::fs::metadata(path).unwrap().len();
         let content = Content::Path(path.to_owned());
-        tree.insert(to, Entry::new(Kind::File { content, size }, 0o755)).unwrap();
+        tree.insert(to, Entry::new(Kind::File { content, size }, 0o755))
+            .unwrap();
     };
     add(&std::env::current_exe().unwrap(), Path::new("app"));
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let libraries: BTreeSet<_> = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.contains(".so")).collect();
+    let libraries: BTreeSet<_> = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .filter(|path| path.contains(".so"))
+        .collect();
     for library in libraries {
         let path = Path::new(library);
         let name = path.file_name().unwrap();
@@ -330,10 +429,14 @@ fn program() -> Tree {
 }
 
 fn text(answer: &Answer) -> String {
-    format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))
+    format!(
+        "{} {}",
+        answer.status,
+        String::from_utf8_lossy(&answer.body)
+    )
 }
 
-pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "{what} within twenty seconds");

@@ -228,9 +228,7 @@ fn permanent() {
             spec.argv = vec!["/bin/nothing".into()]
         }),
         ("PATH", |spec| spec.argv = vec!["nothing".into()]),
-        ("executable", |spec| {
-            spec.argv = vec!["/bin/notexec".into()]
-        }),
+        ("executable", |spec| spec.argv = vec!["/bin/notexec".into()]),
         ("no user `ghost`", |spec| spec.user = "ghost".into()),
         ("/no/where", |spec| spec.cwd = "/no/where".into()),
         ("too small", |spec| spec.memory = Some(4096)),
