@@ -20,6 +20,7 @@ const ADDRESS_NEW: u16 = 20;
 const ROUTE_NEW: u16 = 24;
 const ERROR: u16 = 2;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
@@ -125,9 +126,12 @@ impl Socket {
 
     /// Makes a bridge with an address; one that is there already is left as it is.
     pub(crate) fn make_bridge(&self, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        // Without one of its own a bridge takes the lowest of its ports', and changes it under the instances when that port goes.
+        let [a, b, c, d] = address.octets();
         let message = Message::new(LINK_NEW, CREATE | EXCLUSIVE)
             .link(0, 0, UP, UP)
             .name(IFLA_IFNAME, name)
+            .attribute(IFLA_ADDRESS, &[0x02, 0x6b, a, b, c, d])
             .nested(IFLA_LINKINFO, |info| {
                 info.attribute(IFLA_INFO_KIND, b"bridge")
             });

@@ -408,6 +408,7 @@ impl Service {
             from: self.current,
             to,
         });
+        self.enter_phase();
     }
 
     fn roll_back(&mut self, now: Timestamp, to: Option<ReleaseNumber>) {
