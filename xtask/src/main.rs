@@ -7,6 +7,7 @@ mod layers;
 mod licences;
 mod load;
 mod metadata;
+mod sim;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -26,6 +27,10 @@ cargo xtask TASK
                    controller and proxy killed in the middle of rollouts
   bench bake       [--runs 25] [--first-runs 5]
                    bakes and applies with nothing to do, one file to do, everything to do
+  bench sim        [--rollouts 100000]
+                   simulated rollouts with faults: how many a second, and which seeds fail
+  sim              --seed N
+                   one seed of the simulator again, with everything that happened in it
 
 Benchmarks need root; each writes its section of docs/benchmarks.md and leaves nothing running.";
 
@@ -39,6 +44,8 @@ enum TaskError {
     Licences(#[from] licences::LicencesError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Sim(#[from] sim::SimError),
     #[error("no task `{0}`\n\n{HELP}")]
     Unknown(String),
 }
@@ -71,6 +78,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             println!("licences: {} packages are allowed", licences::check()?);
         }
         "bench" => bench::run(args)?,
+        "sim" => sim::run(args)?,
         _ => return Err(TaskError::Unknown(task)),
     }
     Ok(())

@@ -6,6 +6,7 @@ mod crash;
 mod leaks;
 mod report;
 mod rollback;
+mod sim;
 mod switch;
 mod watchdog;
 mod world;
@@ -124,6 +125,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), BenchError> {
         "rollback" => rollback::run(args),
         "crash" => crash::run(args),
         "bake" => bake::run(args),
+        "sim" => sim::run(args),
         _ => Err(BenchError::Unknown(name)),
     }
 }
