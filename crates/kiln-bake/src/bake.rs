@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use kiln_engine::Overlay;
-use kiln_model::{Digest, ImageSpec, Timestamp};
+use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, RunConfig, Store, Tree};
 
 use crate::configure::{self, Ground};
@@ -90,7 +90,6 @@ pub fn bake(
     let steps = graph::steps(image, &locked.arch, locked.date, &locked.packages, copies);
     let mut layers: Vec<Layer> = Vec::new();
     let mut reports = Vec::new();
-    let mut baked_any = false;
     for step in &steps {
         let began = Instant::now();
         let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
@@ -109,7 +108,6 @@ pub fn bake(
                 match recorded(store, &key) {
                     Some(layer) => layer,
                     None => {
-                        baked_any = true;
                         let layer = carry_out(store, request, &locked, step, &layers, progress)?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
                         layer
@@ -126,8 +124,12 @@ pub fn bake(
         layers.push(layer);
     }
     let config = config(image, locked.date);
-    if baked_any {
+    // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
+    let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+    let checked = Digest::of(&canonical_json(&("command", &below, &config))?);
+    if store.cache_get(&checked).is_none() {
         check_command(store, request, &layers, &config)?;
+        store.cache_put(&checked, b"")?;
     }
     let digest = store.put_image(&config, &layers)?;
     let tag = tag(image, request.commit.as_ref(), &digest);

@@ -114,4 +114,30 @@ mod tests {
         let keys = SignedPublicKey::from_bytes_many(BufReader::new(KEYRING)).unwrap();
         assert!(keys.flatten().count() >= 6, "the built-in keys are read");
     }
+
+    /// As the archive published it; any release file of Debian's would do.
+    const SIGNED: &str = include_str!("../tests/data/InRelease");
+    const DAY: u64 = 86_400;
+    /// The day after its date, 2026-11-20.
+    const THEN: u64 = 1_795_219_200;
+
+    #[test]
+    fn what_the_archive_signed_is_taken_and_a_changed_byte_is_not() {
+        let text = verified(SIGNED, THEN).unwrap();
+        assert!(
+            text.starts_with("Origin: Debian\n") && text.contains("Codename: bookworm-updates\n")
+        );
+        let changed = SIGNED.replacen("bookworm-updates", "bookworm-updatez", 1);
+        assert!(
+            verified(&changed, THEN)
+                .unwrap_err()
+                .contains("none of its signatures")
+        );
+    }
+
+    #[test]
+    fn a_key_that_has_expired_signs_nothing_any_more() {
+        let reason = verified(SIGNED, THEN + 365 * DAY * 30).unwrap_err();
+        assert!(reason.contains("expired"), "{reason}");
+    }
 }

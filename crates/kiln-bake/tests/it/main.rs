@@ -1,0 +1,27 @@
+//! Real bakes of a real Debian, from the machine's own apt sources. Needs root and the archive.
+//!
+//! The test program is also the program that steps are re-executed from, so its `main` dispatches first.
+
+#![allow(clippy::disallowed_methods)] // the tests' own time
+
+mod bakes;
+mod copies;
+mod world;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    kiln_engine::shim::dispatch();
+    let arguments = Arguments::from_args();
+    let tests = bakes::TESTS.iter().chain(copies::TESTS);
+    let trials = tests
+        .map(|(name, test)| {
+            let test = *test;
+            Trial::test(*name, move || {
+                test();
+                Ok(())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
