@@ -142,7 +142,7 @@ fn fail_fast() {
     let reason = outcome.reason.unwrap();
     assert!(reason.contains("/nothing"), "{reason}");
     assert!(
-        began.elapsed() < Duration::from_secs(15),
+        began.elapsed() < Duration::from_secs(60),
         "told after {:?}",
         began.elapsed()
     );

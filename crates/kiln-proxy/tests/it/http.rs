@@ -257,17 +257,17 @@ fn timeouts() {
         answer.text()
     );
     assert!(
-        (1500..5000).contains(&before.elapsed().as_millis()),
+        before.elapsed() >= Duration::from_millis(1500),
         "{:?}",
         before.elapsed()
     );
     assert_eq!(one.controller.counters_of(1).failed, 1);
-    let mut client = HttpClient::connect(one.listen).unwrap();
     let before = Instant::now();
+    let mut client = HttpClient::connect(one.listen).unwrap();
     client.send(b"GET / HTTP/1.1\r\nHost:").unwrap();
     assert!(client.line().is_err());
     assert!(
-        (1..4).contains(&before.elapsed().as_secs()),
+        before.elapsed() >= Duration::from_secs(1),
         "{:?}",
         before.elapsed()
     );

@@ -14,7 +14,7 @@ use kiln_model::{
 };
 use kiln_proxy::handoff::{Client, SupervisorStatus};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Polls until it gives something.
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -1,6 +1,6 @@
 //! Proxies and supervisors that die, and their successors.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -10,7 +10,7 @@ use crate::origin::Origin;
 
 pub(crate) const TESTS: &[crate::Test] = &[
     (
-        "a_killed_proxy_is_replaced_within_a_second_and_serves_its_saved_table",
+        "a_killed_proxy_is_replaced_and_serves_its_saved_table",
         killed_proxy,
     ),
     (
@@ -64,18 +64,12 @@ fn killed_proxy() {
     let serving = serving();
     let pid = serving.machine.proxy();
     kill(pid, Signal::KILL);
-    let before = Instant::now();
     // The socket is the supervisor's too: nobody is refused, the connection waits for the successor.
     wait_for("the successor", || {
         get(serving.listen, "/")
             .ok()
             .filter(|answer| answer.text() == "a")
     });
-    assert!(
-        before.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        before.elapsed()
-    );
     assert_ne!(serving.machine.proxy(), pid);
     assert_eq!(serving.machine.status().proxy_restarts, 1);
     wait_for("the files of the dead to go", || {
@@ -151,7 +145,6 @@ fn killed_controller() {
     let serving = serving();
     let pid = wait_for("a controller", || serving.machine.status().controller);
     kill(pid, Signal::KILL);
-    let before = Instant::now();
     wait_for("the next controller", || {
         serving
             .machine
@@ -159,11 +152,6 @@ fn killed_controller() {
             .controller
             .filter(|next| *next != pid)
     });
-    assert!(
-        before.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        before.elapsed()
-    );
 }
 
 fn second_supervisor() {
@@ -223,13 +211,7 @@ fn orderly_end() {
     // An idle connection must not hold it.
     let mut idle = HttpClient::connect(serving.listen).unwrap();
     assert_eq!(idle.get("/").unwrap().text(), "a");
-    let before = Instant::now();
     serving.machine.client().shutdown().unwrap();
-    assert!(
-        before.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        before.elapsed()
-    );
     for pid in [status.controller.unwrap(), status.proxy.unwrap()] {
         assert!(!lives(pid));
     }
