@@ -1,6 +1,5 @@
 //! Proxies and supervisors that die, and their successors.
 
-use std::time::Duration;
 
 use rustix::process::Signal;
 
