@@ -1,6 +1,5 @@
 //! Proxies and supervisors that die, and their successors.
 
-
 use rustix::process::Signal;
 
 use crate::client::{HttpClient, get};
