@@ -257,6 +257,17 @@ impl<'a> Section<'a> {
         }
     }
 
+    pub(crate) fn boolean(&self, reader: &mut Reader<'_>, name: &str) -> Option<bool> {
+        let At { value, span } = self.value(name)?;
+        match value {
+            Value::Bool(truth) => Some(truth),
+            value => {
+                reader.wrong_type(&self.what(name), &value, span, "`true` or `false`");
+                None
+            }
+        }
+    }
+
     pub(crate) fn strings(
         &self,
         reader: &mut Reader<'_>,

@@ -29,6 +29,7 @@ const SHAPE: Shape = Shape {
         "listen",
         "env",
         "command",
+        "egress",
         "progress_deadline",
         "soak",
         "stop_grace",
@@ -69,7 +70,6 @@ const SHAPE: Shape = Shape {
             "leave it out; instances are replaced by `kiln apply` alone",
         ),
         ("route", "give the service a port of the host with `listen`"),
-        ("egress", "leave it out"),
         ("migration", "leave it out"),
     ],
 };
@@ -110,6 +110,7 @@ pub(crate) struct ServiceDraft {
     memory: Option<u64>,
     cpu_millis: Option<u64>,
     pids: Option<u64>,
+    egress: Option<bool>,
     ready: Option<ProbeDraft>,
     live: Option<ProbeDraft>,
     keep_warm: Option<Duration>,
@@ -155,6 +156,7 @@ impl ServiceDraft {
             listen: listen(reader, &section),
             env: environment_names(reader, &section, true),
             command: section.strings(reader, "command").map(plain),
+            egress: section.boolean(reader, "egress"),
             progress_deadline: section
                 .duration(reader, "progress_deadline", Duration::from_secs(1))
                 .map(|at| at.value),
@@ -338,6 +340,7 @@ impl ServiceDraft {
             memory,
             cpu_millis,
             pids,
+            egress,
             ready,
             live,
             keep_warm,
@@ -364,6 +367,7 @@ impl ServiceDraft {
             memory: memory.or(self.memory),
             cpu_millis: cpu_millis.or(self.cpu_millis),
             pids: pids.or(self.pids),
+            egress: egress.or(self.egress),
             ready: probe(self.ready, ready),
             live: probe(self.live, live),
             keep_warm: keep_warm.or(self.keep_warm),
@@ -429,6 +433,7 @@ impl ServiceDraft {
                 cpu_millis: self.cpu_millis,
                 pids: self.pids,
             },
+            egress: self.egress.unwrap_or(true),
             policy: Policy {
                 replicas: self.replicas.unwrap_or(1),
                 strategy: Strategy::BlueGreen(BlueGreen {

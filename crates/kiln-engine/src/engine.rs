@@ -9,11 +9,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use kiln_model::{Digest, ExitReason, ExitRecord, InstanceId, StartFailure, Timestamp};
+use kiln_model::{Digest, ExitReason, ExitRecord, InstanceId, ServiceKey, StartFailure, Timestamp};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::Hierarchy;
+use crate::firewall::InsidePorts;
 use crate::layers::{self, LayerError};
 use crate::net::{NetError, Network};
 use crate::shim::{self, Report, Running, ShimSpec};
@@ -176,6 +177,30 @@ impl Engine {
         Hierarchy::find().map_err(kernel)
     }
 
+    /// Where the proxy listens for instances, by the gateway's address.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.network.gateway()
+    }
+
+    /// From now on instances reach services and names at these ports of the gateway.
+    pub fn open_inside(&self, ports: InsidePorts) -> Result<(), NetError> {
+        self.network.open_inside(ports)
+    }
+
+    /// Mends bridge and firewall where something took them away. Cheap where nothing did.
+    pub fn mend_network(&self) -> Result<(), NetError> {
+        self.network.ensure()
+    }
+
+    /// Where instances reach the service: the same address until [`Engine::forget_service`].
+    pub fn service_address(&self, key: &ServiceKey) -> Result<Ipv4Addr, NetError> {
+        self.network.service_address(key)
+    }
+
+    pub fn forget_service(&self, key: &ServiceKey) -> Result<(), NetError> {
+        self.network.forget_service(key)
+    }
+
     fn folder(&self, id: &InstanceId) -> PathBuf {
         self.root.join("instances").join(id.as_str())
     }
@@ -227,8 +252,7 @@ impl Engine {
             layers::mount_all(&self.root.join("run/layers"), &spec.layers)?
         };
         let link = if spec.network {
-            self.network.ensure()?;
-            Some(self.network.give(id)?)
+            Some(self.network.give(id, spec.egress)?)
         } else {
             None
         };
@@ -239,6 +263,7 @@ impl Engine {
             folder: folder.clone(),
             layers,
             cgroup: self.cgroup_of(id),
+            name_server: spec.network.then(|| self.network.gateway()),
             bridge: self.network.bridge.clone(),
             outside: self.network.outside(id),
             link,
@@ -472,7 +497,7 @@ impl Engine {
     /// Removes the bridge and the empty control groups: the root is given up. Instances have to be removed before.
     pub fn close(&self) {
         self.unmount_unused();
-        let _ = self.network.delete(&self.network.bridge);
+        let _ = self.network.close();
         let _ = self.hierarchy.group(&self.cgroup).destroy();
     }
 }

@@ -14,11 +14,13 @@
 mod cgroup;
 mod container;
 mod engine;
+mod firewall;
 mod init;
 mod layers;
 pub mod logs;
 mod net;
 mod netlink;
+mod nftables;
 mod rootfs;
 pub mod sandbox;
 mod seccomp;
@@ -30,5 +32,7 @@ mod sys;
 mod users;
 
 pub use engine::{Engine, EngineError, EngineOptions, InstanceState, StartError, Started};
+pub use firewall::InsidePorts;
 pub use layers::Overlay;
+pub use net::NetError;
 pub use spec::{InstanceSpec, LayerFile, TmpfsSpec};

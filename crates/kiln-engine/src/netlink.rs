@@ -1,4 +1,4 @@
-//! The little of rtnetlink(7) that an instance's network needs, blocking, one message at a time.
+//! Netlink messages, and the little of rtnetlink(7) that an instance's network needs, blocking, one message at a time.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -41,10 +41,11 @@ const UP: u32 = 1;
 /// The interface's name inside an instance.
 pub(crate) const INSIDE: &str = "eth0";
 
-struct Message(Vec<u8>);
+/// A request as netlink(7) lays it out: a header whose length is filled in when it is sent, and attributes.
+pub(crate) struct Message(pub(crate) Vec<u8>);
 
 impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
+    pub(crate) fn new(kind: u16, flags: u16) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
         bytes.extend((flags | REQUEST | ACK).to_ne_bytes());
@@ -62,8 +63,9 @@ impl Message {
         self
     }
 
-    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = u16::try_from(value.len() + 4).expect("attributes here are a few bytes");
+    pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        let length =
+            u16::try_from(value.len() + 4).expect("attributes here are a few kilobytes at most");
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
         self.0.extend(value);
@@ -73,13 +75,13 @@ impl Message {
         self
     }
 
-    fn name(self, kind: u16, name: &str) -> Self {
+    pub(crate) fn name(self, kind: u16, name: &str) -> Self {
         let mut value = name.as_bytes().to_vec();
         value.push(0);
         self.attribute(kind, &value)
     }
 
-    fn nested(self, kind: u16, inner: impl FnOnce(Self) -> Self) -> Self {
+    pub(crate) fn nested(self, kind: u16, inner: impl FnOnce(Self) -> Self) -> Self {
         let inner = inner(Self(Vec::new()));
         self.attribute(kind | NESTED, &inner.0)
     }
@@ -137,6 +139,7 @@ impl Socket {
             });
         there_already(self.ask(message))?;
         let index = self.index(name)?;
+        without_ipv6(name)?;
         there_already(self.add_address(index, address, prefix))?;
         self.set_up(index)
     }
@@ -181,6 +184,7 @@ impl Socket {
                 port.attribute(IFLA_BRPORT_ISOLATED, &[1])
             });
         self.ask(isolate)?;
+        without_ipv6(outside)?;
         self.set_up(index)
     }
 
@@ -215,12 +219,23 @@ fn there_already(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Router advertisements and link-local addresses are ways around the firewall: an interface of kiln's speaks IPv4 only.
+fn without_ipv6(interface: &str) -> io::Result<()> {
+    let setting = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    match std::fs::write(setting, "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
+}
+
 /// From inside a fresh network namespace: the loopback, and the instance's own interface where it has one.
 pub(crate) fn configure_inside(link: Option<&Link>) -> io::Result<()> {
     let socket = Socket::open()?;
     socket.set_up(socket.index("lo")?)?;
     if let Some(link) = link {
         let index = socket.index(INSIDE)?;
+        without_ipv6(INSIDE)?;
         socket.add_address(index, link.address, link.prefix)?;
         socket.set_up(index)?;
         socket.add_default_route(link.gateway)?;

@@ -70,13 +70,20 @@ impl RootError {
     }
 }
 
+/// What an instance knows of names, its own and others'.
+pub(crate) struct Names<'a> {
+    pub(crate) hostname: &'a str,
+    pub(crate) address: Option<std::net::Ipv4Addr>,
+    pub(crate) server: Option<std::net::Ipv4Addr>,
+    pub(crate) search: Option<&'a str>,
+}
+
 /// Fills `top`, the generated layer of an instance: mount points that the image lacks, and the files that name hosts.
 /// `layers` are mounted folders, bottom to top.
 pub(crate) fn generate_top(
     top: &Path,
     layers: &[PathBuf],
-    hostname: &str,
-    address: Option<std::net::Ipv4Addr>,
+    names: &Names<'_>,
     tmpfs: &[TmpfsSpec],
 ) -> Result<(), RootError> {
     let make = |path: &Path| match fs::create_dir(path) {
@@ -128,15 +135,20 @@ pub(crate) fn generate_top(
         fs::write(&path, text).map_err(RootError::at("writing", &path))
     };
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    if let Some(address) = address {
+    let hostname = names.hostname;
+    if let Some(address) = names.address {
         hosts.push_str(&format!("{address}\t{hostname}\n"));
     }
     write("hosts", hosts)?;
     write("hostname", format!("{hostname}\n"))?;
-    write(
-        "resolv.conf",
-        fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-    )
+    let mut resolver = String::new();
+    if let Some(server) = names.server {
+        resolver.push_str(&format!("nameserver {server}\n"));
+    }
+    if let Some(search) = names.search {
+        resolver.push_str(&format!("search {search}\n"));
+    }
+    write("resolv.conf", resolver)
 }
 
 /// What the stacked layers have at `path`, the last component not followed; the layers are read-only and ours.

@@ -19,7 +19,7 @@ use crate::cgroup::{Group, Hierarchy, Limits};
 use crate::container::{self, Container, Link};
 use crate::init::AppStatus;
 use crate::logs::{Splitter, Writer};
-use crate::rootfs::Root;
+use crate::rootfs::{Names, Root};
 use crate::seccomp::Filters;
 use crate::spec::{self, InstanceSpec};
 use crate::sys::{self, Fork};
@@ -33,6 +33,7 @@ pub(crate) struct ShimSpec {
     /// Mounted layers, bottom to top.
     pub(crate) layers: Vec<PathBuf>,
     pub(crate) cgroup: String,
+    pub(crate) name_server: Option<std::net::Ipv4Addr>,
     pub(crate) bridge: String,
     /// The name of the host's side of the pair.
     pub(crate) outside: String,
@@ -203,8 +204,12 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
     crate::rootfs::generate_top(
         &top,
         &spec.layers,
-        &instance.hostname,
-        address,
+        &Names {
+            hostname: &instance.hostname,
+            address,
+            server: spec.name_server,
+            search: instance.search.as_deref(),
+        },
         &instance.tmpfs,
     )
     .map_err(|error| StartFailure {

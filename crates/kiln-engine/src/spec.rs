@@ -30,6 +30,10 @@ pub struct InstanceSpec {
     pub hostname: String,
     /// An address on the root's bridge; without one there is only the loopback.
     pub network: bool,
+    /// Whether it reaches anything but services.
+    pub egress: bool,
+    /// Where names without a dot are looked up.
+    pub search: Option<String>,
     /// Of one log file; one older file of that size is kept.
     pub log_max_bytes: u64,
 }

@@ -38,6 +38,13 @@ pub struct Release {
     pub tmpfs: BTreeMap<String, Tmpfs>,
     #[serde(default, skip_serializing_if = "Resources::is_default")]
     pub resources: Resources,
+    /// Whether instances reach anything but the services of their environment.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub egress: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A writable file system in memory, seeded with what the image has at its path.
@@ -103,6 +110,7 @@ mod tests {
             port: None,
             tmpfs: BTreeMap::new(),
             resources: Resources::default(),
+            egress: true,
         };
         // Fixed for ever: these two are the identities that the first kiln gave.
         assert_eq!(
@@ -124,13 +132,14 @@ mod tests {
                 cpu_millis: Some(500),
                 pids: Some(9),
             },
+            egress: false,
             ..bare
         };
         assert_eq!(
             String::from_utf8(canonical_json(&full).unwrap()).unwrap(),
             format!(
                 concat!(
-                    r#"{{"command":["/bin/app"],"env":{{"A":"1"}},"image":"{}","port":3000,"#,
+                    r#"{{"command":["/bin/app"],"egress":false,"env":{{"A":"1"}},"image":"{}","port":3000,"#,
                     r#""resources":{{"cpu_millis":500,"memory":1,"pids":9}},"stop_signal":"SIGQUIT","#,
                     r#""tmpfs":{{"/tmp":{{"size":1}}}},"user":"app","workdir":"/srv"}}"#
                 ),

@@ -27,8 +27,13 @@ pub struct Route {
     pub service: ServiceKey,
     /// The service's own generation; equal generations of one service have equal routes.
     pub generation: Generation,
-    /// Also the name of the listening descriptor in the supervisor.
-    pub listen: SocketAddr,
+    /// On the host; also the name of the listening descriptor in the supervisor. `None`: only instances reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// The service's virtual address, as instances reach it, with the port of the active release. Connections to it come
+    /// by the root's one inside listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<SocketAddr>,
     /// `None`: no set serves, every request is answered 503.
     pub active: Option<SetRoute>,
 }

@@ -85,6 +85,7 @@ pub struct ServiceDefinition {
     pub port: Option<u16>,
     pub tmpfs: BTreeMap<String, Tmpfs>,
     pub resources: Resources,
+    pub egress: bool,
     pub policy: Policy,
 }
 

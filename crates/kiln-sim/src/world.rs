@@ -420,6 +420,7 @@ impl World {
             port: Some(3000),
             tmpfs: BTreeMap::new(),
             resources: Resources::default(),
+            egress: true,
         };
         let policy = match self.service.policy() {
             Some(policy) if self.operator.percent(60) => policy.clone(),

@@ -248,6 +248,7 @@ fn service(definition: &ServiceDefinition, image: &Image) -> ServiceSpec {
         port,
         tmpfs,
         resources,
+        egress,
         policy,
     } = definition;
     let run = &image.config.config;
@@ -282,6 +283,7 @@ fn service(definition: &ServiceDefinition, image: &Image) -> ServiceSpec {
             port: *port,
             tmpfs: tmpfs.clone(),
             resources: resources.clone(),
+            egress: *egress,
         },
         policy: policy.clone(),
         origin: image.origin.clone(),

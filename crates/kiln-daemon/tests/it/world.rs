@@ -107,6 +107,7 @@ impl World {
             port: Some(3000),
             tmpfs: BTreeMap::new(),
             resources: Resources::default(),
+            egress: true,
         };
         let policy = Policy {
             replicas: 2,

@@ -113,6 +113,8 @@ impl World {
             pids: Some(64),
             hostname: id.to_owned(),
             network: true,
+            egress: true,
+            search: None,
             log_max_bytes: 1 << 20,
         }
     }

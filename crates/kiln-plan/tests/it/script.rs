@@ -84,6 +84,7 @@ pub(crate) fn release(version: u8) -> Release {
         port: Some(3000),
         tmpfs: BTreeMap::new(),
         resources: Resources::default(),
+        egress: true,
     }
 }
 
