@@ -252,6 +252,7 @@ impl Owner {
                 });
             }
         }
+        self.open_inside();
         for (name, service) in &spec.services {
             let Some(address) = service.policy.listen else {
                 continue;

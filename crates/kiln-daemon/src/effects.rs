@@ -29,7 +29,7 @@ const WAIT_STACK: usize = 256 * 1024;
 #[derive(Clone)]
 pub(crate) struct Effects {
     root: PathBuf,
-    engine: Engine,
+    pub(crate) engine: Engine,
     pub(crate) store: Store,
     inputs: mpsc::UnboundedSender<Input>,
     /// One lock an instance that something is being done with.
@@ -263,6 +263,12 @@ impl Effects {
             // A label of DNS is 63 characters long at most.
             hostname: instance.as_str().chars().take(63).collect(),
             network: true,
+            egress: release.egress,
+            search: Some(format!(
+                "{}.{}",
+                key.environment,
+                kiln_proxy::core::ZONE.join(".")
+            )),
             log_max_bytes: LOG_BYTES,
         })
     }

@@ -5,10 +5,12 @@
 //! queue.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use kiln_proxy::handoff;
+use kiln_engine::InsidePorts;
+use kiln_proxy::handoff::{self, SocketName};
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };
@@ -36,7 +38,7 @@ pub enum ListenError {
 
 pub(crate) struct Listeners {
     root: PathBuf,
-    held: BTreeMap<SocketAddr, TcpListener>,
+    held: BTreeMap<SocketName, OwnedFd>,
 }
 
 impl Listeners {
@@ -49,27 +51,56 @@ impl Listeners {
 
     /// The supervisor holds a socket that listens on `address` when this returns.
     pub(crate) fn ensure(&mut self, address: SocketAddr) -> Result<(), ListenError> {
-        let mut client = handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
-        let name = address.to_string();
-        let there = client.fetch(&name).map_err(ListenError::Supervisor)?;
-        match (there, self.held.get(&address)) {
-            (Some(descriptor), None) => {
-                self.held.insert(address, TcpListener::from(descriptor));
-            }
-            (Some(_), Some(_)) => {}
-            (None, Some(held)) => client
-                .deposit(&name, held)
-                .map_err(ListenError::Supervisor)?,
-            (None, None) => {
-                let listener = open(address)?;
-                client
-                    .deposit(&name, &listener)
-                    .map_err(ListenError::Supervisor)?;
-                self.held.insert(address, listener);
-            }
-        }
+        self.hold(SocketName::Address(address), || {
+            open(address).map(Into::into)
+        })?;
         crate::crash::point("listen");
         Ok(())
+    }
+
+    /// The supervisor holds what the proxy serves instances by, at ports of the gateway that the kernel chose.
+    pub(crate) fn ensure_inside(&mut self, gateway: Ipv4Addr) -> Result<InsidePorts, ListenError> {
+        let at = SocketAddr::from((gateway, 0));
+        let mut port_of = |name| {
+            let descriptor = self.hold(name, || match name {
+                SocketName::NamesUdp | SocketName::ClosedNamesUdp => open_udp(at).map(Into::into),
+                SocketName::Address(_) | SocketName::Services | SocketName::NamesTcp => {
+                    open(at).map(Into::into)
+                }
+            })?;
+            port_of(descriptor).map_err(|source| ListenError::Bind {
+                address: at,
+                source,
+            })
+        };
+        Ok(InsidePorts {
+            services: port_of(SocketName::Services)?,
+            names_udp: port_of(SocketName::NamesUdp)?,
+            names_tcp: port_of(SocketName::NamesTcp)?,
+            closed_names_udp: port_of(SocketName::ClosedNamesUdp)?,
+        })
+    }
+
+    fn hold(
+        &mut self,
+        name: SocketName,
+        open: impl FnOnce() -> Result<OwnedFd, ListenError>,
+    ) -> Result<&OwnedFd, ListenError> {
+        let mut client = handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
+        let text = name.to_string();
+        let there = client.fetch(&text).map_err(ListenError::Supervisor)?;
+        let held = match (there, self.held.remove(&name)) {
+            (Some(_), Some(held)) => held,
+            (Some(descriptor), None) => descriptor,
+            (None, held) => {
+                let descriptor = held.map_or_else(open, Ok)?;
+                client
+                    .deposit(&text, &descriptor)
+                    .map_err(ListenError::Supervisor)?;
+                descriptor
+            }
+        };
+        Ok(self.held.entry(name).or_insert(held))
     }
 
     /// Closes what no service listens on any more.
@@ -77,18 +108,20 @@ impl Listeners {
         let gone: Vec<_> = self
             .held
             .keys()
-            .filter(|address| !wanted.contains(address))
+            .filter(
+                |name| matches!(name, SocketName::Address(address) if !wanted.contains(address)),
+            )
             .copied()
             .collect();
         if gone.is_empty() {
             return Ok(());
         }
         let mut client = handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
-        for address in gone {
+        for name in gone {
             client
-                .remove(&address.to_string())
+                .remove(&name.to_string())
                 .map_err(ListenError::Supervisor)?;
-            self.held.remove(&address);
+            self.held.remove(&name);
         }
         Ok(())
     }
@@ -114,6 +147,18 @@ fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
     bind(&socket, &address).map_err(failed)?;
     listen(&socket, BACKLOG).map_err(failed)?;
     Ok(TcpListener::from(socket))
+}
+
+fn open_udp(address: SocketAddr) -> Result<UdpSocket, ListenError> {
+    let failed = |source| ListenError::Bind { address, source };
+    let socket = UdpSocket::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}
+
+fn port_of(descriptor: &OwnedFd) -> std::io::Result<u16> {
+    let address = SocketAddr::try_from(rustix::net::getsockname(descriptor)?)?;
+    Ok(address.port())
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use kiln_engine::NetError;
 use kiln_model::api::{ApiError, DownRequest, History, RollbackRequest, Status};
 use kiln_model::{
-    Digest, EnvName, EnvironmentSpec, FromProxy, InstanceId, Observation, Plan, ServiceKey,
-    ServiceName, StateId, Timestamp, ToProxy,
+    Digest, EnvName, EnvironmentSpec, FromProxy, InstanceId, Observation, Plan, RoutingTable,
+    ServiceKey, ServiceName, StateId, Timestamp, ToProxy,
 };
 use kiln_plan::{Action, Event, Service};
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +47,8 @@ pub(crate) enum Input {
     Proxy(ProxyId, ProxyInput),
     /// The counters that an outcome waits for have had their time.
     Settle,
+    /// The network was looked at, and mended where something had taken of it.
+    Mended(Result<(), NetError>),
     /// SIGTERM.
     Terminate,
 }
@@ -176,6 +179,7 @@ impl Owner {
     /// Takes up where the journal ends: tells the services which of their instances are gone, then issues again
     /// every action that has no outcome.
     pub(crate) fn resume(&mut self) {
+        self.open_inside();
         let keys: Vec<_> = self.services.keys().cloned().collect();
         for key in &keys {
             let listen = self.services[key].policy().and_then(|policy| policy.listen);
@@ -281,6 +285,7 @@ impl Owner {
                 self.happened(service, event);
             }
             Input::Proxy(id, input) => self.proxy(id, input),
+            Input::Mended(mended) => self.noted("network", mended),
             Input::Settle => self.waiting.settle_all(&self.traffic),
             // The loop ends before it hands this on.
             Input::Terminate => {}
@@ -387,6 +392,9 @@ impl Owner {
         self.waiting.notices(&step, &self.inputs);
         if service.is_gone() {
             self.release_listeners();
+            if let Err(error) = self.effects.engine.forget_service(key) {
+                self.problems.insert("network", chain_of(&error));
+            }
         }
         Ok(())
     }
@@ -444,11 +452,27 @@ impl Owner {
         }
     }
 
+    fn compose(&mut self) -> RoutingTable {
+        let Self {
+            services,
+            effects,
+            problems,
+            ..
+        } = self;
+        table::compose(services, self.table, |key| {
+            let address = effects.engine.service_address(key);
+            address
+                .inspect_err(|error| {
+                    problems.insert("network", chain_of(error));
+                })
+                .ok()
+        })
+    }
+
     fn push_table(&mut self) {
         self.drained.clear();
-        self.links.send(&ToProxy::Table {
-            table: table::compose(&self.services, self.table),
-        });
+        let table = self.compose();
+        self.links.send(&ToProxy::Table { table });
         crash::point("route");
     }
 
@@ -457,7 +481,7 @@ impl Owner {
             ProxyInput::Connected { sender } => {
                 self.links.connected(id, sender);
                 self.problems.remove("proxy");
-                let table = table::compose(&self.services, self.table);
+                let table = self.compose();
                 self.links.send_to(id, ToProxy::Table { table });
                 self.links.send_to(id, ToProxy::Count);
             }
@@ -570,14 +594,30 @@ impl Owner {
     }
 
     fn listen(&mut self, address: std::net::SocketAddr) {
-        match self.listeners.ensure(address) {
-            Ok(()) => {
-                self.problems.remove("listen");
+        let listens = self.listeners.ensure(address);
+        self.noted("listen", listens);
+    }
+
+    /// Instances reach services and names from now on.
+    pub(crate) fn open_inside(&mut self) {
+        let engine = &self.effects.engine;
+        match self.listeners.ensure_inside(engine.gateway()) {
+            Ok(ports) => {
+                let opened = engine.open_inside(ports);
+                self.noted("network", opened);
             }
             Err(error) => {
-                self.problems.insert("listen", chain_of(&error));
+                self.problems.insert("network", chain_of(&error));
             }
         }
+    }
+
+    /// What is wrong is told in the status until it is right.
+    fn noted(&mut self, what: &'static str, result: Result<(), impl std::error::Error>) {
+        match result {
+            Ok(()) => self.problems.remove(what),
+            Err(error) => self.problems.insert(what, chain_of(&error)),
+        };
     }
 
     pub(crate) fn release_listeners(&mut self) {

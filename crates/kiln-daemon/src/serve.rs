@@ -3,6 +3,7 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kiln_engine::{Engine, EngineOptions};
 use kiln_oci::Store;
@@ -15,6 +16,8 @@ use crate::journal::{Journal, JournalError};
 use crate::listeners::Listeners;
 use crate::owner::{Input, Owner};
 use crate::{http, proxies};
+
+const MEND_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
@@ -77,6 +80,7 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
         let mut owner = Owner::new(journal, recovered, effects, listeners, inputs.clone());
         owner.resume();
         tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
+        tokio::spawn(mend(owner.effects.engine.clone(), inputs.clone()));
         tokio::spawn(http::serve(listener, inputs));
         owner.run(incoming).await;
         Ok(())
@@ -84,6 +88,20 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
     // What the engine is doing at this moment goes on in the shims; the next controller sees how it ended.
     runtime.shutdown_background();
     served
+}
+
+/// Firewall tools of the host flush everything when they start again.
+async fn mend(engine: Engine, inputs: mpsc::UnboundedSender<Input>) {
+    let mut tick = tokio::time::interval(MEND_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !inputs.is_closed() {
+        tick.tick().await;
+        let engine = engine.clone();
+        let mended = tokio::task::spawn_blocking(move || engine.mend_network());
+        if let Ok(mended) = mended.await {
+            let _ = inputs.send(Input::Mended(mended));
+        }
+    }
 }
 
 /// The root is ours for as long as the file is open.

@@ -1,7 +1,7 @@
 //! The routing table: every service's last route in one.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use kiln_model::{
     Backend, Draining, Generation, InstanceId, Route, RoutingTable, ServiceKey, SetRoute, StateId,
@@ -9,8 +9,12 @@ use kiln_model::{
 use kiln_plan::Service;
 
 /// The table that the services ask for. Its generation is the journal entry that last changed a route, so that it
-/// grows over restarts, and the same routes have the same generation.
-pub(crate) fn compose(services: &BTreeMap<ServiceKey, Service>, changed: StateId) -> RoutingTable {
+/// grows over restarts, and the same routes have the same generation. `inside` gives services their virtual addresses.
+pub(crate) fn compose(
+    services: &BTreeMap<ServiceKey, Service>,
+    changed: StateId,
+    mut inside: impl FnMut(&ServiceKey) -> Option<Ipv4Addr>,
+) -> RoutingTable {
     let mut routes = Vec::new();
     let mut draining = Vec::new();
     for (key, service) in services {
@@ -30,16 +34,22 @@ pub(crate) fn compose(services: &BTreeMap<ServiceKey, Service>, changed: StateId
                 });
             }
         }
-        let Some(listen) = policy.listen else {
-            continue;
-        };
         if service.is_gone() {
+            continue;
+        }
+        let port = wanted
+            .active
+            .as_ref()
+            .and_then(|(release, _)| service.release(*release)?.release.port);
+        let inside = port.and_then(|port| Some((inside(key)?, port).into()));
+        if policy.listen.is_none() && inside.is_none() {
             continue;
         }
         routes.push(Route {
             service: key.clone(),
             generation: wanted.generation,
-            listen,
+            listen: policy.listen,
+            inside,
             active: wanted.active.as_ref().map(|(release, instances)| SetRoute {
                 release: *release,
                 backends: instances

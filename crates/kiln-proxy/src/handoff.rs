@@ -1,12 +1,14 @@
 //! The supervisor's socket: who keeps the listening descriptors, and who asks for them.
 //!
 //! One JSON line asks, one answers, in turn; a descriptor travels with its line as SCM_RIGHTS. Descriptors go by
-//! name, which is the `listen` address as text. The controller binds and deposits, the proxy only fetches. A
+//! name, the text of a [`SocketName`]. The controller binds and deposits, the proxy only fetches. A
 //! socket that was listened on once thus never closes between two proxies, and its queue of connections not yet
 //! accepted is never lost.
 
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,42 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the supervisor of a data root listens.
 pub fn socket_path(root: &Path) -> PathBuf {
     root.join("run/supervise.sock")
+}
+
+/// What a descriptor is for; its text is the descriptor's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SocketName {
+    /// A service's `listen`.
+    Address(SocketAddr),
+    /// Where connections of instances to any service come, redirected from the service's virtual address.
+    Services,
+    /// The name server of instances.
+    NamesUdp,
+    NamesTcp,
+    /// That of instances that have no way out.
+    ClosedNamesUdp,
+}
+
+impl SocketName {
+    /// All that serve instances.
+    pub const INSIDE: [Self; 4] = [
+        Self::Services,
+        Self::NamesUdp,
+        Self::NamesTcp,
+        Self::ClosedNamesUdp,
+    ];
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Services => f.write_str("services"),
+            Self::NamesUdp => f.write_str("names/udp"),
+            Self::NamesTcp => f.write_str("names/tcp"),
+            Self::ClosedNamesUdp => f.write_str("closed-names/udp"),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

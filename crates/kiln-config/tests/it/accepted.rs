@@ -56,6 +56,7 @@ service "api" {
   listen   = 8080
   env      = { GREETING = "${var.greeting}, world", LOUD = var.loud, N = "${var.replicas}" }
   command  = ["python3", "/opt/app/other.py"]
+  egress   = false
   tmpfs "/var/cache/api" { size = "64MiB" }
   resources {
     memory = "256MiB"
@@ -205,6 +206,7 @@ fn a_service_says_everything_that_runs() {
         map(&[("GREETING", "hello, world"), ("LOUD", "false"), ("N", "3")])
     );
     assert_eq!(api.port, Some(3000));
+    assert!(!api.egress);
     assert_eq!(
         api.tmpfs,
         BTreeMap::from([("/var/cache/api".to_owned(), Tmpfs { size: 64 << 20 })])
@@ -257,6 +259,7 @@ fn what_is_left_out_has_the_documented_default() {
         (&Vec::new(), None, &BTreeMap::new())
     );
     assert_eq!(worker.resources, Resources::default());
+    assert!(worker.egress);
     let seconds = Duration::from_secs;
     assert_eq!(
         worker.policy,

@@ -33,6 +33,18 @@ pub(crate) fn run() -> ! {
     std::process::exit(0)
 }
 
+fn call(place: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(place)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
 fn release() -> String {
     std::env::var("KILN_RELEASE").unwrap_or_default()
 }
@@ -82,6 +94,11 @@ fn serve(stream: TcpStream, behaviour: &str, began: Instant) -> std::io::Result<
                 std::process::exit(9);
             }
             "/die" => std::process::exit(7),
+            // Asks another service, as its clients inside do.
+            path if path.starts_with("/call/") => match call(&path["/call/".len()..]) {
+                Ok(answer) => (200, answer),
+                Err(error) => (502, error.to_string().into_bytes()),
+            },
             _ => (200, release().into_bytes()),
         };
         if behaviour == "dies-after-switch"

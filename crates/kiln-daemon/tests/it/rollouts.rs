@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         "a_plan_made_before_the_world_changed_is_refused",
         stale_plan,
     ),
+    ("services_find_each_other_by_name_through_a_switch", names),
     (
         "a_set_that_dies_after_the_switch_gives_the_traffic_back",
         dies_after_switch,
@@ -100,6 +101,70 @@ fn broken(world: &World, behaviour: &str) -> kiln_model::EnvironmentSpec {
         .insert("BEHAVIOUR".into(), behaviour.into());
     service.policy.progress_deadline = Duration::from_secs(3);
     spec
+}
+
+/// `back` has no `listen`: only instances reach it.
+fn names() {
+    let world = World::new();
+    let spec = |mark: &str| {
+        let mut spec = world.spec("front");
+        let mut back = world.spec(mark).services.into_values().next().unwrap();
+        back.policy.listen = None;
+        back.release.egress = false;
+        spec.services.insert("back".parse().unwrap(), back);
+        spec
+    };
+    let released = |number| {
+        world.status().is_ok_and(|status| {
+            let released = |name: &str, number| {
+                status.services.iter().any(|service| {
+                    let release = service.release.as_ref();
+                    service.name.to_string() == name
+                        && service.rollout.is_none()
+                        && release.is_some_and(|release| release.number == ReleaseNumber(number))
+                })
+            };
+            released("app", 1) && released("back", number)
+        })
+    };
+    world.apply(&spec("one")).unwrap();
+    until("both run", || released(1));
+    for place in ["back:3000", "back.dev.kiln.internal:3000"] {
+        let answer = world.get(&format!("/call/{place}"));
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(text.contains("back@1"), "{place}: {text}");
+    }
+    for place in [
+        "nobody:3000",
+        "back.staging.kiln.internal:3000",
+        "back:3001",
+    ] {
+        let answer = world.get(&format!("/call/{place}"));
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(!text.contains("200"), "{place}: {text}");
+    }
+    // The name holds through a switch, and no call is lost by it.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let calls = scope.spawn(|| {
+            let mut answers = std::collections::BTreeMap::new();
+            while !done.load(Ordering::SeqCst) {
+                let answer = world.get("/call/back:3000");
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                let release = ["back@1", "back@2"].into_iter().find(|r| text.contains(r));
+                let release = release.unwrap_or_else(|| panic!("{text}"));
+                *answers.entry(release).or_insert(0) += 1;
+            }
+            answers
+        });
+        world.apply(&spec("two")).unwrap();
+        until("the second release runs", || released(2));
+        let text = String::from_utf8_lossy(&world.get("/call/back:3000").body).into_owned();
+        done.store(true, Ordering::SeqCst);
+        assert!(text.contains("back@2"), "{text}");
+        let answers = calls.join().unwrap();
+        assert!(answers.contains_key("back@1"), "{answers:?}");
+    });
 }
 
 fn never_ready() {

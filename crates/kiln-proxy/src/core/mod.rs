@@ -3,7 +3,9 @@
 mod choose;
 mod drain;
 mod health;
+mod names;
 
 pub use choose::{Choice, choose};
 pub use drain::{DrainAction, Drains};
 pub use health::{Health, Verdict};
+pub use names::{Reply, ZONE, reply};

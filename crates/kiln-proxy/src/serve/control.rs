@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -22,12 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::ProxyError;
+use super::names::NamedSockets;
 use super::process::Sockets;
 use super::saved::Saved;
 use super::table::{Published, Registry, Shared};
 use super::worker::{ToWorker, say, wall_clock};
 use crate::core::{DrainAction, Drains};
-use crate::handoff::{Client, HandoffError};
+use crate::handoff::{Client, HandoffError, SocketName};
 
 /// How long a listening descriptor that a table names may take to be deposited.
 const DEPOSIT: Duration = Duration::from_secs(2);
@@ -43,9 +43,21 @@ const LINE_LIMIT: u64 = 64 * 1024 * 1024;
 pub(super) struct Workers {
     inboxes: Vec<mpsc::UnboundedSender<ToWorker>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    names: Option<mpsc::UnboundedSender<NamedSockets>>,
 }
 
 impl Workers {
+    /// The name server ends with the process: nobody waits for it.
+    pub(super) fn set_names(&mut self, names: mpsc::UnboundedSender<NamedSockets>) {
+        self.names = Some(names);
+    }
+
+    fn tell_names(&self, sockets: NamedSockets) {
+        if let Some(names) = &self.names {
+            let _ = names.send(sockets);
+        }
+    }
+
     pub(super) fn add(
         &mut self,
         inbox: mpsc::UnboundedSender<ToWorker>,
@@ -70,6 +82,23 @@ enum Event {
     Gone(ConnectionId),
 }
 
+/// What is accepted on when this table is served.
+fn sockets_of(table: &RoutingTable) -> BTreeSet<SocketName> {
+    let outside = table.routes.iter().filter_map(|route| route.listen);
+    let mut names: BTreeSet<_> = outside.map(SocketName::Address).collect();
+    if table.routes.iter().any(|route| route.inside.is_some()) {
+        names.extend(SocketName::INSIDE);
+    }
+    names
+}
+
+fn is_for_names(name: SocketName) -> bool {
+    match name {
+        SocketName::Address(_) | SocketName::Services => false,
+        SocketName::NamesUdp | SocketName::NamesTcp | SocketName::ClosedNamesUdp => true,
+    }
+}
+
 /// Why a table is not served.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -80,9 +109,9 @@ enum Refused {
     )]
     Differs,
     #[error("the supervisor has no listening socket for {0}: the controller must deposit it first")]
-    NoListener(SocketAddr),
+    NoListener(SocketName),
     #[error("the supervisor can't be asked for the listening socket of {0}: {1}")]
-    NoSupervisor(SocketAddr, HandoffError),
+    NoSupervisor(SocketName, HandoffError),
     #[error("a worker can't accept on a listening socket: {0}")]
     Listen(io::Error),
     #[error(
@@ -100,9 +129,9 @@ pub(super) struct Control {
     registry: Registry,
     drains: Drains,
     table: RoutingTable,
-    descriptors: BTreeMap<SocketAddr, Arc<OwnedFd>>,
-    /// What the workers accept on.
-    listening: BTreeSet<SocketAddr>,
+    descriptors: BTreeMap<SocketName, Arc<OwnedFd>>,
+    /// What is accepted on.
+    listening: BTreeSet<SocketName>,
     controllers: HashMap<ConnectionId, mpsc::UnboundedSender<FromProxy>>,
     events: mpsc::UnboundedSender<Event>,
     inbox: Option<mpsc::UnboundedReceiver<Event>>,
@@ -239,17 +268,23 @@ impl Control {
         if table.generation == self.table.generation && table != self.table {
             return Err(Refused::Differs);
         }
-        let wanted: BTreeSet<SocketAddr> = table.routes.iter().map(|route| route.listen).collect();
+        let wanted = sockets_of(&table);
         if !self.retiring {
-            for listen in &wanted {
-                self.fetch(*listen).await?;
+            for name in &wanted {
+                match name {
+                    SocketName::Address(_) => self.fetch(*name).await?,
+                    // Instances wait a tick longer for theirs; what is outside doesn't wait for that.
+                    _ => {
+                        let _ = self.fetch_now(*name);
+                    }
+                }
             }
         }
         self.saved.save(&table).map_err(Refused::Save)?;
         // New listeners are accepted on only once the table that they belong to is published; those that
         // leave, until then.
         self.publish(table);
-        self.descriptors.retain(|listen, _| wanted.contains(listen));
+        self.descriptors.retain(|name, _| wanted.contains(name));
         if self.holds_until.is_none() {
             self.listen().await.map_err(Refused::Listen)?;
         }
@@ -278,56 +313,63 @@ impl Control {
     }
 
     /// Has the descriptor, or gets it from the supervisor, who may get it a little later from the controller.
-    async fn fetch(&mut self, listen: SocketAddr) -> Result<(), Refused> {
+    async fn fetch(&mut self, name: SocketName) -> Result<(), Refused> {
         let until = Instant::now() + DEPOSIT;
-        while !self.descriptors.contains_key(&listen) {
-            if self.fetch_now(listen)? {
+        while !self.descriptors.contains_key(&name) {
+            if self.fetch_now(name)? {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(Refused::NoListener(listen));
+                return Err(Refused::NoListener(name));
             }
             tokio::time::sleep(DEPOSIT_LOOK).await;
         }
         Ok(())
     }
 
-    fn fetch_now(&mut self, listen: SocketAddr) -> Result<bool, Refused> {
+    fn fetch_now(&mut self, name: SocketName) -> Result<bool, Refused> {
+        if self.descriptors.contains_key(&name) {
+            return Ok(true);
+        }
         let fetched = match &mut self.supervisor {
-            Some(supervisor) => supervisor.fetch(&listen.to_string()),
+            Some(supervisor) => supervisor.fetch(&name.to_string()),
             None => Err(HandoffError::Closed),
         };
         match fetched {
             Ok(Some(descriptor)) => {
-                self.descriptors.insert(listen, Arc::new(descriptor));
+                self.descriptors.insert(name, Arc::new(descriptor));
                 Ok(true)
             }
             Ok(None) => Ok(false),
             Err(error) => {
                 // The next supervisor connects by itself.
                 self.supervisor = None;
-                Err(Refused::NoSupervisor(listen, error))
+                Err(Refused::NoSupervisor(name, error))
             }
         }
     }
 
     /// Tells the workers what to accept on, if that changed, and waits until they do.
     async fn listen(&mut self) -> io::Result<()> {
-        let wanted: BTreeSet<SocketAddr> = self.descriptors.keys().copied().collect();
+        let wanted: BTreeSet<SocketName> = self.descriptors.keys().copied().collect();
         if wanted == self.listening || self.retiring {
             return Ok(());
         }
         let listeners: Vec<_> = self
             .descriptors
             .iter()
-            .map(|(listen, descriptor)| (*listen, Arc::clone(descriptor)))
+            .map(|(name, descriptor)| (*name, Arc::clone(descriptor)))
             .collect();
+        let (inside, outside): (Vec<_>, Vec<_>) = listeners
+            .into_iter()
+            .partition(|(name, _)| is_for_names(*name));
+        self.workers.tell_names(inside);
         let mut answers = Vec::new();
         for inbox in &self.workers.inboxes {
             let (done, answer) = oneshot::channel();
             // One that has ended doesn't answer.
             let _ = inbox.send(ToWorker::Listen {
-                listeners: listeners.clone(),
+                listeners: outside.clone(),
                 done,
             });
             answers.push(answer);
@@ -365,16 +407,9 @@ impl Control {
     }
 
     fn fetch_missing(&mut self) {
-        let missing: Vec<SocketAddr> = self
-            .table
-            .routes
-            .iter()
-            .map(|route| route.listen)
-            .filter(|listen| !self.descriptors.contains_key(listen))
-            .collect();
-        for listen in missing {
+        for name in sockets_of(&self.table) {
             // Asked for again at the next tick.
-            if self.supervisor.is_none() || self.fetch_now(listen).is_err() {
+            if self.supervisor.is_none() || self.fetch_now(name).is_err() {
                 return;
             }
         }
@@ -392,7 +427,7 @@ impl Control {
             self.holds_until = None;
             self.begin().await?;
         }
-        if self.holds_until.is_none() && self.listening.len() < self.table.routes.len() {
+        if self.holds_until.is_none() && self.listening != sockets_of(&self.table) {
             self.fetch_missing();
             if let Err(error) = self.listen().await {
                 say(&format!("can't accept connections: {error}"));
@@ -488,8 +523,8 @@ impl Control {
             .map_err(HandoffError::Socket)
             .and_then(Client::over)
             .and_then(|mut client| {
-                for (listen, descriptor) in &self.descriptors {
-                    client.deposit(&listen.to_string(), descriptor)?;
+                for (name, descriptor) in &self.descriptors {
+                    client.deposit(&name.to_string(), descriptor)?;
                 }
                 client.ready(std::process::id())?;
                 Ok(client)
@@ -513,6 +548,7 @@ impl Control {
             true => "ending: what is in flight has a few seconds",
             false => "retiring: what is in flight is finished",
         });
+        self.workers.tell_names(Vec::new());
         self.workers.tell(|| ToWorker::Retire { quickly });
     }
 

@@ -11,6 +11,7 @@ mod counters;
 mod flight;
 mod forward;
 mod headers;
+mod names;
 mod pool;
 mod privileges;
 mod process;

@@ -16,7 +16,7 @@ use super::control::{Control, Workers};
 use super::saved::Saved;
 use super::table::Shared;
 use super::worker::{self, say, wall_clock};
-use super::{Limits, ProxyError, ProxyOptions, privileges};
+use super::{Limits, ProxyError, ProxyOptions, names, privileges};
 use crate::handoff::Client;
 
 /// The whole proxy process: serves until it is told to retire. Call it from a process of one thread.
@@ -262,5 +262,19 @@ fn start_workers(
             })?;
         workers.add(sender, thread);
     }
+    let (sender, inbox) = mpsc::unbounded_channel();
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new()
+        .name("names".to_owned())
+        .spawn(move || {
+            if let Err(error) = names::run(shared, inbox) {
+                say(&format!("names can't be answered: {error}"));
+            }
+        })
+        .map_err(|source| ProxyError::Start {
+            what: "the name server's thread",
+            source,
+        })?;
+    workers.set_names(sender);
     Ok(workers)
 }

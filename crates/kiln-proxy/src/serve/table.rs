@@ -7,7 +7,7 @@
 //! thus means that no request of an older table can reach the instance.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -63,7 +63,7 @@ impl Instance {
     }
 }
 
-/// Where the requests of one listener go.
+/// Where the requests to one address go.
 #[derive(Debug)]
 pub(super) struct LiveRoute {
     pub(super) service: ServiceKey,
@@ -74,7 +74,7 @@ pub(super) struct LiveRoute {
 /// Where a request came to.
 #[derive(Debug)]
 pub(super) enum Entered {
-    /// No service has this listener any more.
+    /// No service has this address any more.
     NoRoute,
     /// None that may be chosen.
     Nobody(Arc<LiveRoute>),
@@ -85,7 +85,10 @@ pub(super) enum Entered {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) table: RoutingTable,
+    /// By `listen` and by virtual address.
     pub(super) routes: HashMap<SocketAddr, Arc<LiveRoute>>,
+    /// Virtual addresses by `ENVIRONMENT/SERVICE`.
+    pub(super) names: HashMap<String, Ipv4Addr>,
 }
 
 /// What every thread of the process shares.
@@ -112,6 +115,7 @@ impl Shared {
         let nothing = Live {
             table: RoutingTable::default(),
             routes: HashMap::new(),
+            names: HashMap::new(),
         };
         Self {
             live: ArcSwap::from_pointee(nothing),
@@ -196,6 +200,7 @@ impl Registry {
     pub(super) fn publish(&mut self, shared: &Shared, table: RoutingTable) -> Published {
         let before = std::mem::take(&mut self.present);
         let mut routes = HashMap::new();
+        let mut names = HashMap::new();
         let mut routed = Vec::new();
         let mut returned = Vec::new();
         for route in &table.routes {
@@ -216,12 +221,17 @@ impl Registry {
                 self.present
                     .insert(instance.id.clone(), Arc::clone(instance));
             }
-            let live = LiveRoute {
+            let live = Arc::new(LiveRoute {
                 service: route.service.clone(),
                 counters: shared.book.of(&route.service, release),
                 instances,
-            };
-            routes.insert(route.listen, Arc::new(live));
+            });
+            for address in [route.listen, route.inside].into_iter().flatten() {
+                routes.insert(address, Arc::clone(&live));
+            }
+            if let Some(SocketAddr::V4(inside)) = route.inside {
+                names.insert(route.service.to_string(), *inside.ip());
+            }
         }
         for draining in &table.draining {
             if self.present.contains_key(&draining.instance) {
@@ -233,7 +243,11 @@ impl Registry {
                 self.present.insert(draining.instance.clone(), instance);
             }
         }
-        shared.publish(Live { table, routes });
+        shared.publish(Live {
+            table,
+            routes,
+            names,
+        });
         let gone = before
             .values()
             .map(|instance| instance.epoch)
@@ -298,7 +312,8 @@ mod tests {
             routes: vec![Route {
                 service: service.clone(),
                 generation: Generation(generation),
-                listen: listen(),
+                listen: Some(listen()),
+                inside: None,
                 active: Some(SetRoute {
                     release: ReleaseNumber(generation),
                     backends: vec![backend],

@@ -29,6 +29,7 @@ use super::forward;
 use super::pool::Pool;
 use super::table::{LiveRoute, Shared};
 use super::tunnel::Tunnel;
+use crate::handoff::SocketName;
 
 /// How exactly limits are kept.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -43,7 +44,7 @@ const SAY_AGAIN_MS: u64 = 5_000;
 pub(super) enum ToWorker {
     /// Accept on these and on no others. Answered when it is so.
     Listen {
-        listeners: Vec<(SocketAddr, Arc<OwnedFd>)>,
+        listeners: Vec<(SocketName, Arc<OwnedFd>)>,
         done: oneshot::Sender<Result<(), io::Error>>,
     },
     /// These instances get no more requests: their idle connections go.
@@ -116,7 +117,7 @@ pub(super) fn run(
 
 impl Worker {
     async fn work(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<ToWorker>) {
-        let mut accepting: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+        let mut accepting: HashMap<SocketName, JoinHandle<()>> = HashMap::new();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -158,32 +159,32 @@ impl Worker {
 
     fn listen(
         self: &Rc<Self>,
-        accepting: &mut HashMap<SocketAddr, JoinHandle<()>>,
-        listeners: Vec<(SocketAddr, Arc<OwnedFd>)>,
+        accepting: &mut HashMap<SocketName, JoinHandle<()>>,
+        listeners: Vec<(SocketName, Arc<OwnedFd>)>,
     ) -> io::Result<()> {
-        accepting.retain(|address, task| {
-            let stays = listeners.iter().any(|(wanted, _)| wanted == address);
+        accepting.retain(|name, task| {
+            let stays = listeners.iter().any(|(wanted, _)| wanted == name);
             if !stays {
                 task.abort();
             }
             stays
         });
-        for (address, descriptor) in listeners {
-            if accepting.contains_key(&address) || self.is_retiring() {
+        for (name, descriptor) in listeners {
+            if accepting.contains_key(&name) || self.is_retiring() {
                 continue;
             }
             let listener = std::net::TcpListener::from(descriptor.try_clone()?);
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
             accepting.insert(
-                address,
-                tokio::task::spawn_local(Rc::clone(self).accept(listener, address)),
+                name,
+                tokio::task::spawn_local(Rc::clone(self).accept(listener, name)),
             );
         }
         Ok(())
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, address: SocketAddr) {
+    async fn accept(self: Rc<Self>, listener: TcpListener, name: SocketName) {
         loop {
             // Where there is no room, connections wait in the listening socket's queue.
             let Ok(room) = Arc::clone(&self.room).acquire_owned().await else {
@@ -191,6 +192,9 @@ impl Worker {
             };
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    let Some(address) = meant(&stream, name) else {
+                        continue;
+                    };
                     let wire = Wire::new(&self.shared, peer.ip(), address);
                     let worker = Rc::clone(&self);
                     tokio::task::spawn_local(async move {
@@ -202,7 +206,7 @@ impl Worker {
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    say(&format!("can't accept on {address}: {error}"));
+                    say(&format!("can't accept on {name}: {error}"));
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -290,7 +294,7 @@ impl Worker {
         }
     }
 
-    fn retire(&self, accepting: &mut HashMap<SocketAddr, JoinHandle<()>>, quickly: bool) {
+    fn retire(&self, accepting: &mut HashMap<SocketName, JoinHandle<()>>, quickly: bool) {
         for (_, task) in accepting.drain() {
             task.abort();
         }
@@ -349,6 +353,18 @@ impl Worker {
                 route.service
             ));
         }
+    }
+}
+
+/// The address that the client connected to, as the table knows it.
+fn meant(stream: &TcpStream, name: SocketName) -> Option<SocketAddr> {
+    match name {
+        SocketName::Address(address) => Some(address),
+        // Redirected by the firewall; one that was not, meant nobody.
+        SocketName::Services => rustix::net::sockopt::ip_original_dst(stream)
+            .ok()
+            .map(SocketAddr::V4),
+        SocketName::NamesUdp | SocketName::NamesTcp | SocketName::ClosedNamesUdp => None,
     }
 }
 

@@ -289,7 +289,7 @@ fn listeners() {
     let listens: Vec<_> = (0..50).map(|_| machine.listener()).collect();
     for (number, listen) in listens.iter().enumerate() {
         let mut route = wide.routes[0].clone();
-        route.listen = *listen;
+        route.listen = Some(*listen);
         route.service = kiln_model::ServiceKey::try_from(format!("dev/s{number}")).unwrap();
         wide.routes.push(route);
     }

@@ -243,7 +243,8 @@ pub(crate) fn table(
         routes: vec![Route {
             service: service(),
             generation: Generation(generation),
-            listen,
+            listen: Some(listen),
+            inside: None,
             active: Some(SetRoute {
                 release: ReleaseNumber(release),
                 backends,
