@@ -411,6 +411,22 @@ impl Owner {
         service.handle_event(at, event.clone());
         let actions: Vec<_> = std::iter::from_fn(|| service.poll_action()).collect();
         let notices: Vec<_> = std::iter::from_fn(|| service.poll_notice()).collect();
+        if cfg!(debug_assertions)
+            && let Some(before) = self.services.get(key)
+        {
+            let (actions, notices) = (&actions[..], &notices[..]);
+            let step = kiln_plan::Step {
+                before,
+                after: service,
+                now: at,
+                event: &event,
+                actions,
+                notices,
+            };
+            if let Err(violation) = step.check() {
+                panic!("{key}: {violation}; after {event:?}: {actions:?}");
+            }
+        }
         let routes = actions
             .iter()
             .any(|action| matches!(action, Action::Route { .. }));

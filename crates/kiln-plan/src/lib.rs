@@ -11,16 +11,21 @@
 //! After a restart, [`Service::outstanding`] gives every action without an outcome, to be carried out again: actions are
 //! idempotent by id.
 
+mod advance;
 mod event;
 mod instance;
+mod invariants;
 mod mutation;
+mod observed;
 mod plan;
 mod reconcile;
 mod rollout;
 mod service;
+mod waiting;
 
 pub use event::{Action, Event, Notice, Refusal, RolloutEnd};
 pub use instance::{Instance, Phase, Routed};
+pub use invariants::{Step, Violation};
 pub use mutation::Mutation;
 pub use plan::{bound, plan};
 pub use rollout::{Rollout, RolloutPhase};

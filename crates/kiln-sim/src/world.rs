@@ -67,7 +67,6 @@ pub(crate) struct World {
     versions: u64,
     qualities: Vec<Quality>,
     /// Over the whole run: a set being scaled down may still be larger.
-    pub(crate) most_replicas: u32,
     /// Since the last rollout began.
     pub(crate) rollout_replicas: u32,
     pub(crate) rollout_began: Timestamp,
@@ -106,7 +105,6 @@ impl World {
             faults: true,
             versions: 0,
             qualities: Vec::new(),
-            most_replicas: 0,
             rollout_replicas: 0,
             rollout_began: Timestamp(0),
             least_drain: u64::MAX,
@@ -387,7 +385,6 @@ impl World {
             stop_grace: Duration::from_secs(self.operator.between(1, 5)),
             listen: None,
         };
-        self.most_replicas = self.most_replicas.max(replicas);
         self.least_drain = self.least_drain.min(millis(policy.drain_deadline));
         policy
     }
