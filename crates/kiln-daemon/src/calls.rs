@@ -21,7 +21,12 @@ impl Owner {
         // A caller that went away is no reason to undo what it asked for.
         match call {
             Call::Status { environment, reply } => {
-                let status = view::status(&self.services, environment.as_ref(), &self.problems);
+                let status = view::status(
+                    &self.services,
+                    environment.as_ref(),
+                    &self.problems,
+                    &self.ejected,
+                );
                 let _ = reply.send(status);
             }
             Call::Plan { spec, reply } => {

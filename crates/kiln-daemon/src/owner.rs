@@ -5,7 +5,7 @@
 //! step: the planner decides, the journal commits, the effects start. A step whose entry can't be written
 //! changes nothing: the old state stays, what was observed is kept and tried again, and callers are told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use kiln_engine::NetError;
@@ -131,6 +131,8 @@ pub(crate) struct Owner {
     unconfirmed: BTreeMap<ServiceKey, StateId>,
     /// Which proxies have nothing more in flight for an instance, and how many requests were cut.
     drained: BTreeMap<InstanceId, BTreeMap<ProxyId, u64>>,
+    /// Which proxies send an instance nothing for now, because it failed requests.
+    pub(crate) ejected: BTreeMap<InstanceId, BTreeSet<ProxyId>>,
     /// The last entry in which something was decided about an environment: what its plans name as parent.
     pub(crate) decided: BTreeMap<EnvName, StateId>,
     /// Decided about anything before this controller started.
@@ -169,6 +171,7 @@ impl Owner {
             table,
             unconfirmed: BTreeMap::new(),
             drained: BTreeMap::new(),
+            ejected: BTreeMap::new(),
             decided: BTreeMap::new(),
             decided_before,
             backlog: VecDeque::new(),
@@ -319,6 +322,7 @@ impl Owner {
             Observation::Removed { instance } => {
                 crash::point("remove");
                 self.drained.remove(&instance);
+                self.ejected.remove(&instance);
                 Event::Removed { instance }
             }
         };
@@ -509,6 +513,10 @@ impl Owner {
                 for proxies in self.drained.values_mut() {
                     proxies.remove(&id);
                 }
+                self.ejected.retain(|_, proxies| {
+                    proxies.remove(&id);
+                    !proxies.is_empty()
+                });
                 if self.links.is_empty() {
                     self.problems.insert(
                         "proxy",
@@ -560,7 +568,15 @@ impl Owner {
                 self.traffic.counted(id, counters);
                 self.waiting.counted(id, &self.traffic);
             }
-            FromProxy::Ejected { .. } => {}
+            FromProxy::Ejected { instance, ejected } => {
+                let proxies = self.ejected.entry(instance).or_default();
+                if ejected {
+                    proxies.insert(id);
+                } else {
+                    proxies.remove(&id);
+                }
+                self.ejected.retain(|_, proxies| !proxies.is_empty());
+            }
         }
     }
 

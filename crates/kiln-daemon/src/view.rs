@@ -1,6 +1,6 @@
 //! What the API shows of the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use kiln_model::api::{
@@ -11,6 +11,7 @@ use kiln_model::{EnvName, InstanceId, ReleaseNumber, ServiceKey, StateId};
 use kiln_plan::{Event, Instance, Notice, Phase, RolloutEnd, Routed, Service, Warm};
 
 use crate::journal::Entry;
+use crate::proxies::ProxyId;
 use crate::table;
 
 /// Entries that one answer shows at most.
@@ -20,6 +21,7 @@ pub(crate) fn status(
     services: &BTreeMap<ServiceKey, Service>,
     environment: Option<&EnvName>,
     problems: &BTreeMap<&'static str, String>,
+    ejected: &BTreeMap<InstanceId, BTreeSet<ProxyId>>,
 ) -> Status {
     Status {
         services: services
@@ -27,13 +29,17 @@ pub(crate) fn status(
             .filter(|(key, service)| {
                 !service.is_gone() && environment.is_none_or(|name| *name == key.environment)
             })
-            .map(|(key, service)| service_status(key, service))
+            .map(|(key, service)| service_status(key, service, ejected))
             .collect(),
         problems: problems.values().cloned().collect(),
     }
 }
 
-fn service_status(key: &ServiceKey, service: &Service) -> ServiceStatus {
+fn service_status(
+    key: &ServiceKey,
+    service: &Service,
+    ejected: &BTreeMap<InstanceId, BTreeSet<ProxyId>>,
+) -> ServiceStatus {
     ServiceStatus {
         name: key.service.clone(),
         environment: key.environment.clone(),
@@ -50,7 +56,10 @@ fn service_status(key: &ServiceKey, service: &Service) -> ServiceStatus {
         }),
         instances: service
             .instances()
-            .map(|instance| instance_status(service, instance))
+            .map(|instance| {
+                let is_ejected = ejected.contains_key(&instance.id);
+                instance_status(service, instance, is_ejected)
+            })
             .collect(),
         rollout: service.rollout().map(|rollout| {
             let (phase, waits_on) = service.waits_on().unwrap_or_default();
@@ -80,7 +89,7 @@ fn service_status(key: &ServiceKey, service: &Service) -> ServiceStatus {
     }
 }
 
-fn instance_status(service: &Service, instance: &Instance) -> InstanceStatus {
+fn instance_status(service: &Service, instance: &Instance, is_ejected: bool) -> InstanceStatus {
     let warm = service
         .warm()
         .is_some_and(|warm| warm.release == instance.release);
@@ -92,6 +101,7 @@ fn instance_status(service: &Service, instance: &Instance) -> InstanceStatus {
             InstanceState::Draining
         }
         (Phase::Running, _, false) => InstanceState::Unready,
+        (Phase::Running, Routed::Active, true) if is_ejected => InstanceState::Ejected,
         (Phase::Running, Routed::Active, true) => InstanceState::Ready,
         (Phase::Running, _, true) if warm => InstanceState::Warm,
         (Phase::Running, _, true) => InstanceState::Ready,

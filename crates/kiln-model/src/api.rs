@@ -97,6 +97,8 @@ pub enum InstanceState {
     /// Started, its probe has not passed yet or passes no more.
     Unready,
     Ready,
+    /// Its probe passes, and it failed requests: a proxy sends it none for a while.
+    Ejected,
     /// Ready and of the set that is kept for a rollback.
     Warm,
     Draining,

@@ -94,6 +94,8 @@ fn serve(stream: TcpStream, behaviour: &str, began: Instant) -> std::io::Result<
                 std::process::exit(9);
             }
             "/die" => std::process::exit(7),
+            // No answer at all.
+            "/drop" => return Ok(()),
             // Asks another service, as its clients inside do.
             path if path.starts_with("/call/") => match call(&path["/call/".len()..]) {
                 Ok(answer) => (200, answer),

@@ -27,6 +27,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         half_answer,
     ),
     (
+        "an_instance_that_fails_requests_is_seen_in_the_status_until_it_serves_again",
+        ejected,
+    ),
+    (
         "a_port_that_is_taken_is_told_and_nothing_is_registered",
         port_taken,
     ),
@@ -147,6 +151,23 @@ fn half_answer() {
             == 2
     });
     assert_eq!(world.failed(), 1);
+}
+
+fn ejected() {
+    let world = World::new();
+    world.apply(&world.spec("one")).unwrap();
+    let states = || {
+        let instances = world.service().instances;
+        instances.iter().map(|i| i.state).collect::<Vec<_>>()
+    };
+    until("an instance is ejected", || {
+        let _ = client::http(world.listen, "GET", "/drop", b"");
+        states().contains(&InstanceState::Ejected)
+    });
+    until("it serves again", || {
+        let _ = client::http(world.listen, "GET", "/", b"");
+        states() == [InstanceState::Ready; 2]
+    });
 }
 
 fn port_taken() {

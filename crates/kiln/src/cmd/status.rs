@@ -110,6 +110,7 @@ fn state(state: InstanceState) -> &'static str {
         InstanceState::Starting => "starting",
         InstanceState::Unready => "unready",
         InstanceState::Ready => "ready",
+        InstanceState::Ejected => "ejected",
         InstanceState::Warm => "warm",
         InstanceState::Draining => "draining",
         InstanceState::Stopping => "stopping",
