@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods)] // the edge: its timers read the clock; the decider gets the time as an argument
 
+mod addresses;
 mod calls;
 mod clock;
 mod crash;
@@ -17,6 +18,7 @@ mod owner;
 mod prober;
 mod probes;
 mod proxies;
+mod routing;
 mod serve;
 mod table;
 mod traffic;

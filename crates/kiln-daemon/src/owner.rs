@@ -11,8 +11,8 @@ use std::time::Duration;
 use kiln_engine::NetError;
 use kiln_model::api::{ApiError, DownRequest, History, RollbackRequest, Status};
 use kiln_model::{
-    Digest, EnvName, EnvironmentSpec, FromProxy, InstanceId, Observation, Plan, RoutingTable,
-    ServiceKey, ServiceName, StateId, Timestamp, ToProxy,
+    Digest, EnvName, EnvironmentSpec, InstanceId, Observation, Plan, ServiceKey, ServiceName,
+    StateId, Timestamp,
 };
 use kiln_plan::{Action, Event, Service};
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +25,6 @@ use crate::journal::{Entry, Journal, JournalError, Recovered};
 use crate::listeners::Listeners;
 use crate::probes::Probes;
 use crate::proxies::{Links, ProxyId, ProxyInput};
-use crate::table;
 use crate::traffic::Traffic;
 use crate::watch::{Step, Waiting};
 
@@ -121,16 +120,16 @@ pub(crate) struct Owner {
     pub(crate) effects: Effects,
     pub(crate) listeners: Listeners,
     probes: Probes,
-    links: Links,
+    pub(crate) links: Links,
     pub(crate) traffic: Traffic,
     pub(crate) waiting: Waiting,
     inputs: mpsc::UnboundedSender<Input>,
     /// The entry that last changed a route: the generation of the present table.
-    table: StateId,
+    pub(crate) table: StateId,
     /// For each service with a route that is not confirmed: the table's generation that has it.
-    unconfirmed: BTreeMap<ServiceKey, StateId>,
+    pub(crate) unconfirmed: BTreeMap<ServiceKey, StateId>,
     /// Which proxies have nothing more in flight for an instance, and how many requests were cut.
-    drained: BTreeMap<InstanceId, BTreeMap<ProxyId, u64>>,
+    pub(crate) drained: BTreeMap<InstanceId, BTreeMap<ProxyId, u64>>,
     /// Which proxies send an instance nothing for now, because it failed requests.
     pub(crate) ejected: BTreeMap<InstanceId, BTreeSet<ProxyId>>,
     /// The last entry in which something was decided about an environment: what its plans name as parent.
@@ -330,7 +329,7 @@ impl Owner {
     }
 
     /// Something that is so, whether or not it can be written down now.
-    fn happened(&mut self, key: ServiceKey, event: Event) {
+    pub(crate) fn happened(&mut self, key: ServiceKey, event: Event) {
         if !self.backlog.is_empty() {
             // A timer fires again by itself; everything else keeps its order.
             if event != Event::Timer {
@@ -469,198 +468,6 @@ impl Owner {
                 };
                 self.effects.carry_out(key, service, action);
             }
-        }
-    }
-
-    fn compose(&mut self) -> RoutingTable {
-        let Self {
-            services,
-            effects,
-            problems,
-            ..
-        } = self;
-        table::compose(services, self.table, |key| {
-            let address = effects.engine.service_address(key);
-            address
-                .inspect_err(|error| {
-                    problems.insert("network", chain_of(error));
-                })
-                .ok()
-        })
-    }
-
-    fn push_table(&mut self) {
-        self.drained.clear();
-        let table = self.compose();
-        self.links.send(&ToProxy::Table { table });
-        crash::point("route");
-    }
-
-    fn proxy(&mut self, id: ProxyId, input: ProxyInput) {
-        match input {
-            ProxyInput::Connected { sender } => {
-                self.links.connected(id, sender);
-                self.problems.remove("proxy");
-                let table = self.compose();
-                self.links.send_to(id, ToProxy::Table { table });
-                self.links.send_to(id, ToProxy::Count);
-            }
-            ProxyInput::Said(said) => self.proxy_said(id, said),
-            ProxyInput::Gone => {
-                self.links.gone(id);
-                self.traffic.gone(id);
-                self.waiting.counted(id, &self.traffic);
-                for proxies in self.drained.values_mut() {
-                    proxies.remove(&id);
-                }
-                self.ejected.retain(|_, proxies| {
-                    proxies.remove(&id);
-                    !proxies.is_empty()
-                });
-                if self.links.is_empty() {
-                    self.problems.insert(
-                        "proxy",
-                        "no proxy is connected: traffic goes on by the table it last confirmed, and no switch can happen; \
-                         the supervisor starts it again, see log/proxy.log"
-                            .to_owned(),
-                    );
-                }
-                self.confirm();
-                self.confirm_drained();
-            }
-        }
-    }
-
-    fn proxy_said(&mut self, id: ProxyId, said: FromProxy) {
-        match said {
-            FromProxy::Hello { .. } => {}
-            FromProxy::Confirmed { generation } => {
-                self.links.confirmed(id, generation);
-                self.confirm();
-            }
-            FromProxy::Refused { generation, reason } => {
-                if generation.0 == self.table.0 {
-                    let keys: Vec<_> = self.unconfirmed.keys().cloned().collect();
-                    for key in keys {
-                        let Some(route) = self.services.get(&key).and_then(Service::route) else {
-                            continue;
-                        };
-                        let event = Event::RouteRefused {
-                            generation: route.generation,
-                            reason: reason.clone(),
-                        };
-                        self.happened(key, event);
-                    }
-                }
-            }
-            FromProxy::Drained {
-                generation,
-                instance,
-                cut,
-            } => {
-                // Said about an older table: the instance may have been routed to again since.
-                if generation.0 == self.table.0 {
-                    self.drained.entry(instance).or_default().insert(id, cut);
-                    self.confirm_drained();
-                }
-            }
-            FromProxy::Counters { at: _, counters } => {
-                self.traffic.counted(id, counters);
-                self.waiting.counted(id, &self.traffic);
-            }
-            FromProxy::Ejected { instance, ejected } => {
-                let proxies = self.ejected.entry(instance).or_default();
-                if ejected {
-                    proxies.insert(id);
-                } else {
-                    proxies.remove(&id);
-                }
-                self.ejected.retain(|_, proxies| !proxies.is_empty());
-            }
-        }
-    }
-
-    /// Tells the services whose routes every proxy serves by now.
-    fn confirm(&mut self) {
-        let Some(confirmed) = self.links.confirmed_by_all() else {
-            return;
-        };
-        let ready: Vec<_> = self
-            .unconfirmed
-            .iter()
-            .filter(|(_, table)| table.0 <= confirmed.0)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in ready {
-            self.unconfirmed.remove(&key);
-            let Some(route) = self.services.get(&key).and_then(Service::route) else {
-                continue;
-            };
-            let generation = route.generation;
-            crash::point("confirm");
-            self.happened(key, Event::Confirmed { generation });
-        }
-    }
-
-    fn confirm_drained(&mut self) {
-        let everywhere: Vec<_> = self
-            .drained
-            .iter()
-            .filter(|(_, proxies)| {
-                !self.links.is_empty() && self.links.ids().all(|id| proxies.contains_key(&id))
-            })
-            .map(|(instance, proxies)| (instance.clone(), proxies.values().sum::<u64>()))
-            .collect();
-        for (instance, cut) in everywhere {
-            self.drained.remove(&instance);
-            let key = self
-                .services
-                .iter()
-                .find(|(_, service)| service.instance(&instance).is_some())
-                .map(|(key, _)| key.clone());
-            if let Some(key) = key {
-                crash::point("drain");
-                self.happened(key, Event::Drained { instance, cut });
-            }
-        }
-    }
-
-    fn listen(&mut self, address: std::net::SocketAddr) {
-        let listens = self.listeners.ensure(address);
-        self.noted("listen", listens);
-    }
-
-    /// Instances reach services and names from now on.
-    pub(crate) fn open_inside(&mut self) {
-        let engine = &self.effects.engine;
-        match self.listeners.ensure_inside(engine.gateway()) {
-            Ok(ports) => {
-                let opened = engine.open_inside(ports);
-                self.noted("network", opened);
-            }
-            Err(error) => {
-                self.problems.insert("network", chain_of(&error));
-            }
-        }
-    }
-
-    /// What is wrong is told in the status until it is right.
-    fn noted(&mut self, what: &'static str, result: Result<(), impl std::error::Error>) {
-        match result {
-            Ok(()) => self.problems.remove(what),
-            Err(error) => self.problems.insert(what, chain_of(&error)),
-        };
-    }
-
-    pub(crate) fn release_listeners(&mut self) {
-        let wanted: Vec<_> = self
-            .services
-            .values()
-            .filter(|service| !service.is_gone())
-            .filter_map(|service| service.policy()?.listen)
-            .collect();
-        if let Err(error) = self.listeners.keep_only(&wanted) {
-            self.problems.insert("listen", chain_of(&error));
         }
     }
 }

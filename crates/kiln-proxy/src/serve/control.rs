@@ -10,22 +10,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kiln_model::{FromProxy, Generation, InstanceId, RoutingTable, ToProxy};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::ProxyError;
-use super::names::NamedSockets;
+use super::controllers::{ConnectionId, Event, talk};
 use super::process::Sockets;
 use super::saved::Saved;
 use super::table::{Published, Registry, Shared};
 use super::worker::{ToWorker, say, wall_clock};
+use super::workers::Workers;
 use crate::core::{DrainAction, Drains};
 use crate::handoff::{Client, HandoffError, SocketName};
 
@@ -35,52 +34,6 @@ const DEPOSIT_LOOK: Duration = Duration::from_millis(10);
 /// How long a successor waits for a controller.
 const FIRST_TABLE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
-/// A table of thousands of instances.
-const LINE_LIMIT: u64 = 64 * 1024 * 1024;
-
-/// The threads, and how to reach them.
-#[derive(Default)]
-pub(super) struct Workers {
-    inboxes: Vec<mpsc::UnboundedSender<ToWorker>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
-    names: Option<mpsc::UnboundedSender<NamedSockets>>,
-}
-
-impl Workers {
-    /// The name server ends with the process: nobody waits for it.
-    pub(super) fn set_names(&mut self, names: mpsc::UnboundedSender<NamedSockets>) {
-        self.names = Some(names);
-    }
-
-    fn tell_names(&self, sockets: NamedSockets) {
-        if let Some(names) = &self.names {
-            let _ = names.send(sockets);
-        }
-    }
-
-    pub(super) fn add(
-        &mut self,
-        inbox: mpsc::UnboundedSender<ToWorker>,
-        thread: JoinHandle<io::Result<()>>,
-    ) {
-        self.inboxes.push(inbox);
-        self.threads.push(thread);
-    }
-
-    fn tell(&self, message: impl Fn() -> ToWorker) {
-        for inbox in &self.inboxes {
-            // One that has ended is noticed by its thread.
-            let _ = inbox.send(message());
-        }
-    }
-}
-
-type ConnectionId = u64;
-
-enum Event {
-    Said(ConnectionId, ToProxy),
-    Gone(ConnectionId),
-}
 
 /// What is accepted on when this table is served.
 fn sockets_of(table: &RoutingTable) -> BTreeSet<SocketName> {
@@ -569,59 +522,4 @@ impl Control {
         }
         Ok(self.workers.threads.is_empty())
     }
-}
-
-async fn talk(
-    id: ConnectionId,
-    stream: UnixStream,
-    mut outgoing: mpsc::UnboundedReceiver<FromProxy>,
-    events: mpsc::UnboundedSender<Event>,
-) {
-    let (reader, mut writer) = stream.into_split();
-    let write = async {
-        while let Some(message) = outgoing.recv().await {
-            let Ok(mut line) = serde_json::to_vec(&message) else {
-                return;
-            };
-            line.push(b'\n');
-            if writer.write_all(&line).await.is_err() {
-                return;
-            }
-        }
-    };
-    let read = async {
-        let mut reader = BufReader::new(reader);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            match (&mut reader)
-                .take(LINE_LIMIT)
-                .read_until(b'\n', &mut line)
-                .await
-            {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            match serde_json::from_slice(&line) {
-                Ok(said) => {
-                    if events.send(Event::Said(id, said)).is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // A table that is not understood must not be taken for one that is served.
-                    say(&format!(
-                        "a controller said what this version doesn't understand: {error}"
-                    ));
-                    return;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = write => {}
-        () = read => {}
-    }
-    // Nobody listens any more when the process ends.
-    let _ = events.send(Event::Gone(id));
 }

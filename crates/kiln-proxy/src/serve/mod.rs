@@ -7,6 +7,7 @@
 mod body;
 mod connection;
 mod control;
+mod controllers;
 mod counters;
 mod flight;
 mod forward;
@@ -19,6 +20,7 @@ mod saved;
 mod table;
 mod tunnel;
 mod worker;
+mod workers;
 
 use std::io;
 use std::path::PathBuf;

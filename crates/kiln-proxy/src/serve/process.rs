@@ -12,10 +12,11 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
-use super::control::{Control, Workers};
+use super::control::Control;
 use super::saved::Saved;
 use super::table::Shared;
 use super::worker::{self, say, wall_clock};
+use super::workers::Workers;
 use super::{Limits, ProxyError, ProxyOptions, names, privileges};
 use crate::handoff::Client;
 

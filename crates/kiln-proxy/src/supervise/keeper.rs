@@ -16,9 +16,10 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::answering::{Connection, Waits};
 use super::child::{Child, cap_log, replace};
 use super::{SuperviseError, SuperviseOptions};
-use crate::handoff::{Answer, Ask, Line, SupervisorStatus, socket_path};
+use crate::handoff::{Answer, Line, socket_path};
 use crate::procfs::ProcessId;
 
 /// A child that lived as long is started again at once; one that didn't waits, longer each time.
@@ -35,27 +36,16 @@ const LOG_CHECK: Duration = Duration::from_secs(5);
 
 /// What the next supervisor needs to adopt.
 #[derive(Default, PartialEq, Serialize, Deserialize)]
-struct Noted {
+pub(super) struct Noted {
     controller: Option<ProcessId>,
     proxy: Option<ProcessId>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Waits {
-    Restart,
-    Shutdown,
-}
-
-struct Connection {
-    line: Line,
-    waits: Option<Waits>,
-}
-
 /// When a child that ended is started again.
-struct Restart {
+pub(super) struct Restart {
     at: Option<Instant>,
     delay: Duration,
-    count: u64,
+    pub(super) count: u64,
 }
 
 impl Restart {
@@ -82,7 +72,7 @@ impl Restart {
 }
 
 #[derive(Clone, Copy)]
-enum Phase {
+pub(super) enum Phase {
     Running,
     /// First the controller, so that it decides nothing about a proxy that goes away.
     EndingController {
@@ -93,20 +83,20 @@ enum Phase {
     },
 }
 
-struct Keeper {
-    options: SuperviseOptions,
-    descriptors: BTreeMap<String, OwnedFd>,
-    connections: Vec<Connection>,
-    controller: Option<Child>,
-    controller_restart: Restart,
-    proxy: Option<Child>,
-    proxy_restart: Restart,
-    successor: Option<Child>,
-    retiring: Vec<Child>,
-    adopting_until: Option<Instant>,
-    phase: Phase,
-    noted: Noted,
-    next_log_check: Instant,
+pub(super) struct Keeper {
+    pub(super) options: SuperviseOptions,
+    pub(super) descriptors: BTreeMap<String, OwnedFd>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) controller: Option<Child>,
+    pub(super) controller_restart: Restart,
+    pub(super) proxy: Option<Child>,
+    pub(super) proxy_restart: Restart,
+    pub(super) successor: Option<Child>,
+    pub(super) retiring: Vec<Child>,
+    pub(super) adopting_until: Option<Instant>,
+    pub(super) phase: Phase,
+    pub(super) noted: Noted,
+    pub(super) next_log_check: Instant,
 }
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` over its socket.
@@ -494,7 +484,7 @@ impl Keeper {
         }
     }
 
-    fn start_proxy(&self) -> io::Result<Child> {
+    pub(super) fn start_proxy(&self) -> io::Result<Child> {
         Child::start(
             &self.options.exe,
             &self.options.proxy_args,
@@ -502,145 +492,12 @@ impl Keeper {
         )
     }
 
-    fn begin_end(&mut self, now: Instant) {
+    pub(super) fn begin_end(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Running) {
             if let Some(child) = &self.controller {
                 child.signal(Signal::TERM);
             }
             self.phase = Phase::EndingController { kill_at: now + END };
-        }
-    }
-
-    /// Reads what a connection sent, and answers. `false`: it is over.
-    fn talk(&mut self, index: usize) -> bool {
-        let open = match self.connections[index].line.receive() {
-            Ok(open) => open,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Err(_) => false,
-        };
-        while let Some((text, descriptor)) = self.connections[index].line.take() {
-            let answer = match serde_json::from_slice(&text) {
-                Ok(ask) => self.answer(index, ask, descriptor),
-                Err(error) => Some(Answer::Failed {
-                    reason: format!("not a question of this version: {error}"),
-                }),
-            };
-            if let Some(answer) = answer
-                && !self.send(index, &answer)
-            {
-                return false;
-            }
-        }
-        open
-    }
-
-    fn send(&mut self, index: usize, answer: &Answer) -> bool {
-        self.connections[index].line.send(answer, None).is_ok()
-    }
-
-    fn answer(&mut self, index: usize, ask: Ask, descriptor: Option<OwnedFd>) -> Option<Answer> {
-        Some(match ask {
-            Ask::Deposit { name } => match descriptor {
-                Some(descriptor) => {
-                    self.descriptors.insert(name, descriptor);
-                    Answer::Done
-                }
-                None => Answer::Failed {
-                    reason: format!("no descriptor came with `{name}`"),
-                },
-            },
-            Ask::Fetch { name } => {
-                let Some(descriptor) = self.descriptors.get(&name) else {
-                    return Some(Answer::Missing);
-                };
-                // On failure the connection is of no more use, and its end is noticed when it is read.
-                let _ = self.connections[index]
-                    .line
-                    .send(&Answer::Descriptor, Some(descriptor.as_fd()));
-                return None;
-            }
-            Ask::Names => Answer::Names {
-                names: self.descriptors.keys().cloned().collect(),
-            },
-            Ask::Remove { name } => {
-                self.descriptors.remove(&name);
-                Answer::Done
-            }
-            Ask::Ready { pid } => {
-                self.ready(pid);
-                Answer::Done
-            }
-            Ask::RestartProxy => {
-                if !matches!(self.phase, Phase::Running) {
-                    return Some(Answer::Failed {
-                        reason: "the supervisor is ending".to_owned(),
-                    });
-                }
-                if self.successor.is_none() {
-                    match self.start_proxy() {
-                        Ok(child) => self.successor = Some(child),
-                        Err(error) => {
-                            return Some(Answer::Failed {
-                                reason: format!("can't start the proxy: {error}"),
-                            });
-                        }
-                    }
-                }
-                self.connections[index].waits = Some(Waits::Restart);
-                return None;
-            }
-            Ask::Shutdown => {
-                self.connections[index].waits = Some(Waits::Shutdown);
-                self.begin_end(Instant::now());
-                return None;
-            }
-            Ask::Status => Answer::Status {
-                status: self.status(),
-            },
-        })
-    }
-
-    fn ready(&mut self, pid: u32) {
-        let is = |child: &Option<Child>| {
-            child
-                .as_ref()
-                .is_some_and(|child| u32::try_from(child.id.pid) == Ok(pid))
-        };
-        if is(&self.successor) {
-            if let Some(before) = self.proxy.take() {
-                before.signal(Signal::TERM);
-                self.retiring.push(before);
-            }
-            self.proxy = self.successor.take();
-            self.answer_waiting(Waits::Restart, &Answer::Done);
-        } else if is(&self.proxy) {
-            self.adopting_until = None;
-            // One that was retiring when its successor was killed, or that nobody noted: only one stays.
-            for other in &self.retiring {
-                other.signal(Signal::TERM);
-            }
-        }
-    }
-
-    fn answer_waiting(&mut self, waits: Waits, answer: &Answer) {
-        for index in 0..self.connections.len() {
-            if self.connections[index].waits == Some(waits) {
-                self.connections[index].waits = None;
-                self.send(index, answer);
-            }
-        }
-    }
-
-    fn status(&self) -> SupervisorStatus {
-        let pid = |child: &Child| u32::try_from(child.id.pid).unwrap_or_default();
-        SupervisorStatus {
-            pid: std::process::id(),
-            controller: self.controller.as_ref().map(pid),
-            proxy: self.proxy.as_ref().map(pid),
-            retiring: self.retiring.iter().map(pid).collect(),
-            controller_restarts: self.controller_restart.count,
-            proxy_restarts: self.proxy_restart.count,
-            descriptors: self.descriptors.keys().cloned().collect(),
         }
     }
 

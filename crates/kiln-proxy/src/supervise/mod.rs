@@ -9,6 +9,7 @@
 //! SIGTERM or SIGINT ends controller and proxy and then itself; instances go on. SIGHUP executes the binary
 //! anew in place, for an upgrade.
 
+mod answering;
 mod child;
 mod keeper;
 
