@@ -37,7 +37,10 @@ struct One {
 }
 
 fn one() -> One {
-    let machine = Machine::start();
+    one_on(Machine::start())
+}
+
+fn one_on(machine: Machine) -> One {
     let listen = machine.listener();
     let origin = Origin::start("a");
     let mut controller = machine.controller();
@@ -245,7 +248,7 @@ fn stale() {
 }
 
 fn timeouts() {
-    let mut one = one();
+    let mut one = one_on(Machine::start_impatient());
     let before = Instant::now();
     let answer = get(one.listen, "/held").unwrap();
     assert_eq!(answer.status, 504);

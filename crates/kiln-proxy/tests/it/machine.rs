@@ -48,6 +48,13 @@ impl Machine {
         Self::start_on(new_root())
     }
 
+    /// With limits of a second or two, for tests of limits: a busy machine is late for others.
+    pub(crate) fn start_impatient() -> Self {
+        let root = new_root();
+        std::fs::write(root.join(crate::IMPATIENT), "").unwrap();
+        Self::start_on(root)
+    }
+
     pub(crate) fn start_on(root: PathBuf) -> Self {
         let supervisor = spawn_supervisor(&root);
         let machine = Self { root, supervisor };

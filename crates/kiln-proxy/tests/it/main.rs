@@ -23,6 +23,9 @@ use kiln_proxy::supervise::{self, SuperviseOptions};
 /// A user that exists nowhere: the proxy needs none in any file.
 const PROXY_UID: u32 = 64_123;
 
+/// A file in the root of a machine whose proxy has short limits.
+const IMPATIENT: &str = "impatient";
+
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
@@ -30,13 +33,15 @@ fn main() -> ExitCode {
     let root = || PathBuf::from(&args[2]);
     match args.first().map(String::as_str) {
         Some("proxy") => {
-            let limits = Limits {
-                head: Duration::from_secs(1),
-                answer: Duration::from_secs(2),
-                body: Duration::from_secs(2),
+            let mut limits = Limits {
                 retire_idle: Duration::from_secs(1),
                 ..Limits::default()
             };
+            if root().join(IMPATIENT).exists() {
+                limits.head = Duration::from_secs(1);
+                limits.answer = Duration::from_secs(2);
+                limits.body = Duration::from_secs(2);
+            }
             let options = ProxyOptions {
                 root: root(),
                 uid: PROXY_UID,
