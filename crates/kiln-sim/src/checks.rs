@@ -68,6 +68,38 @@ impl World {
         Ok(())
     }
 
+    /// After every event: where requests go at this very moment, however late a proxy is with its tables.
+    pub(crate) fn check_traffic(&self) -> Result<(), Broken> {
+        let service = &self.service;
+        let rollout = service
+            .rollout()
+            .map(|rollout| [rollout.from, Some(rollout.to)]);
+        let last = service.last_rollout().map(|end| [end.from, Some(end.to)]);
+        let allowed: Vec<_> = [rollout, last, Some([service.current(), None])]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .flatten()
+            .collect();
+        for proxy in &self.proxies.all {
+            let Some((release, ids)) = &proxy.active else {
+                continue;
+            };
+            holds(1, allowed.contains(release), || {
+                format!("a proxy sends requests to release {release}, which no plan allows")
+            })?;
+            for id in ids {
+                let stopping = service
+                    .instance(id)
+                    .is_some_and(|instance| instance.phase == Phase::Stopping);
+                holds(3, !stopping, || {
+                    format!("a proxy sends requests to {id}, which was told to stop")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_action(&self, before: &Service, action: &Action) -> Result<(), Broken> {
         let service = &self.service;
         match action {

@@ -168,6 +168,7 @@ impl World {
             }
             if event != Some(at) {
                 self.step(Event::Timer)?;
+                self.check_traffic()?;
                 // A wrong planner may leave a timer of the past unheeded; its own invariant has to tell, so time goes on.
                 // The right one has to heed it: for that one, the bound on steps tells.
                 if self.mutation.is_some() {
@@ -184,6 +185,7 @@ impl World {
                 end = self.now + millis(bound + SETTLE);
             }
             self.happen(next)?;
+            self.check_traffic()?;
         }
         self.check_end()
     }
