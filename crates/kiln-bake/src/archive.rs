@@ -1,6 +1,7 @@
 //! What the archive has: `InRelease` verified, the indices that it names compared with their digests, the packages in them.
 
 use kiln_model::Digest;
+use kiln_oci::Store;
 
 use crate::control::{self, Paragraph};
 use crate::error::BakeError;
@@ -39,27 +40,45 @@ pub(crate) struct Index {
     pub(crate) date: i64,
 }
 
-/// Reads every source. `now`: seconds since 1970.
-pub(crate) fn read(client: &Client, sources: &[Source], now: u64) -> Result<Index, BakeError> {
-    let mut index = Index {
+/// Reads every source, all at once. `now`: seconds since 1970. An index that the store has is not fetched again.
+pub(crate) fn read(
+    store: &Store,
+    client: &Client,
+    sources: &[Source],
+    now: u64,
+) -> Result<Index, BakeError> {
+    let read = std::thread::scope(|scope| {
+        let reading: Vec<_> = sources
+            .iter()
+            .map(|source| scope.spawn(move || read_one(store, client, source, now)))
+            .collect();
+        reading
+            .into_iter()
+            .map(|one| {
+                one.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect::<Vec<_>>()
+    });
+    let mut all = Index {
         packages: Vec::new(),
         date: 0,
     };
-    for source in sources {
-        match read_one(client, source, now, &mut index) {
+    // In the sources' order, whichever was read first.
+    for (source, index) in sources.iter().zip(read) {
+        match index {
             Err(BakeError::Fetch { .. }) if source.optional => {}
-            other => other?,
+            Err(error) => return Err(error),
+            Ok(Index { packages, date }) => {
+                all.packages.extend(packages);
+                all.date = all.date.max(date);
+            }
         }
     }
-    Ok(index)
+    Ok(all)
 }
 
-fn read_one(
-    client: &Client,
-    source: &Source,
-    now: u64,
-    index: &mut Index,
-) -> Result<(), BakeError> {
+fn read_one(store: &Store, client: &Client, source: &Source, now: u64) -> Result<Index, BakeError> {
     let base = format!("{}/dists/{}", source.uri, source.suite);
     let url = format!("{base}/InRelease");
     let text = String::from_utf8_lossy(&client.get(&url)?).into_owned();
@@ -94,7 +113,10 @@ fn read_one(
             "it was valid until {text}: the mirror is no longer updated, or this machine's clock is wrong"
         )));
     }
-    index.date = index.date.max(date);
+    let mut index = Index {
+        packages: Vec::new(),
+        date,
+    };
     for component in &source.components {
         let name = format!("{component}/binary-{}/Packages.xz", arch());
         let (expected, size) = listed(&release, &name).ok_or_else(|| {
@@ -114,15 +136,24 @@ fn read_one(
         } else {
             format!("{base}/{name}")
         };
-        let packed = client.get(&url)?;
-        let found = Digest::of(&packed);
-        if found != expected || packed.len() as u64 != size {
-            return Err(BakeError::Mismatch {
-                url,
-                expected,
-                found,
-            });
-        }
+        // What is damaged in the store is fetched anew.
+        let kept = store.read_blob(&expected, size).ok();
+        let packed = match kept {
+            Some(packed) => packed,
+            None => {
+                let packed = client.get(&url)?;
+                let found = Digest::of(&packed);
+                if found != expected || packed.len() as u64 != size {
+                    return Err(BakeError::Mismatch {
+                        url,
+                        expected,
+                        found,
+                    });
+                }
+                store.put_bytes(&packed)?;
+                packed
+            }
+        };
         let mut text = Vec::new();
         std::io::Read::read_to_end(&mut liblzma::read::XzDecoder::new(&packed[..]), &mut text)
             .map_err(|error| BakeError::Fetch {
@@ -131,7 +162,7 @@ fn read_one(
             })?;
         packages(&String::from_utf8_lossy(&text), &mut index.packages);
     }
-    Ok(())
+    Ok(index)
 }
 
 fn listed(release: &Paragraph, name: &str) -> Option<(Digest, u64)> {

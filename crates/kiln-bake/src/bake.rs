@@ -1,5 +1,6 @@
 //! From a definition to an image: the lock, the steps, the configuration, the tag.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use kiln_oci::{ImageConfig, Layer, RunConfig, Store, Tree};
 
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
-use crate::fetch::Client;
+use crate::fetch::{Arrivals, Client};
 use crate::graph::{self, Step, Work};
 use crate::lock::{ImageLock, Lock, LockedPackage};
 use crate::{archive, copy, install, resolve, sources, users};
@@ -81,7 +82,9 @@ pub fn bake(
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Baked, BakeError> {
     let image = request.image;
-    let locked = locked(store, request, progress)?;
+    // One for all of it, with its connections and the names that it knows. A bake that fetches nothing needs none.
+    let client = LazyCell::<Client>::new(Client::new);
+    let locked = locked(store, request, &client, progress)?;
     let copies = image
         .copies
         .iter()
@@ -108,7 +111,8 @@ pub fn bake(
                 match recorded(store, &key) {
                     Some(layer) => layer,
                     None => {
-                        let layer = carry_out(store, request, &locked, step, &layers, progress)?;
+                        let layer =
+                            carry_out(store, request, &client, &locked, step, &layers, progress)?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
                         layer
                     }
@@ -201,6 +205,7 @@ fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> {
 fn locked(
     store: &Store,
     request: &BakeRequest<'_>,
+    client: &LazyCell<Client>,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<ImageLock, BakeError> {
     let image = request.image;
@@ -224,7 +229,7 @@ fn locked(
             let seconds = SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(request.now.0 / 1000, |since| since.as_secs());
-            let index = archive::read(&Client::new(), &sources, seconds)?;
+            let index = archive::read(store, client, &sources, seconds)?;
             let chosen = resolve::resolve(
                 &image.name,
                 &image.debian.suite,
@@ -250,43 +255,53 @@ fn locked(
             }
         }
     };
-    let steps = graph::steps(image, arch, lock.date, &lock.packages, Vec::new());
-    let base_baked = steps
-        .first()
-        .map(|base| base.key(&[], lock.date))
-        .transpose()?
-        .is_some_and(|key| recorded(store, &key).is_some());
-    let complete = base_baked
-        || lock
-            .packages
-            .iter()
-            .all(|package| store.has(&package.sha256));
+    Ok(lock)
+}
+
+/// The packages below `root`, unpacked while those that the store lacks are still fetched.
+fn packages(
+    store: &Store,
+    image: &ImageSpec,
+    client: &Client,
+    locked: &ImageLock,
+    root: &Path,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Vec<String>, BakeError> {
+    let complete = locked
+        .packages
+        .iter()
+        .all(|package| store.has(&package.sha256));
+    let mut roots = Vec::new();
     if !complete {
-        let mut roots: Vec<_> = archive_sources(image)?
-            .into_iter()
-            .map(|source| source.uri)
-            .collect();
+        roots.extend(archive_sources(image)?.into_iter().map(|source| source.uri));
         roots.sort();
         roots.dedup();
-        let (told, heard) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            let fetching = scope.spawn(|| {
-                let told = std::sync::Mutex::new(told);
-                Client::new().packages(store, &roots, &lock.packages, &|done, of| {
-                    if let Ok(told) = told.lock() {
-                        let _ = told.send((done, of));
-                    }
-                })
-            });
-            for (done, of) in heard {
-                progress(BakeProgress::Fetching { done, of });
-            }
-            fetching
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })?;
     }
-    Ok(lock)
+    let arrivals = Arrivals::new(locked.packages.len());
+    let (told, heard) = std::sync::mpsc::channel();
+    let mut installed = std::thread::scope(|scope| {
+        let (arrivals, roots) = (&arrivals, &roots);
+        scope.spawn(move || {
+            let told = std::sync::Mutex::new(told);
+            client.packages(store, roots, &locked.packages, arrivals, &|done, of| {
+                if let Ok(told) = told.lock() {
+                    let _ = told.send((done, of));
+                }
+            });
+        });
+        let unpacking = scope.spawn(|| install::unpack(store, &locked.packages, root, arrivals));
+        for (done, of) in heard {
+            progress(BakeProgress::Fetching { done, of });
+        }
+        unpacking
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    if let Some(failure) = arrivals.failure() {
+        return Err(failure);
+    }
+    let name = image.name.to_string();
+    install::register(store, &name, locked, &mut installed, root)
 }
 
 fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError> {
@@ -345,9 +360,18 @@ fn sweep(work: &Path) {
     }
 }
 
+fn said(progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
+    |line| {
+        progress(BakeProgress::Said {
+            line: line.to_owned(),
+        })
+    }
+}
+
 fn carry_out(
     store: &Store,
     request: &BakeRequest<'_>,
+    client: &Client,
     locked: &ImageLock,
     step: &Step,
     layers: &[Layer],
@@ -374,14 +398,10 @@ fn carry_out(
         upper: &upper,
         work: &work,
     };
-    let mut said = |line: &str| {
-        progress(BakeProgress::Said {
-            line: line.to_owned(),
-        })
-    };
     let mut tree = match &step.work {
         Work::Debian { .. } => {
-            let packages = install::unpack(store, &name, locked, &upper)?;
+            let packages = packages(store, image, client, locked, &upper, progress)?;
+            let mut said = said(progress);
             configure::configure(&ground, &packages, &locked.arch, locked.date, &mut said)?;
             Tree::from_upper(&upper)?
         }
@@ -418,6 +438,7 @@ fn carry_out(
             environment.push(("SOURCE_DATE_EPOCH".to_owned(), locked.date.to_string()));
             let user = user.as_deref().unwrap_or("");
             let cwd = workdir.as_deref().unwrap_or("");
+            let mut said = said(progress);
             configure::run(
                 &ground,
                 &["/bin/sh", "-c", command],

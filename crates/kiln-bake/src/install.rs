@@ -14,28 +14,29 @@ use md5::{Digest as _, Md5};
 use crate::control::{self, Paragraph, relations};
 use crate::deb::{Control, Deb, MERGED, Unpacked, set_time};
 use crate::error::BakeError;
+use crate::fetch::Arrivals;
 use crate::lock::{ImageLock, LockedPackage};
 
 /// The largest package of Debian is some hundreds of megabytes.
 const PACKAGE_LIMIT: u64 = 4 << 30;
 
-struct Installed {
+/// A package whose files are in place.
+pub(crate) struct Installed {
     paragraph: Paragraph,
     control: Control,
     unpacked: Unpacked,
 }
 
-/// Unpacks the lock's packages below `root`, an empty folder. They are left unconfigured.
-pub(crate) fn unpack(
+/// Makes of what `unpack` left below `root` the packages as dpkg would have unpacked them. They are left unconfigured.
+pub(crate) fn register(
     store: &Store,
     image: &str,
     lock: &ImageLock,
+    installed: &mut [Installed],
     root: &Path,
 ) -> Result<Vec<String>, BakeError> {
-    make_merged(root)?;
-    let mut installed = unpack_all(store, &lock.packages, root)?;
-    replace(store, image, lock, root, &mut installed)?;
-    for one in &installed {
+    replace(store, image, lock, root, installed)?;
+    for one in installed.iter() {
         // Owners and modes of folders: the last package to name one decides, in the lock's order.
         for (path, uid, gid, mode, _) in &one.unpacked.folders {
             let target = root.join(path);
@@ -46,7 +47,7 @@ pub(crate) fn unpack(
             }
         }
     }
-    write_database(root, &installed)?;
+    write_database(root, installed)?;
     let mut times: BTreeMap<&Path, i64> = BTreeMap::new();
     for (path, _, _, _, time) in installed.iter().flat_map(|one| &one.unpacked.folders) {
         times.insert(path, *time);
@@ -75,13 +76,19 @@ fn make_merged(root: &Path) -> Result<(), BakeError> {
     Ok(())
 }
 
-fn unpack_all(
+/// Unpacks the packages below `root`, an empty folder, each as soon as it is in the store. Fewer than all come back where
+/// `arrivals` has a failure.
+pub(crate) fn unpack(
     store: &Store,
     packages: &[LockedPackage],
     root: &Path,
-) -> Result<Vec<Installed>, BakeError> {
+    arrivals: &Arrivals,
+) -> Vec<Installed> {
+    if let Err(error) = make_merged(root) {
+        arrivals.fail(error);
+    }
     let next = AtomicUsize::new(0);
-    let done: Mutex<BTreeMap<usize, Result<Installed, BakeError>>> = Mutex::default();
+    let done: Mutex<BTreeMap<usize, Installed>> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -91,10 +98,17 @@ fn unpack_all(
                     let Some(package) = packages.get(index) else {
                         return;
                     };
-                    let result = unpack_one(store, package, root);
-                    done.lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .insert(index, result);
+                    if !arrivals.wait(index) {
+                        return;
+                    }
+                    match unpack_one(store, package, root) {
+                        Ok(one) => {
+                            done.lock()
+                                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                                .insert(index, one);
+                        }
+                        Err(error) => arrivals.fail(error),
+                    }
                 }
             });
         }

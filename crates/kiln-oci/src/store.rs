@@ -199,11 +199,33 @@ impl BlobWriter {
         Ok((digest, size))
     }
 
+    /// As `commit`, where the bytes have the digest `expected`; otherwise the store is as it was, and the answer is the
+    /// digest that they have.
+    pub fn commit_as(self, expected: &Digest) -> Result<Result<(), Digest>, StoreError> {
+        let Self { store, out } = self;
+        let (file, digest, size) = out.finish();
+        if digest != *expected {
+            return Ok(Err(digest));
+        }
+        store.name_blob(file, digest, size).map(|_| Ok(()))
+    }
+
     pub(crate) fn commit_blob(self) -> Result<Blob, StoreError> {
-        let (file, digest, size) = self.out.finish();
-        let path = self.store.blob_path(&digest);
+        let Self { store, out } = self;
+        let (file, digest, size) = out.finish();
+        store.name_blob(file, digest, size)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.out.get_ref().path().to_path_buf()
+    }
+}
+
+impl Store {
+    fn name_blob(&self, file: TempFile, digest: Digest, size: u64) -> Result<Blob, StoreError> {
+        let path = self.blob_path(&digest);
         // Another size under the digest's name can only be damage, which the new bytes mend.
-        let is_new = self.store.blob_size(&digest).ok() != Some(size);
+        let is_new = self.blob_size(&digest).ok() != Some(size);
         if is_new {
             file.persist(&path)?;
         } else {
@@ -215,10 +237,6 @@ impl BlobWriter {
             size,
             is_new,
         })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.out.get_ref().path().to_path_buf()
     }
 }
 
