@@ -48,6 +48,7 @@ pub enum BakeProgress {
         done: usize,
         of: usize,
     },
+    /// A step begins; one that is cached ends at once.
     Step {
         name: String,
         cached: bool,
@@ -56,6 +57,8 @@ pub enum BakeProgress {
     Said {
         line: String,
     },
+    /// The step that began last has its layer.
+    Ended(StepReport),
 }
 
 pub struct Baked {
@@ -120,11 +123,13 @@ pub fn bake(
             }
         };
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        reports.push(StepReport {
+        let report = StepReport {
             name: step.name.clone(),
             cached,
             duration_ms,
-        });
+        };
+        progress(BakeProgress::Ended(report.clone()));
+        reports.push(report);
         layers.push(layer);
     }
     let config = config(image, locked.date);

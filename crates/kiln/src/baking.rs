@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_bake::{BakeRequest, Baked, CommitInfo, Lock};
+use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport};
 use kiln_model::{
     EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release, ServiceDefinition,
     ServiceSpec,
@@ -148,13 +148,22 @@ impl<'a> Baking<'a> {
             now,
         };
         let name = &spec.name;
-        // What each step did is said at the end.
-        let baked = kiln_bake::bake(&self.store, &request, &mut |_| {}).map_err(|source| {
-            Failure::Bake {
-                image: name.to_string(),
-                source: Box::new(source),
+        let mut live = Live::new(name.as_str(), std::io::stderr(), columns());
+        // Nobody reads any more: the bake is ended all the same, and the failure told then.
+        let mut told = Ok(());
+        let baked = kiln_bake::bake(&self.store, &request, &mut |progress| {
+            if let Some(line) = live.tell(progress)
+                && told.is_ok()
+            {
+                told = self.audience.progress(&line);
             }
+        });
+        live.clear();
+        let baked = baked.map_err(|source| Failure::Bake {
+            image: name.to_string(),
+            source: Box::new(source),
         })?;
+        told?;
         let Baked {
             name: _,
             tag,
@@ -163,11 +172,6 @@ impl<'a> Baking<'a> {
             lock,
             config,
         } = baked;
-        for step in steps.iter().filter(|step| !step.cached) {
-            let took = table::duration(Duration::from_millis(step.duration_ms));
-            self.audience
-                .progress(&format!("{name}: {} took {took}", step.name))?;
-        }
         let cached = steps.iter().filter(|step| step.cached).count();
         let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
         self.audience.progress(&format!(
@@ -217,6 +221,106 @@ impl<'a> Baking<'a> {
                 ));
                 None
             }
+        }
+    }
+}
+
+/// The columns of standard error, where that is a terminal.
+fn columns() -> Option<usize> {
+    let error = std::io::stderr();
+    if !error.is_terminal() {
+        return None;
+    }
+    // A terminal that does not know its size says 0.
+    let size = rustix::termios::tcgetwinsize(&error).map_or(0, |size| size.ws_col);
+    Some(if size == 0 { 80 } else { usize::from(size) })
+}
+
+/// What a bake is doing, as it does it: one line that is drawn again on a terminal, whole lines elsewhere.
+struct Live<'a, W: Write> {
+    image: &'a str,
+    out: W,
+    /// `None`: no terminal.
+    columns: Option<usize>,
+    step: String,
+    /// Tenths of the packages that were told.
+    tenths: usize,
+    drawn: bool,
+}
+
+impl<'a, W: Write> Live<'a, W> {
+    fn new(image: &'a str, out: W, columns: Option<usize>) -> Self {
+        Self {
+            image,
+            out,
+            columns,
+            step: String::new(),
+            tenths: 0,
+            drawn: false,
+        }
+    }
+
+    /// Tells it, and gives the line that stays once a step has ended.
+    fn tell(&mut self, progress: BakeProgress) -> Option<String> {
+        match progress {
+            BakeProgress::Resolving { suite } => {
+                self.show(&format!("asking the archive what {suite} has"));
+            }
+            BakeProgress::Fetching { done, of } => {
+                let tenths = done * 10 / of.max(1);
+                // A log wants no line for each package.
+                if self.columns.is_some() || tenths > self.tenths {
+                    self.tenths = tenths;
+                    self.show(&format!("{done} of {of} packages fetched"));
+                }
+            }
+            BakeProgress::Step { name, cached } => {
+                self.step = name;
+                self.tenths = 0;
+                if !cached {
+                    self.show(&format!("{} begins", self.step));
+                }
+            }
+            BakeProgress::Said { line } => {
+                // In a log it is shown where the step fails.
+                if self.columns.is_some() {
+                    self.show(&format!("{}: {line}", self.step));
+                }
+            }
+            BakeProgress::Ended(StepReport {
+                name,
+                cached,
+                duration_ms,
+            }) => {
+                self.clear();
+                let took = table::duration(Duration::from_millis(duration_ms));
+                return (!cached).then(|| format!("{}: {name} took {took}", self.image));
+            }
+        }
+        None
+    }
+
+    fn show(&mut self, text: &str) {
+        let text = format!("{}: {text}", self.image);
+        // What a step says may hold anything, and nothing of it may move the cursor.
+        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        // Standard error that nobody reads is no reason to fail.
+        let _ = match self.columns {
+            Some(columns) => {
+                self.drawn = true;
+                let text: String = text.take(columns.saturating_sub(1)).collect();
+                write!(self.out, "\r{text}\x1b[K")
+            }
+            None => writeln!(self.out, "{}", text.collect::<String>()),
+        };
+        let _ = self.out.flush();
+    }
+
+    /// Takes the drawn line away.
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = write!(self.out, "\r\x1b[K");
+            let _ = self.out.flush();
         }
     }
 }
@@ -305,4 +409,71 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(columns: Option<usize>) -> (String, Vec<String>) {
+        let mut out = Vec::new();
+        let mut live = Live::new("api", &mut out, columns);
+        let (name, cached) = ("run make".to_owned(), false);
+        let fetched = (1..=100).map(|done| BakeProgress::Fetching { done, of: 100 });
+        let stays = std::iter::once(BakeProgress::Step {
+            name: name.clone(),
+            cached,
+        })
+        .chain(fetched)
+        .chain([
+            BakeProgress::Said {
+                line: "a\x1b[2Jb and what is too long for this terminal".to_owned(),
+            },
+            BakeProgress::Ended(StepReport {
+                name,
+                cached,
+                duration_ms: 1500,
+            }),
+            BakeProgress::Step {
+                name: "copy".to_owned(),
+                cached: true,
+            },
+            BakeProgress::Ended(StepReport {
+                name: "copy".to_owned(),
+                cached: true,
+                duration_ms: 0,
+            }),
+        ])
+        .filter_map(|progress| live.tell(progress))
+        .collect();
+        drop(live);
+        (String::from_utf8(out).unwrap(), stays)
+    }
+
+    #[test]
+    fn a_log_gets_whole_lines_and_not_one_for_each_package() {
+        let (out, stays) = told(None);
+        let lines: Vec<_> = out.lines().collect();
+        assert_eq!(lines[0], "api: run make begins");
+        assert_eq!(lines[1], "api: 10 of 100 packages fetched");
+        assert_eq!(lines.len(), 11);
+        assert!(!out.contains(['\r', '\x1b']));
+        assert_eq!(stays, ["api: run make took 1.50 s"]);
+    }
+
+    #[test]
+    fn a_terminal_gets_one_line_that_fits_and_is_gone_at_the_end() {
+        let (out, stays) = told(Some(30));
+        assert!(!out.contains('\n') && out.ends_with("\r\x1b[K"));
+        let drawn: Vec<_> = out.split('\r').skip(1).collect();
+        assert!(
+            drawn.contains(&"api: 7 of 100 packages fetche\x1b[K"),
+            "{drawn:?}"
+        );
+        assert!(
+            drawn.contains(&"api: run make: a [2Jb and wha\x1b[K"),
+            "{drawn:?}"
+        );
+        assert_eq!(stays.len(), 1);
+    }
 }
