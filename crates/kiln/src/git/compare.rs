@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use sha1::{Digest, Sha1};
 
-use super::GitError;
 use super::objects::{Kind, Objects, Oid};
+use super::{GitError, LOCK};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -26,7 +26,8 @@ struct TreeEntry {
 
 type Tree = BTreeMap<Vec<u8>, TreeEntry>;
 
-/// True when any of `inputs` (relative to `folder`, which is `prefix` in the repository) is not as `commit` has it.
+/// True when any of `inputs` (relative to `folder`, which is `prefix` in the repository), or the lock that `commit`
+/// has, is not as `commit` has it.
 pub(super) fn differs(
     objects: &Objects,
     commit: Oid,
@@ -38,27 +39,36 @@ pub(super) fn differs(
         return Ok(true);
     };
     for input in inputs {
-        let mut entry = Some(TreeEntry {
-            mode: Mode::Tree,
-            oid: root,
-        });
-        for component in prefix.join(input).components() {
-            let Component::Normal(name) = component else {
-                continue;
-            };
-            entry = match entry {
-                Some(TreeEntry {
-                    mode: Mode::Tree,
-                    oid,
-                }) => tree(objects, oid)?.remove(name.as_bytes()),
-                _ => None,
-            };
-        }
+        let entry = find(objects, root, &prefix.join(input))?;
         if entry_differs(objects, entry.as_ref(), &folder.join(input))? {
             return Ok(true);
         }
     }
-    Ok(false)
+    // One that is not committed is what the first bake has just written.
+    match find(objects, root, &prefix.join(LOCK))? {
+        Some(entry) => entry_differs(objects, Some(&entry), &folder.join(LOCK)),
+        None => Ok(false),
+    }
+}
+
+fn find(objects: &Objects, root: Oid, path: &Path) -> Result<Option<TreeEntry>, GitError> {
+    let mut entry = Some(TreeEntry {
+        mode: Mode::Tree,
+        oid: root,
+    });
+    for component in path.components() {
+        let Component::Normal(name) = component else {
+            continue;
+        };
+        entry = match entry {
+            Some(TreeEntry {
+                mode: Mode::Tree,
+                oid,
+            }) => tree(objects, oid)?.remove(name.as_bytes()),
+            _ => None,
+        };
+    }
+    Ok(entry)
 }
 
 fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {

@@ -1,9 +1,9 @@
 //! The commit that a definition is at, and whether what is baked is what the commit holds. Git itself is not
 //! executed: baking needs no program of the host.
 //!
-//! Dirty is decided about the inputs of the bake alone: the definition, a committed `kiln.lock`, and every file
-//! below a copied path, ignored and untracked ones included, because they are copied too. A `kiln.lock` that is
-//! not committed is not counted: the first bake has just written it.
+//! Dirty is decided about the inputs of the bake alone: the definition, `kiln.lock` where the commit has one, and
+//! every file below a copied path, ignored and untracked ones included, because they are copied too. A `kiln.lock`
+//! that the commit does not have is not counted: the first bake has just written it.
 //!
 //! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
 //! filters) counts as dirty, as does a submodule; repositories with SHA-256 names or reftables are not read.
@@ -14,6 +14,9 @@ mod objects;
 use std::path::{Path, PathBuf};
 
 use self::objects::{Objects, Oid};
+
+/// Beside the definition.
+const LOCK: &str = "kiln.lock";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GitError {

@@ -134,6 +134,23 @@ fn only_what_is_baked_makes_it_dirty() {
 }
 
 #[test]
+fn a_committed_lock_that_changed_makes_it_dirty() {
+    let folder = repository("lock");
+    let shop = folder.0.join("shop");
+    folder.write("shop/kiln.lock", "one");
+    assert!(!dirty(&shop), "the first bake has just written it");
+    folder.git(&["add", "."]);
+    folder.git(&["commit", "--quiet", "--message=lock"]);
+    assert!(!dirty(&shop));
+    folder.write("shop/kiln.lock", "two");
+    assert!(dirty(&shop), "other packages than the commit's");
+    std::fs::remove_file(shop.join("kiln.lock")).unwrap();
+    assert!(dirty(&shop), "it will be resolved anew");
+    folder.write("shop/kiln.lock", "one");
+    assert!(!dirty(&shop));
+}
+
+#[test]
 fn packed_repositories_and_worktrees_are_read() {
     let folder = repository("packed");
     for index in 0..20 {
