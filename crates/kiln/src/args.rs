@@ -7,7 +7,8 @@ use kiln_model::{EnvName, ImageName, ServiceName};
 
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
 ///
-/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`); 3 rolled out badly and rolled back; 64 usage.
+/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`); 3 rolled out badly and rolled back; 64 usage;
+/// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "kiln", version, propagate_version = true)]
 pub(crate) struct Args {
@@ -21,7 +22,7 @@ pub(crate) enum Command {
     ///
     /// Starts kiln on the data root unless it runs there already, bakes the images, applies the definition and
     /// prints the address of each service. Then it follows their logs until Ctrl-C, which ends everything that this
-    /// command started.
+    /// command started. Ctrl-C before that ends the command alone, and it says what goes on running.
     Up(Up),
     /// Stop everything that runs on the data root
     ///

@@ -14,17 +14,26 @@ pub(crate) enum Exit {
     Changes,
     RolledBack,
     Usage,
+    Interrupted,
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> i32 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Changes => 2,
+            Self::RolledBack => 3,
+            Self::Usage => 64,
+            // As of a program that SIGINT ended.
+            Self::Interrupted => 130,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Changes => 2,
-            Exit::RolledBack => 3,
-            Exit::Usage => 64,
-        })
+        Self::from(u8::try_from(exit.code()).unwrap_or(1))
     }
 }
 
@@ -89,6 +98,8 @@ pub(crate) enum Failure {
     Spawn(#[source] std::io::Error),
     #[error("kiln on {} did not end within {seconds} s", root.display())]
     NotEnded { root: PathBuf, seconds: u64 },
+    #[error("interrupted: {left}")]
+    Interrupted { left: String },
     #[error("signals can't be caught")]
     Signals(#[source] std::io::Error),
     #[error("the controller failed")]
@@ -107,6 +118,7 @@ impl Failure {
             Self::NoImage { .. } | Self::RootTooLong { .. } => Exit::Usage,
             // Whoever closed the pipe has read what it wanted.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Interrupted { .. } => Exit::Interrupted,
             Self::Definition(_)
             | Self::NoDefinition { .. }
             | Self::ReadDefinition { .. }
@@ -184,6 +196,7 @@ impl Failure {
             | Self::Bake { .. }
             | Self::Engine(_)
             | Self::Spawn(_)
+            | Self::Interrupted { .. }
             | Self::Signals(_)
             | Self::Serve(_)
             | Self::Supervise(_)

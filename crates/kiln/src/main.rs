@@ -12,6 +12,7 @@ mod cmd;
 mod definition;
 mod failure;
 mod git;
+mod interrupt;
 mod output;
 mod plan_text;
 mod rollout;

@@ -63,6 +63,8 @@ pub(crate) fn failure(failure: &Failure) {
     let mut text = match failure {
         // Each of its errors begins with the word.
         Failure::Definition(errors) => errors.to_string(),
+        // Asked for, so no error.
+        interrupted @ Failure::Interrupted { .. } => interrupted.to_string(),
         other => format!("error: {other}"),
     };
     let mut cause = failure.source();

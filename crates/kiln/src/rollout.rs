@@ -7,21 +7,27 @@ use kiln_model::{EnvironmentSpec, Plan, Timestamp};
 
 use crate::client::{Client, Lines, Next};
 use crate::failure::{Exit, Failure};
+use crate::interrupt::{self, Interrupts};
 use crate::output::{self, Audience};
 use crate::table;
-
-/// How often silence is looked at; a rollout may wait on a probe for minutes.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) fn plan(client: &Client, spec: &EnvironmentSpec) -> Result<Plan, Failure> {
     client.post("/v1/plan", spec)
 }
 
-/// Shows every line of `lines`, and gives the outcomes.
-pub(crate) fn follow(mut lines: Lines, audience: Audience) -> Result<Vec<Outcome>, Failure> {
+/// Shows every line of `lines`, and gives the outcomes. The controller goes on with it after an interruption.
+pub(crate) fn follow(
+    mut lines: Lines,
+    audience: Audience,
+    interrupts: &Interrupts,
+) -> Result<Vec<Outcome>, Failure> {
     let mut outcomes = Vec::new();
     loop {
-        match lines.next::<Progress>(PATIENCE)? {
+        interrupts.check(|| {
+            "kiln goes on with it; `kiln status` shows how far it is, `kiln down` ends everything"
+                .to_owned()
+        })?;
+        match lines.next::<Progress>(interrupt::TURN)? {
             Next::Silence => {}
             Next::End => return Ok(outcomes),
             Next::Line(Progress::Step {
@@ -30,7 +36,13 @@ pub(crate) fn follow(mut lines: Lines, audience: Audience) -> Result<Vec<Outcome
                 phase,
                 message,
             }) => {
-                audience.progress(&format!("{service}: {phase}: {message}"))?;
+                // What is about no phase is about the service.
+                let phase = if phase.is_empty() {
+                    phase
+                } else {
+                    format!("{phase}: ")
+                };
+                audience.progress(&format!("{service}: {phase}{message}"))?;
             }
             Next::Line(Progress::Outcome { outcome }) => outcomes.push(outcome),
             Next::Line(Progress::Error { error }) => return Err(Failure::Api(error)),
@@ -102,7 +114,7 @@ fn text(outcome: &Outcome, now: Timestamp) -> String {
             "{}: failed after {took}, and there is no release to go back to",
             release(to)
         ),
-        RolloutResult::Removed => format!("{}: removed in {took}", release(&from.or(*to))),
+        RolloutResult::Removed => format!("{service}: removed in {took}"),
     }];
     if let Some(reason) = reason {
         lines.extend(reason.lines().map(|line| format!("    {line}")));
@@ -133,7 +145,9 @@ fn text(outcome: &Outcome, now: Timestamp) -> String {
             warm.number
         ));
     }
-    if let Some(url) = url {
+    if let Some(url) = url
+        && *result != RolloutResult::Removed
+    {
         lines.push(format!("    {url}"));
     }
     lines.join("\n")
@@ -201,6 +215,13 @@ mod tests {
             text(&done, Timestamp(1000)),
             "api@1 → api@2: done in 1.50 s\n    phases: start 1.20 s, switch 900 µs\n    requests: 12 served, 0 failed\n    \
              api@1 is kept warm for 15 min 0 s: `kiln rollback api` goes back at once\n    http://127.0.0.1:8080/"
+        );
+        let mut removed = outcome(RolloutResult::Removed);
+        (removed.from, removed.to) = (None, None);
+        removed.url.clone_from(&done.url);
+        assert_eq!(
+            text(&removed, Timestamp(0)),
+            "api: removed in 1.50 s\n    requests: 12 served, 0 failed"
         );
         let mut back = outcome(RolloutResult::RolledBack);
         back.reason = Some("never ready\nTraceback".into());

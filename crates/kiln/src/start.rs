@@ -11,6 +11,7 @@ use kiln_model::api::{DownRequest, Status};
 
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 use crate::output::Audience;
 use crate::rollout;
 
@@ -28,6 +29,19 @@ pub(crate) fn is_served(client: &Client) -> Result<bool, Failure> {
         Err(Failure::Api(_)) => Ok(true),
         Err(Failure::NotRunning { .. } | Failure::BrokenOff) => Ok(false),
         Err(failure) => Err(failure),
+    }
+}
+
+/// What an interrupted command leaves running, and how to end it.
+pub(crate) fn left(root: &Path, client: &Client) -> String {
+    // A root that can't be asked may run something too.
+    if is_served(client).unwrap_or(true) || leftovers(root) {
+        format!(
+            "what runs on {} goes on running, `kiln down` ends it",
+            root.display()
+        )
+    } else {
+        format!("nothing was started on {}", root.display())
     }
 }
 
@@ -128,13 +142,13 @@ fn last_lines(text: &str) -> String {
 }
 
 /// Stops every instance, then controller, proxy and supervisor. The store and the journal stay.
-pub(crate) fn end(root: &Path, client: &Client) -> Result<(), Failure> {
+pub(crate) fn end(root: &Path, client: &Client, interrupts: &Interrupts) -> Result<(), Failure> {
     let request = DownRequest {
         environment: None,
         project: None,
     };
     let lines = client.post_lines("/v1/down", &request)?;
-    let outcomes = rollout::follow(lines, Audience::Person)?;
+    let outcomes = rollout::follow(lines, Audience::Person, interrupts)?;
     rollout::report(&outcomes, Audience::Person)?;
     client.order("/v1/shutdown")?;
     let begun = Instant::now();

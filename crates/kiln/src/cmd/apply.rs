@@ -3,6 +3,7 @@
 use crate::baking::{self, Baking};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::output::Audience;
 use crate::{args, definition, plan_text, rollout, settings, start};
 
@@ -15,7 +16,9 @@ pub(crate) fn run(args: args::Apply) -> Result<Exit, Failure> {
         return Err(Failure::NotRunning { root });
     }
     let audience = Audience::of(args.json.json);
-    let baked = Baking::new(&root, &definition, audience)?.used()?;
+    let interrupts = Interrupts::catch()?;
+    let baking = Baking::new(&root, &definition, audience)?;
+    let baked = interrupts.during(|| baking.used(), || start::left(&root, &client))?;
     let spec = baking::environment(&definition.spec, &baked);
     let plan = rollout::plan(&client, &spec)?;
     if !plan.changes.is_empty() {
@@ -23,5 +26,5 @@ pub(crate) fn run(args: args::Apply) -> Result<Exit, Failure> {
     }
     // Also without a change: the controller says what is so.
     let lines = client.post_lines("/v1/apply", &plan)?;
-    rollout::report(&rollout::follow(lines, audience)?, audience)
+    rollout::report(&rollout::follow(lines, audience, &interrupts)?, audience)
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::baking::Baking;
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
 use crate::{args, definition, settings};
 
@@ -29,6 +30,7 @@ struct Step {
 
 pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
     settings::need_root("`kiln bake`")?;
+    kiln_engine::Engine::check()?;
     let root = settings::root(args.root)?;
     let definition = definition::read(args.definition.into())?;
     let audience = Audience::of(args.json.json);
@@ -37,7 +39,11 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
     } else {
         args.images
     };
-    let baked = Baking::new(&root, &definition, audience)?.all(&names)?;
+    let baking = Baking::new(&root, &definition, audience)?;
+    let baked = Interrupts::catch()?.during(
+        || baking.all(&names),
+        || "the steps that ended are kept for the next bake".to_owned(),
+    )?;
     if audience == Audience::Program {
         let images = baked
             .into_iter()

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::{args, output, settings, start};
 
 pub(crate) fn run(args: args::Down) -> Result<Exit, Failure> {
@@ -15,7 +16,7 @@ pub(crate) fn run(args: args::Down) -> Result<Exit, Failure> {
         // Instances outlive a controller: only a controller can end them in order.
         start::ensure(&root, &client)?;
     }
-    start::end(&root, &client)?;
+    start::end(&root, &client, &Interrupts::catch()?)?;
     output::line(&format!(
         "nothing runs on {} any more; the store and the journal stay",
         root.display()

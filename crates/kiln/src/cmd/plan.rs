@@ -3,6 +3,7 @@
 use crate::baking::{self, Baking};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
 use crate::{args, definition, plan_text, rollout, settings, start};
 
@@ -16,7 +17,9 @@ pub(crate) fn run(args: args::Plan) -> Result<Exit, Failure> {
         return Err(Failure::NotRunning { root });
     }
     let audience = Audience::of(args.json.json);
-    let baked = Baking::new(&root, &definition, audience)?.used()?;
+    let interrupts = Interrupts::catch()?;
+    let baking = Baking::new(&root, &definition, audience)?;
+    let baked = interrupts.during(|| baking.used(), || start::left(&root, &client))?;
     let spec = baking::environment(&definition.spec, &baked);
     let plan = rollout::plan(&client, &spec)?;
     match audience {

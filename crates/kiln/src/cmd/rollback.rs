@@ -5,6 +5,7 @@ use kiln_model::api::RollbackRequest;
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::output::Audience;
 use crate::{args, rollout, settings};
 
@@ -23,6 +24,7 @@ pub(crate) fn run(args: args::Rollback) -> Result<Exit, Failure> {
         service,
         to: to.map(ReleaseNumber),
     };
+    let interrupts = Interrupts::catch()?;
     let lines = client.post_lines("/v1/rollback", &request)?;
-    rollout::report(&rollout::follow(lines, audience)?, audience)
+    rollout::report(&rollout::follow(lines, audience, &interrupts)?, audience)
 }

@@ -1,22 +1,17 @@
 //! `kiln up`: from a definition to services that answer, with nothing started before.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use kiln_model::api::LogLine;
-use kiln_model::{EnvName, ServiceName};
+use kiln_model::api::{ApiError, ErrorCode, LogLine, Outcome, Status};
+use kiln_model::{EnvName, EnvironmentSpec, ServiceName};
 
 use crate::baking::{self, Baking};
 use crate::client::{Client, Lines, Next};
 use crate::failure::{Exit, Failure};
+use crate::interrupt::{self, Interrupts};
 use crate::output::{self, Audience};
 use crate::settings::DefinitionSettings;
 use crate::{args, definition, rollout, settings, start};
-
-/// How long each service's log is waited on before the next one's turn, and before Ctrl-C is seen.
-const TURN: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
     let args::Up {
@@ -27,32 +22,29 @@ pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
         root,
     } = args;
     settings::need_root("`kiln up`")?;
+    // What this machine lacks is told before minutes of baking, and so is a root that can't be written.
+    kiln_engine::Engine::check()?;
     let root = settings::root(root)?;
     let definition = definition::read(DefinitionSettings::new(&path, environment.env, variables))?;
-    // A folder that can't be written is found here, before minutes of baking.
-    let baked = Baking::new(&root, &definition, Audience::Person)?.used()?;
+    let client = Client::new(&root);
+    let interrupts = Interrupts::catch()?;
+    let left = || start::left(&root, &client);
+    let baking = Baking::new(&root, &definition, Audience::Person)?;
+    let baked = interrupts.during(|| baking.used(), left)?;
     let spec = baking::environment(&definition.spec, &baked);
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    if !detach {
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupted))
-                .map_err(Failure::Signals)?;
-        }
-    }
-    let client = Client::new(&root);
     let ours = start::ensure(&root, &client)?;
     if !ours {
         output::line(&format!("kiln runs on {} already", root.display()))?;
     }
-    let applied = rollout::plan(&client, &spec)
-        .and_then(|plan| client.post_lines("/v1/apply", &plan))
-        .and_then(|lines| rollout::follow(lines, Audience::Person));
+    let applied = interrupts
+        .check(|| "nothing was applied".to_owned())
+        .and_then(|()| apply(&client, &spec, &interrupts));
     let exit = match applied {
         Ok(outcomes) => rollout::report(&outcomes, Audience::Person)?,
         Err(failure) => {
             if ours {
-                undo(&root, &client)?;
+                undo(&root, &client, &interrupts)?;
             }
             return Err(failure);
         }
@@ -66,20 +58,74 @@ pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
         output::line("following the logs; Ctrl-C leaves everything running")?;
     }
     let names: Vec<ServiceName> = spec.services.keys().cloned().collect();
-    follow(&client, &spec.environment, &names, &interrupted)?;
+    follow(&client, &spec.environment, &names, &interrupts)?;
     if ours {
+        interrupts.heed();
         output::line("stopping")?;
-        start::end(&root, &client)?;
+        start::end(&root, &client, &interrupts)?;
     }
     Ok(Exit::Done)
 }
 
+/// Two `kiln up` at once both get what they ask: this one waits for a rollout that another command began, and
+/// decides anew when something changed meanwhile.
+fn apply(
+    client: &Client,
+    spec: &EnvironmentSpec,
+    interrupts: &Interrupts,
+) -> Result<Vec<Outcome>, Failure> {
+    let mut told = false;
+    loop {
+        if let Some(rollout) = running(client, spec)? {
+            if !told {
+                output::line(&format!("waiting for another command's rollout: {rollout}"))?;
+                told = true;
+            }
+            std::thread::sleep(interrupt::TURN);
+        } else {
+            let applied = rollout::plan(client, spec)
+                .and_then(|plan| client.post_lines("/v1/apply", &plan))
+                .and_then(|lines| rollout::follow(lines, Audience::Person, interrupts));
+            match applied {
+                // Another command was quicker.
+                Err(Failure::Api(ApiError {
+                    code: ErrorCode::StalePlan | ErrorCode::Busy,
+                    ..
+                })) => {}
+                other => return other,
+            }
+        }
+        interrupts.check(|| {
+            "nothing was applied; `kiln status` shows what runs, `kiln down` ends everything"
+                .to_owned()
+        })?;
+    }
+}
+
+/// A rollout of one of these services, for a person.
+fn running(client: &Client, spec: &EnvironmentSpec) -> Result<Option<String>, Failure> {
+    let status: Status = client.get(&format!("/v1/status?environment={}", spec.environment))?;
+    Ok(status
+        .services
+        .iter()
+        .filter(|service| spec.services.contains_key(&service.name))
+        .find_map(|service| {
+            let rollout = service.rollout.as_ref()?;
+            let number = rollout.to;
+            Some(format!(
+                "{}@{number}: {}: {}",
+                service.name, rollout.phase, rollout.waits_on
+            ))
+        }))
+}
+
 /// What this command has just started serves nothing when its first apply was refused. Services of an earlier
 /// time on this root are left alone.
-fn undo(root: &Path, client: &Client) -> Result<(), Failure> {
-    let status: kiln_model::api::Status = client.get("/v1/status")?;
+fn undo(root: &Path, client: &Client, interrupts: &Interrupts) -> Result<(), Failure> {
+    let status: Status = client.get("/v1/status")?;
     if status.services.is_empty() {
-        start::end(root, client)?;
+        interrupts.heed();
+        start::end(root, client, interrupts)?;
     }
     Ok(())
 }
@@ -88,7 +134,7 @@ fn follow(
     client: &Client,
     environment: &EnvName,
     services: &[ServiceName],
-    interrupted: &AtomicBool,
+    interrupts: &Interrupts,
 ) -> Result<(), Failure> {
     let open = |service: &ServiceName, lines: u32| {
         client.get_lines(&format!(
@@ -99,10 +145,13 @@ fn follow(
         .iter()
         .map(|service| Ok((service.clone(), Some(open(service, 20)?))))
         .collect::<Result<_, Failure>>()?;
-    while !interrupted.load(Ordering::Relaxed) {
+    while !interrupts.came() {
         let mut silent = true;
         for (service, lines) in &mut logs {
-            match lines.as_mut().map(|lines| lines.next::<LogLine>(TURN)) {
+            match lines
+                .as_mut()
+                .map(|lines| lines.next::<LogLine>(interrupt::TURN))
+            {
                 Some(Ok(Next::Line(line))) => {
                     silent = false;
                     output::line(&super::logs::text(&line))?;
@@ -116,7 +165,7 @@ fn follow(
             }
         }
         if silent {
-            std::thread::sleep(TURN);
+            std::thread::sleep(interrupt::TURN);
         }
     }
     Ok(())
