@@ -1,9 +1,21 @@
 //! The owner and the addresses that services are reached at, from outside and from inside.
 
+use std::net::SocketAddr;
+
+use kiln_plan::Service;
+
 use crate::owner::{Owner, chain_of};
 
+/// Where clients are let in. While the first release starts they wait; when it failed and nothing will serve, they are refused
+/// rather than kept waiting.
+pub(crate) fn listens(service: &Service) -> Option<SocketAddr> {
+    let serves = service.current().is_some() || service.rollout().is_some();
+    let listen = service.policy()?.listen?;
+    (serves && !service.is_gone()).then_some(listen)
+}
+
 impl Owner {
-    pub(crate) fn listen(&mut self, address: std::net::SocketAddr) {
+    pub(crate) fn listen(&mut self, address: SocketAddr) {
         let listens = self.listeners.ensure(address);
         self.noted("listen", listens);
     }
@@ -31,12 +43,7 @@ impl Owner {
     }
 
     pub(crate) fn release_listeners(&mut self) {
-        let wanted: Vec<_> = self
-            .services
-            .values()
-            .filter(|service| !service.is_gone())
-            .filter_map(|service| service.policy()?.listen)
-            .collect();
+        let wanted: Vec<_> = self.services.values().filter_map(listens).collect();
         if let Err(error) = self.listeners.keep_only(&wanted) {
             self.problems.insert("listen", chain_of(&error));
         }

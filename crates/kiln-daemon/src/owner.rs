@@ -17,6 +17,7 @@ use kiln_model::{
 use kiln_plan::{Action, Event, Service};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::addresses;
 use crate::clock::Clock;
 use crate::crash;
 use crate::effects::Effects;
@@ -184,8 +185,7 @@ impl Owner {
         self.open_inside();
         let keys: Vec<_> = self.services.keys().cloned().collect();
         for key in &keys {
-            let listen = self.services[key].policy().and_then(|policy| policy.listen);
-            if let Some(address) = listen.filter(|_| !self.services[key].is_gone()) {
+            if let Some(address) = addresses::listens(&self.services[key]) {
                 self.listen(address);
             }
             self.unconfirmed.insert(key.clone(), self.table);
@@ -393,11 +393,13 @@ impl Owner {
             traffic: &self.traffic,
         };
         self.waiting.notices(&step, &self.inputs);
-        if service.is_gone() {
+        let ended = notices.iter().any(kiln_plan::Notice::ends_rollout);
+        let is_gone = service.is_gone();
+        if ended || is_gone {
             self.release_listeners();
-            if let Err(error) = self.effects.engine.forget_service(key) {
-                self.problems.insert("network", chain_of(&error));
-            }
+        }
+        if is_gone && let Err(error) = self.effects.engine.forget_service(key) {
+            self.problems.insert("network", chain_of(&error));
         }
         Ok(())
     }

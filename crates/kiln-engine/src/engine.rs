@@ -289,10 +289,16 @@ impl Engine {
         }
         let spec: Option<ShimSpec> = state::read_json(&folder.join(shim::SPEC)).ok().flatten();
         let running: Option<Running> = state::read_json(&folder.join(shim::RUNNING)).ok().flatten();
-        let exit: Option<ExitRecord> = state::read_json(&folder.join(shim::EXIT)).ok().flatten();
-        match (exit, running) {
+        let exit = || {
+            state::read_json::<ExitRecord>(&folder.join(shim::EXIT))
+                .ok()
+                .flatten()
+        };
+        // In this order: a shim that ends in between has left its record by then.
+        let running = running.map(|running| (lives(&running), running));
+        match (exit(), running) {
             (Some(record), _) => Some(InstanceState::Ended(record)),
-            (None, Some(running)) if lives(&running) => Some(InstanceState::Running(Started {
+            (None, Some((true, running))) => Some(InstanceState::Running(Started {
                 pid: running.pid.unsigned_abs(),
                 address: spec.and_then(|spec| spec.link).map(|link| link.address),
                 at: running.at,

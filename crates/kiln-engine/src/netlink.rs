@@ -233,6 +233,8 @@ fn without_ipv6(interface: &str) -> io::Result<()> {
 pub(crate) fn configure_inside(link: Option<&Link>) -> io::Result<()> {
     let socket = Socket::open()?;
     socket.set_up(socket.index("lo")?)?;
+    // Its ports are its own, so that no capability is needed for the low ones.
+    std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
     if let Some(link) = link {
         let index = socket.index(INSIDE)?;
         without_ipv6(INSIDE)?;

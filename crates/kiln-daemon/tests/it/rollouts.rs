@@ -169,6 +169,11 @@ fn names() {
 
 fn never_ready() {
     let world = World::new();
+    // Where nothing serves yet, clients wait while the first release starts, and are refused when it failed.
+    let outcome = world.apply(&broken(&world, "never-ready")).unwrap();
+    assert_eq!(outcome.result, RolloutResult::Failed);
+    let refused = std::net::TcpStream::connect(world.listen).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     world.apply(&world.spec("good")).unwrap();
     let before = world.service().instances;
     let outcome = world.apply(&broken(&world, "never-ready")).unwrap();
@@ -179,8 +184,8 @@ fn never_ready() {
         world.service().instances == before
     });
     let service = world.service();
-    assert_eq!(service.release.unwrap().number, ReleaseNumber(1));
-    assert_eq!(world.get("/").release, "app@1");
+    assert_eq!(service.release.unwrap().number, ReleaseNumber(2));
+    assert_eq!(world.get("/").release, "app@2");
 }
 
 fn fail_fast() {

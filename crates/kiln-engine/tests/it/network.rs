@@ -185,8 +185,9 @@ fn outbound() {
     run(&format!("ip route delete {METADATA}"));
 }
 
+/// On a low port, without any capability.
 fn serving(world: &World, id: &str) -> Started {
-    let spec = world.spec(id, "while :; do echo me | nc -l -p 8000; done");
+    let spec = world.spec(id, "while :; do echo me | nc -l -p 80; done");
     world.engine.start(&spec).unwrap()
 }
 
@@ -196,14 +197,11 @@ fn inbound() {
     let outside = Outside::new();
     let started = serving(&world, "serves");
     let address = started.address.unwrap();
-    until_connected((address, 8000).into());
+    until_connected((address, 80).into());
     let text = address.to_string();
-    let refused = [format!("no {text} 8000")];
-    assert_eq!(tries(&world, "sibling", true, &[(&text, 8000)]), refused);
-    assert_eq!(
-        tries(&other_root, "cousin", true, &[(&text, 8000)]),
-        refused
-    );
+    let refused = [format!("no {text} 80")];
+    assert_eq!(tries(&world, "sibling", true, &[(&text, 80)]), refused);
+    assert_eq!(tries(&other_root, "cousin", true, &[(&text, 80)]), refused);
     // A neighbour that takes this machine for a router.
     let near = Ipv4Addr::from(u32::from(outside.address) - 1);
     run(&format!(
@@ -212,7 +210,7 @@ fn inbound() {
     ));
     let reached = Command::new("ip")
         .args(["netns", "exec", &outside.name])
-        .args(["busybox", "nc", "-w", "2", &text, "8000"])
+        .args(["busybox", "nc", "-w", "2", &text, "80"])
         .stdin(Stdio::null())
         .output()
         .unwrap();
