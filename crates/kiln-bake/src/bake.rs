@@ -15,6 +15,7 @@ use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::graph::{self, Step, Work};
 use crate::lock::{ImageLock, Lock, LockedPackage};
+use crate::seen::Seen;
 use crate::{archive, copy, install, resolve, sources, users};
 
 pub struct BakeRequest<'a> {
@@ -88,11 +89,14 @@ pub fn bake(
     // One for all of it, with its connections and the names that it knows. A bake that fetches nothing needs none.
     let client = LazyCell::<Client>::new(Client::new);
     let locked = locked(store, request, &client, progress)?;
+    let name = image.name.to_string();
+    let mut seen = Seen::load(store, request.context, &name, SystemTime::now());
     let copies = image
         .copies
         .iter()
-        .map(|copy| copy::list(image, copy, request.context))
+        .map(|copy| copy::list(image, copy, request.context, &mut seen))
         .collect::<Result<Vec<_>, _>>()?;
+    seen.keep(store);
     let steps = graph::steps(image, &locked.arch, locked.date, &locked.packages, copies);
     let mut layers: Vec<Layer> = Vec::new();
     let mut reports = Vec::new();

@@ -1,24 +1,24 @@
 //! Files of the definition's folder into the image. Nothing outside that folder is ever read, and no link is followed.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use kiln_model::{CopySpec, Digest, ImageSpec};
+use kiln_model::{CopySpec, ImageSpec};
 use kiln_oci::{Content, Entry, Kind, Tree};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-use sha2::{Digest as _, Sha256};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::error::BakeError;
 use crate::graph::{CopiedFile, CopiedKind};
+use crate::seen::Seen;
 
 /// What a `copy` takes: every path below its source, ordered, with the digest of its content.
 pub(crate) fn list(
     image: &ImageSpec,
     copy: &CopySpec,
     context: &Path,
+    seen: &mut Seen,
 ) -> Result<Vec<CopiedFile>, BakeError> {
     let failed = |reason: String| BakeError::Copy {
         image: image.name.to_string(),
@@ -35,7 +35,7 @@ pub(crate) fn list(
     // One open that the kernel keeps below the folder, whatever links there are.
     beneath(context, from).map_err(|error| failed(format!("it can't be opened: {error}")))?;
     let mut files = Vec::new();
-    walk(&source, Path::new(""), &mut files).map_err(|error| failed(error.to_string()))?;
+    walk(&source, Path::new(""), seen, &mut files).map_err(|error| failed(error.to_string()))?;
     Ok(files)
 }
 
@@ -59,7 +59,12 @@ fn beneath(context: &Path, from: &Path) -> rustix::io::Result<OwnedFd> {
     )
 }
 
-fn walk(source: &Path, inside: &Path, files: &mut Vec<CopiedFile>) -> std::io::Result<()> {
+fn walk(
+    source: &Path,
+    inside: &Path,
+    seen: &mut Seen,
+    files: &mut Vec<CopiedFile>,
+) -> std::io::Result<()> {
     let there = fs::symlink_metadata(source)?;
     let path = inside.to_string_lossy().into_owned();
     // Only what Git keeps of a mode: another umask gives the same image.
@@ -72,7 +77,7 @@ fn walk(source: &Path, inside: &Path, files: &mut Vec<CopiedFile>) -> std::io::R
     } else if there.is_file() {
         (
             CopiedKind::File {
-                digest: digest(source)?,
+                digest: seen.digest(source, &there)?,
             },
             if executable { 0o755 } else { 0o644 },
         )
@@ -88,24 +93,10 @@ fn walk(source: &Path, inside: &Path, files: &mut Vec<CopiedFile>) -> std::io::R
             .collect::<std::io::Result<Vec<_>>>()?;
         names.sort();
         for name in names {
-            walk(&source.join(&name), &inside.join(&name), files)?;
+            walk(&source.join(&name), &inside.join(&name), seen, files)?;
         }
     }
     Ok(())
-}
-
-fn digest(path: &Path) -> std::io::Result<Digest> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; 1 << 16];
-    loop {
-        let read = file.read(&mut chunk)?;
-        if read == 0 {
-            return Ok(Digest::from_sha256(hasher.finalize().into()));
-        }
-        hasher.update(&chunk[..read]);
-    }
 }
 
 /// The layer of a copy. `view`: the image so far.

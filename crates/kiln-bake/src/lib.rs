@@ -18,6 +18,7 @@ mod graph;
 mod install;
 mod lock;
 mod resolve;
+mod seen;
 mod signature;
 mod sources;
 mod users;
