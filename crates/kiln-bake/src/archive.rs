@@ -6,7 +6,7 @@ use kiln_oci::Store;
 use crate::control::{self, Paragraph};
 use crate::error::BakeError;
 use crate::fetch::Client;
-use crate::signature;
+use crate::signature::{self, Keys};
 use crate::sources::Source;
 
 /// Debian's name of this processor.
@@ -45,12 +45,13 @@ pub(crate) fn read(
     store: &Store,
     client: &Client,
     sources: &[Source],
+    keys: &Keys,
     now: u64,
 ) -> Result<Index, BakeError> {
     let read = std::thread::scope(|scope| {
         let reading: Vec<_> = sources
             .iter()
-            .map(|source| scope.spawn(move || read_one(store, client, source, now)))
+            .map(|source| scope.spawn(move || read_one(store, client, source, keys, now)))
             .collect();
         reading
             .into_iter()
@@ -78,11 +79,17 @@ pub(crate) fn read(
     Ok(all)
 }
 
-fn read_one(store: &Store, client: &Client, source: &Source, now: u64) -> Result<Index, BakeError> {
+fn read_one(
+    store: &Store,
+    client: &Client,
+    source: &Source,
+    keys: &Keys,
+    now: u64,
+) -> Result<Index, BakeError> {
     let base = format!("{}/dists/{}", source.uri, source.suite);
     let url = format!("{base}/InRelease");
     let text = String::from_utf8_lossy(&client.get(&url)?).into_owned();
-    let signed = signature::verified(&text, now).map_err(|reason| BakeError::Signature {
+    let signed = signature::verified(&text, now, keys).map_err(|reason| BakeError::Signature {
         url: url.clone(),
         reason,
     })?;
@@ -113,6 +120,7 @@ fn read_one(store: &Store, client: &Client, source: &Source, now: u64) -> Result
             "it was valid until {text}: the mirror is no longer updated, or this machine's clock is wrong"
         )));
     }
+    never_older(store, source, &release, date)?.map_err(untrusted)?;
     let mut index = Index {
         packages: Vec::new(),
         date,
@@ -163,6 +171,33 @@ fn read_one(store: &Store, client: &Client, source: &Source, now: u64) -> Result
         packages(&String::from_utf8_lossy(&text), &mut index.packages);
     }
     Ok(index)
+}
+
+/// An old index is signed as well, and names packages whose faults have been mended since: none is taken that is older than the
+/// newest that this store has seen of the suite.
+fn never_older(
+    store: &Store,
+    source: &Source,
+    release: &Paragraph,
+    date: i64,
+) -> Result<Result<(), String>, BakeError> {
+    let Source { uri, suite, .. } = source;
+    let key = Digest::of(format!("newest release\0{uri}\0{suite}").as_bytes());
+    let text = release.get("Date").unwrap_or_default();
+    let before = store
+        .cache_get(&key)
+        .and_then(|record| String::from_utf8(record).ok());
+    match before.as_deref().and_then(seconds) {
+        Some(newest) if newest > date => {
+            let before = before.unwrap_or_default();
+            return Ok(Err(format!(
+                "it is of {text}, and one of {before} was seen before: the mirror is behind, or someone serves an old state of it; try again later, or name another with `debian {{ mirror = \"http://…\" }}`"
+            )));
+        }
+        Some(newest) if newest == date => {}
+        _ => store.cache_put(&key, text.as_bytes())?,
+    }
+    Ok(Ok(()))
 }
 
 fn listed(release: &Paragraph, name: &str) -> Option<(Digest, u64)> {

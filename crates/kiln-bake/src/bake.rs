@@ -3,6 +3,7 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -16,7 +17,11 @@ use crate::fetch::{Arrivals, Client};
 use crate::graph::{self, Step, Work};
 use crate::lock::{ImageLock, Lock, LockedPackage};
 use crate::seen::Seen;
+use crate::signature::Keys;
 use crate::{archive, copy, install, resolve, sources, users};
+
+/// Debian's own keyring has some tens of kilobytes.
+const KEYRING_LIMIT: u64 = 16 << 20;
 
 pub struct BakeRequest<'a> {
     pub image: &'a ImageSpec,
@@ -238,7 +243,7 @@ fn locked(
             let seconds = SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(request.now.0 / 1000, |since| since.as_secs());
-            let index = archive::read(store, client, &sources, seconds)?;
+            let index = archive::read(store, client, &sources, &keys(request)?, seconds)?;
             let chosen = resolve::resolve(
                 &image.name,
                 &image.debian.suite,
@@ -311,6 +316,26 @@ fn packages(
     }
     let name = image.name.to_string();
     install::register(store, &name, locked, &mut installed, root)
+}
+
+/// The keys that the definition names for its archive, or Debian's.
+fn keys(request: &BakeRequest<'_>) -> Result<Keys, BakeError> {
+    let failed = |reason: String| BakeError::Keyring {
+        image: request.image.name.to_string(),
+        keyring: request.image.debian.keyring.clone().unwrap_or_default(),
+        reason,
+    };
+    let Some(path) = &request.image.debian.keyring else {
+        return Keys::debian().map_err(failed);
+    };
+    let mut bytes = Vec::new();
+    // A named pipe would otherwise be waited for.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    copy::beneath(request.context, Path::new(path), flags)
+        .map_err(std::io::Error::from)
+        .and_then(|file| File::from(file).take(KEYRING_LIMIT).read_to_end(&mut bytes))
+        .map_err(|error| failed(format!("it can't be read: {error}")))?;
+    Keys::read(&bytes, "a key of the keyring").map_err(failed)
 }
 
 fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError> {

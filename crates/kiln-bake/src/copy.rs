@@ -33,13 +33,15 @@ pub(crate) fn list(
     }
     let source = context.join(from);
     // One open that the kernel keeps below the folder, whatever links there are.
-    beneath(context, from).map_err(|error| failed(format!("it can't be opened: {error}")))?;
+    beneath(context, from, OFlags::PATH)
+        .map_err(|error| failed(format!("it can't be opened: {error}")))?;
     let mut files = Vec::new();
     walk(&source, Path::new(""), seen, &mut files).map_err(|error| failed(error.to_string()))?;
     Ok(files)
 }
 
-fn beneath(context: &Path, from: &Path) -> rustix::io::Result<OwnedFd> {
+/// Opens a path below `context`, following no link.
+pub(crate) fn beneath(context: &Path, from: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let folder = rustix::fs::open(
         context,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -53,7 +55,7 @@ fn beneath(context: &Path, from: &Path) -> rustix::io::Result<OwnedFd> {
     openat2(
         folder,
         from,
-        OFlags::PATH | OFlags::CLOEXEC,
+        flags | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
     )

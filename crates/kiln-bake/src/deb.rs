@@ -86,7 +86,7 @@ impl Deb {
     }
 
     /// Unpacks the data below `root`, which only this program writes to. Folders get their owners and times later.
-    pub(crate) fn unpack(&self, root: &Path) -> Result<Unpacked, String> {
+    pub(crate) fn unpack(&self, root: &Path) -> Result<Unpacked, UnpackError> {
         let mut done = Unpacked::default();
         let mut archive = tar::Archive::new(self.member("data.tar")?);
         for entry in archive.entries().map_err(|error| error.to_string())? {
@@ -98,9 +98,36 @@ impl Deb {
             }
             let path = merged(&listed);
             write(&mut entry, root, &path, &mut done)
-                .map_err(|error| format!("{}: {error}", listed.display()))?;
+                .map_err(|error| UnpackError::of(&root.join(path), error))?;
         }
         Ok(done)
+    }
+}
+
+/// Why a package is not unpacked.
+pub(crate) enum UnpackError {
+    /// The package's own fault.
+    Damaged(String),
+    /// This machine's: a full disk, say.
+    System { path: PathBuf, source: io::Error },
+}
+
+impl From<String> for UnpackError {
+    fn from(reason: String) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+impl UnpackError {
+    /// The package is read from memory: what the kernel says is about where it is unpacked.
+    fn of(path: &Path, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(_) => Self::System {
+                path: path.to_owned(),
+                source,
+            },
+            None => Self::Damaged(format!("{}: {source}", path.display())),
+        }
     }
 }
 

@@ -17,6 +17,14 @@ pub enum BakeError {
     Fetch { url: String, reason: String },
     #[error("{url} is not signed by a key that kiln trusts: {reason}. Nothing of it was used")]
     Signature { url: String, reason: String },
+    #[error(
+        "image `{image}`: debian {{ keyring = \"{keyring}\" }}: {reason}. It has to be a file of the definition's folder with the archive's public keys"
+    )]
+    Keyring {
+        image: String,
+        keyring: String,
+        reason: String,
+    },
     #[error("{url} can't be trusted: {reason}")]
     Release { url: String, reason: String },
     #[error(
@@ -99,6 +107,10 @@ pub enum BakeError {
     Layer(#[from] kiln_oci::LayerError),
     #[error("the image can't be looked into")]
     View(#[source] io::Error),
+    #[error(
+        "no space left on the disk for {path}: free some, or choose another data root with KILN_ROOT"
+    )]
+    NoSpace { path: PathBuf },
     #[error("{path} can't be used")]
     Io {
         path: PathBuf,
@@ -112,6 +124,9 @@ pub enum BakeError {
 impl BakeError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            _ => Self::Io { path, source },
+        }
     }
 }

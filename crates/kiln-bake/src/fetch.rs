@@ -215,15 +215,21 @@ impl Client {
         roots: &[String],
         package: &LockedPackage,
     ) -> Result<(), BakeError> {
-        let mut last = None;
+        let mut first = None;
         for root in roots {
             let url = format!("{root}/{}", package.path);
             match self.package_at(store, &url, package) {
                 Ok(()) => return Ok(()),
-                Err(error) => last = Some(error),
+                // Another archive may have it.
+                Err(error @ BakeError::Fetch { .. }) => {
+                    first.get_or_insert(error);
+                }
+                // Wrong bytes say more than that the other archives have none.
+                Err(error @ BakeError::Mismatch { .. }) => first = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or(BakeError::Fetch {
+        Err(first.unwrap_or(BakeError::Fetch {
             url: package.path.clone(),
             reason: "there is no archive to fetch it from".to_owned(),
         }))

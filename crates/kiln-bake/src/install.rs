@@ -12,7 +12,7 @@ use kiln_oci::Store;
 use md5::{Digest as _, Md5};
 
 use crate::control::{self, Paragraph, relations};
-use crate::deb::{Control, Deb, MERGED, Unpacked, set_time};
+use crate::deb::{Control, Deb, MERGED, UnpackError, Unpacked, set_time};
 use crate::error::BakeError;
 use crate::fetch::Arrivals;
 use crate::lock::{ImageLock, LockedPackage};
@@ -137,7 +137,10 @@ fn unpack_one(store: &Store, package: &LockedPackage, root: &Path) -> Result<Ins
         .into_iter()
         .next()
         .ok_or_else(|| damaged(package)("it has no control file".to_owned()))?;
-    let unpacked = deb.unpack(root).map_err(damaged(package))?;
+    let unpacked = deb.unpack(root).map_err(|error| match error {
+        UnpackError::Damaged(reason) => damaged(package)(reason),
+        UnpackError::System { path, source } => BakeError::io(path)(source),
+    })?;
     Ok(Installed {
         paragraph,
         control,

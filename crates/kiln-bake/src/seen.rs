@@ -205,6 +205,8 @@ mod tests {
             let there = fs::symlink_metadata(&path).unwrap();
             let found = seen.digest(&path, &there).unwrap();
             assert_eq!(found, Digest::of(text.as_bytes()));
+            // Where the file system's clock is too fine for that, this is what can be seen of the rule.
+            assert!(seen.kept.is_empty());
             seen.known = std::mem::take(&mut seen.kept);
         }
     }

@@ -1,4 +1,5 @@
-//! Whether an `InRelease` file is signed by a key that kiln trusts: the Debian archive's, which are part of this program.
+//! Whether an `InRelease` file is signed by a key that kiln trusts: the Debian archive's, which are part of this
+//! program, or those of the definition's `keyring`.
 //!
 //! OpenPGP itself is the `pgp` crate's; what a signature has to be to count is here: a binary or text signature, by a hash of the
 //! SHA-2 family, not expired, by a key that is neither expired nor revoked.
@@ -13,15 +14,37 @@ use pgp::types::KeyDetails;
 /// Of the package debian-archive-keyring.
 const KEYRING: &[u8] = include_bytes!("../keys/debian-archive-keyring.gpg");
 
+/// The keys that may sign an archive.
+pub(crate) struct Keys {
+    keys: Vec<SignedPublicKey>,
+    whose: &'static str,
+}
+
+impl Keys {
+    pub(crate) fn debian() -> Result<Self, String> {
+        Self::read(KEYRING, "a Debian archive key")
+    }
+
+    /// A keyring file, in text or binary form.
+    pub(crate) fn read(keyring: &[u8], whose: &'static str) -> Result<Self, String> {
+        let (keys, _) = SignedPublicKey::from_reader_many(BufReader::new(keyring))
+            .map_err(|error| format!("it is no keyring ({error})"))?;
+        // A key of a kind that is not known here can sign nothing.
+        let keys: Vec<_> = keys.flatten().collect();
+        if keys.is_empty() {
+            return Err("it has no OpenPGP key that can be read".to_owned());
+        }
+        Ok(Self { keys, whose })
+    }
+}
+
 /// The signed text of `inrelease`, as of `now` (seconds since 1970).
-pub(crate) fn verified(inrelease: &str, now: u64) -> Result<String, String> {
+pub(crate) fn verified(inrelease: &str, now: u64, keys: &Keys) -> Result<String, String> {
     let (message, _) = CleartextSignedMessage::from_string(inrelease)
         .map_err(|error| format!("it is no clear-signed text ({error})"))?;
-    let keys = SignedPublicKey::from_bytes_many(BufReader::new(KEYRING))
-        .map_err(|error| format!("the built-in keys can't be read ({error})"))?;
     let text = message.signed_text();
-    let mut reason = "none of its signatures is by a Debian archive key".to_owned();
-    for key in keys.flatten() {
+    let mut reason = format!("none of its signatures is by {}", keys.whose);
+    for key in &keys.keys {
         for signature in message.signatures() {
             let by_primary = signature.verify(&key.primary_key, text.as_bytes()).is_ok();
             let by_subkey = key.public_subkeys.iter().find(|subkey| {
@@ -107,12 +130,13 @@ mod tests {
     #[test]
     fn a_text_that_nobody_signed_is_refused() {
         assert!(
-            verified("Origin: Debian\n", 0)
+            verified("Origin: Debian\n", 0, &Keys::debian().unwrap())
                 .unwrap_err()
                 .contains("clear-signed")
         );
-        let keys = SignedPublicKey::from_bytes_many(BufReader::new(KEYRING)).unwrap();
-        assert!(keys.flatten().count() >= 6, "the built-in keys are read");
+        let keys = Keys::debian().unwrap().keys;
+        assert!(keys.len() >= 6, "the built-in keys are read");
+        assert!(Keys::read(b"no key", "nobody").is_err());
     }
 
     /// As the archive published it; any release file of Debian's would do.
@@ -123,13 +147,13 @@ mod tests {
 
     #[test]
     fn what_the_archive_signed_is_taken_and_a_changed_byte_is_not() {
-        let text = verified(SIGNED, THEN).unwrap();
+        let text = verified(SIGNED, THEN, &Keys::debian().unwrap()).unwrap();
         assert!(
             text.starts_with("Origin: Debian\n") && text.contains("Codename: bookworm-updates\n")
         );
         let changed = SIGNED.replacen("bookworm-updates", "bookworm-updatez", 1);
         assert!(
-            verified(&changed, THEN)
+            verified(&changed, THEN, &Keys::debian().unwrap())
                 .unwrap_err()
                 .contains("none of its signatures")
         );
@@ -137,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_key_that_has_expired_signs_nothing_any_more() {
-        let reason = verified(SIGNED, THEN + 365 * DAY * 30).unwrap_err();
+        let reason = verified(SIGNED, THEN + 365 * DAY * 30, &Keys::debian().unwrap()).unwrap_err();
         assert!(reason.contains("expired"), "{reason}");
     }
 }

@@ -51,9 +51,9 @@ const SHAPE: Shape = Shape {
 };
 
 const DEBIAN: Shape = Shape {
-    attributes: &["suite", "packages", "mirror"],
+    attributes: &["suite", "packages", "mirror", "keyring"],
     blocks: &[],
-    later: &[("keyring", "use a mirror that Debian's own keys sign")],
+    later: &[],
 };
 const USER: Shape = Shape {
     attributes: &["uid", "gid"],
@@ -302,10 +302,14 @@ fn debian(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<DebianSpec
         }
         good
     });
+    let keyring = section
+        .string(reader, "keyring")
+        .filter(|keyring| inside(reader, &section.what("keyring"), keyring));
     Some(DebianSpec {
         suite: suite?.value,
         packages: names,
         mirror: mirror.map(|at| at.value),
+        keyring: keyring.map(|at| at.value),
     })
 }
 
@@ -341,6 +345,24 @@ fn user(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<UserSpec> {
     })
 }
 
+/// Whether a path stays in the definition's folder.
+fn inside(reader: &mut Reader<'_>, what: &str, path: &At<String>) -> bool {
+    let good = !path.value.is_empty()
+        && !path.value.starts_with('/')
+        && !path.value.contains('\0')
+        && path.value.split('/').all(|part| part != "..");
+    if !good {
+        reader.bad_value(
+            what,
+            format!("`{}`", path.value),
+            path.span.clone(),
+            "a path inside the definition's folder",
+            "write it relative to kiln.hcl, without `..`",
+        );
+    }
+    good
+}
+
 fn copy(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<CopySpec> {
     let section = Section::read(
         reader,
@@ -351,22 +373,9 @@ fn copy(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<CopySpec> {
     );
     section.require(reader, "from", "from = \"app/\"");
     section.require(reader, "to", "to = \"/opt/app\"");
-    let from = section.string(reader, "from").filter(|from| {
-        let good = !from.value.is_empty()
-            && !from.value.starts_with('/')
-            && !from.value.contains('\0')
-            && from.value.split('/').all(|part| part != "..");
-        if !good {
-            reader.bad_value(
-                &section.what("from"),
-                format!("`{}`", from.value),
-                from.span.clone(),
-                "a path inside the definition's folder",
-                "write it relative to kiln.hcl, without `..`",
-            );
-        }
-        good
-    });
+    let from = section
+        .string(reader, "from")
+        .filter(|from| inside(reader, &section.what("from"), from));
     let to = section
         .string(reader, "to")
         .filter(|to| absolute(reader, &section.what("to"), to));

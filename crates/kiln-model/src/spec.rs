@@ -51,6 +51,8 @@ pub struct DebianSpec {
     pub packages: Vec<String>,
     /// `None`: that of the machine's own apt sources.
     pub mirror: Option<String>,
+    /// The keys that sign the archive, relative to the definition's folder. `None`: Debian's own.
+    pub keyring: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,10 @@
 
 #![allow(clippy::disallowed_methods)] // the tests' own time
 
+mod archive;
 mod bakes;
 mod copies;
+mod faults;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -13,7 +15,10 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     kiln_engine::shim::dispatch();
     let arguments = Arguments::from_args();
-    let tests = bakes::TESTS.iter().chain(copies::TESTS);
+    let tests = bakes::TESTS
+        .iter()
+        .chain(copies::TESTS)
+        .chain(faults::TESTS);
     let trials = tests
         .map(|(name, test)| {
             let test = *test;

@@ -30,6 +30,21 @@ fn base() -> &'static (TempDir, Lock) {
     })
 }
 
+/// The packages of the smallest image with their content, as the archive has them.
+pub(crate) fn packages() -> Vec<(serde_json::Value, PathBuf)> {
+    let (folder, lock) = base();
+    let store = Store::open(folder.path()).unwrap();
+    let lock: serde_json::Value = serde_json::from_str(&lock.to_string()).unwrap();
+    let packages = lock["images"]["tiny"]["packages"].as_array().unwrap();
+    packages
+        .iter()
+        .map(|package| {
+            let digest = package["sha256"].as_str().unwrap().parse().unwrap();
+            (package.clone(), store.blob_path(&digest))
+        })
+        .collect()
+}
+
 /// A bookworm with nothing but the essential packages, whose archive is nowhere: only what the store has can be used.
 pub(crate) fn image() -> ImageSpec {
     ImageSpec {
@@ -39,6 +54,7 @@ pub(crate) fn image() -> ImageSpec {
             suite: "bookworm".into(),
             packages: Vec::new(),
             mirror: None,
+            keyring: None,
         },
         users: Vec::new(),
         copies: Vec::new(),
@@ -143,6 +159,34 @@ impl World {
             &self.context,
             &image,
             Some(&self.lock),
+            false,
+        )
+    }
+
+    /// On a store without anything, with no lock: everything comes from the archive.
+    pub(crate) fn empty() -> Self {
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn at(root: TempDir) -> Self {
+        let store = Store::open(root.path()).unwrap();
+        let context = root.path().join("context");
+        std::fs::create_dir(&context).unwrap();
+        Self {
+            root,
+            store,
+            context,
+            lock: Lock::default(),
+        }
+    }
+
+    pub(crate) fn bake_from(&self, image: &ImageSpec) -> Result<Baked, BakeError> {
+        run(
+            &self.store,
+            self.root.path(),
+            &self.context,
+            image,
+            None,
             false,
         )
     }

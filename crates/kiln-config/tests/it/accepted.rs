@@ -25,6 +25,7 @@ image "api" {
     suite    = "bookworm"
     packages = ["python3", "libstdc++6"]
     mirror   = "https://mirror.example.org/debian"
+    keyring  = "keys/mirror.asc"
   }
   user "app" {
     uid = 1000
@@ -157,6 +158,7 @@ fn an_image_says_everything_that_is_baked() {
             suite: "bookworm".into(),
             packages: vec!["python3".into(), "libstdc++6".into()],
             mirror: Some("https://mirror.example.org/debian".into()),
+            keyring: Some("keys/mirror.asc".into()),
         }
     );
     assert_eq!(
