@@ -10,8 +10,8 @@ use crate::failure::Failure;
 
 /// How soon an interruption is seen.
 pub(crate) const TURN: Duration = Duration::from_millis(50);
-/// What a bake that is told to end may take for it. A fetch is not told: it is left as it is.
-const GRACE: Duration = Duration::from_secs(2);
+/// What a step that was killed may take to clean up.
+const GRACE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Interrupts(Arc<AtomicBool>);
 
@@ -59,10 +59,13 @@ impl Interrupts {
             }
             let interrupted = Failure::Interrupted { left: left() };
             let begun = Instant::now();
+            let mut ending = false;
             while !worker.is_finished() {
+                ending |= end_step();
                 // Without a step it fetches or unpacks, which is left as it is. The store removes what was half
                 // written when it is opened next, and the next bake the folders.
-                if !end_step() || begun.elapsed() > GRACE {
+                let patience = if ending { GRACE } else { GRACE / 10 };
+                if begun.elapsed() > patience {
                     crate::output::failure(&interrupted);
                     std::process::exit(interrupted.exit().code());
                 }

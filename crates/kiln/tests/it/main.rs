@@ -1,4 +1,9 @@
-//! The binary as a person or a script meets it, on a data root where nothing runs.
+//! The binary as a person or a script meets it: here on a data root where nothing runs, in [`serving`] on one that serves.
+
+#![allow(clippy::disallowed_methods)] // waits have deadlines
+
+mod serving;
+mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
