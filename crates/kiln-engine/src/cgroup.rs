@@ -12,6 +12,12 @@ const CPU_PERIOD: u64 = 100_000;
 /// The last process of a group is gone some moments before the group can be removed.
 const REMOVE_TRIES: u32 = 200;
 const REMOVE_WAIT: Duration = Duration::from_millis(5);
+/// Version 2: what a group hands down to those below.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// Version 2: where processes go that are in the way of handing down.
+const ASIDE: &str = "init";
+/// Processes that fork while they are moved leave children behind.
+const MOVE_TRIES: u32 = 10;
 
 /// Where the controllers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,10 +56,7 @@ impl Hierarchy {
         for mount in fields().filter(|f| f.len() > 3 && f[2] == "cgroup2") {
             let path = Path::new(mount[1]);
             let has = controllers(path).unwrap_or_default();
-            if ["memory", "cpu", "pids"]
-                .iter()
-                .all(|c| has.split_whitespace().any(|h| h == *c))
-            {
+            if hands_all(&has) {
                 return Ok(Self::V2 {
                     mount: path.to_owned(),
                 });
@@ -130,7 +133,7 @@ impl Group {
             // A controller is there for a group only when every group above hands it down.
             let mut above = mount.clone();
             for part in Path::new(&self.path) {
-                fs::write(above.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+                hand_down(&above)?;
                 above.push(part);
                 match fs::create_dir(&above) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -225,6 +228,10 @@ impl Group {
     /// Kills what is left in it and removes it. Nothing to do is no error.
     pub(crate) fn destroy(&self) -> io::Result<()> {
         for attempt in 0.. {
+            if let Hierarchy::V2 { mount } = &self.hierarchy {
+                // All at once, so that no fork gets away. Since Linux 5.14; the loop below does for older ones.
+                let _ = fs::write(mount.join(&self.path).join("cgroup.kill"), "1");
+            }
             for pid in self.processes() {
                 let _ = crate::sys::kill(pid, libc::SIGKILL);
             }
@@ -244,6 +251,44 @@ impl Group {
         }
         Ok(())
     }
+}
+
+fn hands_all(controllers: &str) -> bool {
+    CONTROLLERS
+        .iter()
+        .all(|wanted| controllers.split_whitespace().any(|has| has == *wanted))
+}
+
+/// Gives the groups below `folder` the controllers (version 2).
+fn hand_down(folder: &Path) -> io::Result<()> {
+    let control = folder.join("cgroup.subtree_control");
+    // What is there already needs no right to write.
+    if fs::read_to_string(&control).is_ok_and(|has| hands_all(&has)) {
+        return Ok(());
+    }
+    let wanted = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+    for _ in 0..MOVE_TRIES {
+        match fs::write(&control, &wanted) {
+            // A group other than the real root hands nothing down while it has processes. That is met at the top of a cgroup
+            // namespace, which is the caller's own: its processes go one group deeper, as container runtimes do it.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => move_aside(folder)?,
+            written => return written,
+        }
+    }
+    fs::write(&control, &wanted)
+}
+
+fn move_aside(folder: &Path) -> io::Result<()> {
+    let aside = folder.join(ASIDE);
+    fs::create_dir_all(&aside)?;
+    for pid in fs::read_to_string(folder.join("cgroup.procs"))?.lines() {
+        match fs::write(aside.join("cgroup.procs"), pid) {
+            // It has ended by itself.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            moved => moved?,
+        }
+    }
+    Ok(())
 }
 
 fn quota(millis: u64) -> u64 {

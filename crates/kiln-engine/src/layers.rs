@@ -1,4 +1,5 @@
-//! Layers: one EROFS file each, mounted once, read-only, straight from the file, shared by all instances.
+//! Layers: one EROFS file each, mounted once, read-only, straight from the file (or, where the kernel can't, through a loop
+//! device), shared by all instances.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -26,12 +27,14 @@ pub enum LayerError {
         found: Digest,
     },
     #[error(
-        "the layer {path} can't be mounted: {source} (kiln needs a kernel with EROFS, 6.12 or newer)"
+        "the layer {path} can't be mounted: {source} (kiln needs a kernel with EROFS; before Linux 6.12, one with loop devices too)"
     )]
     Mount { path: PathBuf, source: io::Error },
 }
 
 const FLAGS: libc::c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+/// A free loop device can be somebody else's before it is ours.
+const LOOP_TRIES: u32 = 64;
 
 /// Mounts what is not mounted yet below `folder`; gives the mount points, in the layers' order. On the first mount after boot
 /// the whole file is read and compared with its digest.
@@ -56,7 +59,49 @@ pub(crate) fn mount_all(folder: &Path, layers: &[LayerFile]) -> Result<Vec<PathB
 }
 
 pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {
-    sys::mount(Some(file), point, Some("erofs"), FLAGS, None)
+    match sys::mount(Some(file), point, Some("erofs"), FLAGS, None) {
+        // ENOTBLK: before Linux 6.12 EROFS wants a block device. EINVAL: it can't read through the file system that the
+        // file is on, such as tmpfs.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTBLK | libc::EINVAL)) => {
+            mount_through_loop(file, point)
+        }
+        mounted => mounted,
+    }
+}
+
+/// The mount holds the device, and the kernel frees it with the last unmount.
+fn mount_through_loop(file: &Path, point: &Path) -> io::Result<()> {
+    let (device, path) = attach_loop(&File::open(file)?)?;
+    let mounted = sys::mount(Some(&path), point, Some("erofs"), FLAGS, None);
+    drop(device);
+    mounted
+}
+
+fn attach_loop(backing: &File) -> io::Result<(File, PathBuf)> {
+    const CONTROL: &str = "/dev/loop-control";
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"))
+    };
+    let control = File::options()
+        .read(true)
+        .write(true)
+        .open(CONTROL)
+        .map_err(failed(Path::new(CONTROL)))?;
+    for _ in 0..LOOP_TRIES {
+        let number = sys::free_loop(&control).map_err(failed(Path::new(CONTROL)))?;
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = File::open(&path).map_err(failed(&path))?;
+        match sys::configure_loop(&device, backing) {
+            Ok(()) => return Ok((device, path)),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => return Err(failed(&path)(error)),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        format!("{CONTROL}: {LOOP_TRIES} times another program took the free loop device first"),
+    ))
 }
 
 fn check(layer: &LayerFile) -> Result<(), LayerError> {
@@ -191,5 +236,93 @@ impl Drop for Overlay {
         for point in self.mounts.iter().rev() {
             let _ = sys::unmount(point, libc::MNT_DETACH);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // the wait has a deadline
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use kiln_oci::{Entry, Store, Tree};
+
+    use super::*;
+
+    /// A store below `folder` with a layer that holds one file.
+    fn layer(folder: &Path) -> PathBuf {
+        let mut tree = Tree::new();
+        tree.insert("hello", Entry::bytes(&b"from the layer"[..], 0o644))
+            .unwrap();
+        let store = Store::open(folder).unwrap();
+        let layer = store.add_layer(&tree).unwrap();
+        store.erofs(&layer).unwrap()
+    }
+
+    /// The loop devices whose backing file is `file`.
+    fn loops_of(file: &Path) -> usize {
+        fs::read_dir("/sys/block")
+            .unwrap()
+            .filter_map(|entry| {
+                fs::read_to_string(entry.unwrap().path().join("loop/backing_file")).ok()
+            })
+            .filter(|backing| Path::new(backing.trim_end()) == file)
+            .count()
+    }
+
+    fn no_loop_is_left(file: &Path) {
+        // udev may look at the device at that moment, and holds it while it does.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while loops_of(file) > 0 {
+            assert!(Instant::now() < deadline, "a loop device is left");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_layer_is_mounted_through_a_loop_device_that_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = layer(&folder.path().join("store"));
+        let point = folder.path().join("point");
+        fs::create_dir(&point).unwrap();
+        mount_through_loop(&file, &point).unwrap();
+        let read = fs::read_to_string(point.join("hello"));
+        let (loops, written) = (loops_of(&file), fs::write(point.join("new"), ""));
+        sys::unmount(&point, 0).unwrap();
+        assert_eq!(read.unwrap(), "from the layer");
+        assert_eq!(loops, 1);
+        assert_eq!(
+            written.unwrap_err().kind(),
+            io::ErrorKind::ReadOnlyFilesystem
+        );
+        no_loop_is_left(&file);
+    }
+
+    #[test]
+    fn a_layer_that_is_none_leaves_no_loop_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("zeros");
+        fs::write(&file, [0; 8192]).unwrap();
+        let point = folder.path().join("point");
+        fs::create_dir(&point).unwrap();
+        let error = mount(&file, &point).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        no_loop_is_left(&file);
+    }
+
+    #[test]
+    fn a_layer_on_a_file_system_without_page_reads_is_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let [memory, point] = ["memory", "point"].map(|name| folder.path().join(name));
+        fs::create_dir(&memory).unwrap();
+        fs::create_dir(&point).unwrap();
+        sys::mount(None, &memory, Some("tmpfs"), 0, None).unwrap();
+        let file = layer(&memory);
+        let mounted = mount(&file, &point);
+        let read = fs::read_to_string(point.join("hello"));
+        let _ = sys::unmount(&point, 0);
+        no_loop_is_left(&file);
+        sys::unmount(&memory, libc::MNT_DETACH).unwrap();
+        mounted.unwrap();
+        assert_eq!(read.unwrap(), "from the layer");
     }
 }

@@ -1,7 +1,9 @@
 //! Every call that the safe wrappers do not have. Each block says why it is sound.
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -431,4 +433,49 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
         libc::MS_REC | libc::MS_PRIVATE,
         None,
     )
+}
+
+/// The number of a loop device that nothing uses at this moment; `control` is /dev/loop-control.
+pub(crate) fn free_loop(control: &File) -> io::Result<u32> {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+    // SAFETY: the descriptor is open during the call, and this request has no argument.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes `device` show `backing`, read-only, until nobody has it open or mounted. `EBUSY`: another one was faster.
+pub(crate) fn configure_loop(device: &File, backing: &File) -> io::Result<()> {
+    const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+    const LO_FLAGS_READ_ONLY: u32 = 1;
+    const LO_FLAGS_AUTOCLEAR: u32 = 4;
+    /// `struct loop_config` of linux/loop.h, with the fields of its `struct loop_info64` that are not used here left out.
+    #[repr(C)]
+    struct Config {
+        fd: u32,
+        block_size: u32,
+        before_flags: [u64; 6],
+        encrypt_key_size: u32,
+        flags: u32,
+        names_and_key: [u8; 160],
+        init: [u64; 2],
+        reserved: [u64; 8],
+    }
+    const _: () = assert!(size_of::<Config>() == 304);
+    let config = Config {
+        fd: backing.as_raw_fd() as u32,
+        block_size: 0,
+        before_flags: [0; 6],
+        encrypt_key_size: 0,
+        flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+        names_and_key: [0; 160],
+        init: [0; 2],
+        reserved: [0; 8],
+    };
+    // SAFETY: both descriptors are open during the call; config has the kernel's layout and outlives it.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
