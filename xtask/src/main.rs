@@ -8,6 +8,7 @@ mod licences;
 mod load;
 mod metadata;
 mod sim;
+mod vm;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ cargo xtask TASK
                    simulated rollouts with faults: how many a second, and which seeds fail
   sim              --seed N
                    one seed of the simulator again, with everything that happened in it
+  vm               [--deb FILE]
+                   the engine's tests in qemu: Debian's kernel (or the one of a package), cgroup v2
 
 Benchmarks need root; each writes its section of docs/benchmarks.md and leaves nothing running.";
 
@@ -46,6 +49,8 @@ enum TaskError {
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
     Sim(#[from] sim::SimError),
+    #[error(transparent)]
+    Vm(#[from] vm::VmError),
     #[error("no task `{0}`\n\n{HELP}")]
     Unknown(String),
 }
@@ -79,6 +84,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
         }
         "bench" => bench::run(args)?,
         "sim" => sim::run(args)?,
+        "vm" => vm::run(args)?,
         _ => return Err(TaskError::Unknown(task)),
     }
     Ok(())
