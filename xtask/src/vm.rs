@@ -21,7 +21,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// The meta package whose dependency is the release's kernel.
 const KERNEL: &str = "linux-image-amd64";
 /// What tests/it and init need; dependencies come along. A module that is built in is no error.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 12] = [
     "crc32c_generic", // ext4 asks for it by algorithm, which is no dependency
     "ext4",
     "brd",
@@ -30,6 +30,10 @@ const MODULES: [&str; 8] = [
     "overlay",
     "veth",
     "bridge",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_masq",
+    "nft_nat",
 ];
 /// How init says on the console how the tests ended.
 const VERDICT: &str = "kiln-vm: tests ended with ";
