@@ -97,6 +97,8 @@ enum Verdict {
     Failed(String),
 }
 
+/// Of a step's control group; the pid of its holder follows.
+const GROUP: &str = "kiln-step-";
 const SPEC: &str = "sandbox.json";
 const VERDICT: &str = "verdict.json";
 
@@ -185,7 +187,8 @@ fn said<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
 
 fn step(spec: &SandboxSpec) -> Result<SandboxExit, String> {
     let hierarchy = Hierarchy::find()?;
-    let group = hierarchy.group(&format!("kiln-steps/{}", std::process::id()));
+    sweep(&hierarchy);
+    let group = hierarchy.group(&format!("{GROUP}{}", std::process::id()));
     let filters = Filters::new(true).map_err(said("the system call filter"))?;
     let lowers = mount_lowers(spec)?;
     let limits = Limits {
@@ -200,6 +203,19 @@ fn step(spec: &SandboxSpec) -> Result<SandboxExit, String> {
     let destroyed = group.destroy().map_err(said("removing the control group"));
     let exit = result?;
     destroyed.map(|()| exit)
+}
+
+/// Removes the groups of steps whose holder was killed.
+fn sweep(hierarchy: &Hierarchy) {
+    for name in hierarchy.children("") {
+        let is_dead = name
+            .strip_prefix(GROUP)
+            .is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        if is_dead {
+            // One that stays is found by the next step.
+            let _ = hierarchy.group(&name).destroy();
+        }
+    }
 }
 
 /// The lowers as folders, mounted where nobody else sees them.

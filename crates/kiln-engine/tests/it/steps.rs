@@ -8,6 +8,10 @@ pub const TESTS: &[(&str, fn())] = &[
         "a_step_that_runs_too_long_or_needs_too_much_is_ended",
         limits,
     ),
+    (
+        "what_a_killed_bake_leaves_is_removed_by_the_next_step",
+        killed,
+    ),
 ];
 
 fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
@@ -64,4 +68,49 @@ fn limits() {
     let mut hungry = spec(&world, "hungry", "tail /dev/zero");
     hungry.memory = Some(16 << 20);
     assert_eq!(run(&hungry).0, SandboxExit::OutOfMemory);
+}
+
+fn killed() {
+    let world = World::new();
+    let wanted = spec(&world, "killed", "echo begins; sleep 100");
+    let mut holder = None;
+    let ended = sandbox::run(&wanted, &mut |_, _| {
+        let pid = holder_of(&wanted.work).unwrap();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(pid).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        holder = Some(pid);
+    });
+    assert!(ended.is_err(), "{ended:?}");
+    let group = format!("kiln-step-{}", holder.unwrap());
+    assert!(!groups(&group).is_empty(), "{group} is left by the kernel");
+    run(&spec(&world, "next", "true"));
+    assert_eq!(groups(&group), Vec::<std::path::PathBuf>::new());
+}
+
+/// The process that holds the step whose work folder this is.
+fn holder_of(work: &std::path::Path) -> Option<i32> {
+    let wanted = work.to_str().unwrap();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let arguments = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let is_holder = arguments.contains("\0sandbox\0") && arguments.contains(wanted);
+            is_holder.then_some(pid)
+        })
+}
+
+/// In whichever hierarchies.
+fn groups(name: &str) -> Vec<std::path::PathBuf> {
+    let top = std::path::Path::new("/sys/fs/cgroup");
+    let below = std::fs::read_dir(top).unwrap().flatten().map(|e| e.path());
+    std::iter::once(top.to_owned())
+        .chain(below)
+        .map(|folder| folder.join(name))
+        .filter(|path| path.exists())
+        .collect()
 }
