@@ -28,6 +28,8 @@ cargo xtask TASK
                    controller and proxy killed in the middle of rollouts
   bench bake       [--runs 25] [--first-runs 5]
                    bakes and applies with nothing to do, one file to do, everything to do
+  bench proxy      [--rounds 7] [--seconds 3]
+                   the proxy before haproxy and nginx: requests per CPU second
   bench sim        [--rollouts 100000]
                    simulated rollouts with faults: how many a second, and which seeds fail
   sim              --seed N

@@ -4,6 +4,7 @@
 mod bake;
 mod crash;
 mod leaks;
+mod proxy;
 mod report;
 mod rollback;
 mod sim;
@@ -24,12 +25,14 @@ use world::WorldError;
 pub(crate) enum BenchError {
     #[error(transparent)]
     Args(#[from] ArgsError),
-    #[error("no benchmark `{0}`; there are switch, rollback, crash and bake")]
+    #[error("no benchmark `{0}`; there are switch, rollback, crash, bake, proxy and sim")]
     Unknown(String),
     #[error("`cargo build` of kiln failed: its output is above")]
     Build,
     #[error("cargo could not be run")]
     Cargo(#[source] std::io::Error),
+    #[error("`{0}` is needed to compare with: `apt-get install haproxy nginx-light wrk`")]
+    Missing(&'static str),
     #[error("cargo built no executable `kiln`")]
     NoExecutable,
     #[error(transparent)]
@@ -125,6 +128,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), BenchError> {
         "rollback" => rollback::run(args),
         "crash" => crash::run(args),
         "bake" => bake::run(args),
+        "proxy" => proxy::run(args),
         "sim" => sim::run(args),
         _ => Err(BenchError::Unknown(name)),
     }
