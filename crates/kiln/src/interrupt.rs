@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -48,10 +49,13 @@ impl Interrupts {
         left: impl FnOnce() -> String,
     ) -> Result<T, Failure> {
         std::thread::scope(|scope| {
-            let worker = scope.spawn(work);
-            while !worker.is_finished() && !self.came() {
-                std::thread::sleep(TURN / 5);
-            }
+            // Dropped when the work is over, however it ended.
+            let (working, over) = mpsc::channel::<()>();
+            let worker = scope.spawn(move || {
+                let _working = working;
+                work()
+            });
+            while !self.came() && over.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) {}
             if !self.came() {
                 return worker
                     .join()
