@@ -35,6 +35,12 @@ const MODULES: [&str; 12] = [
     "nft_masq",
     "nft_nat",
 ];
+/// What busybox has not, or not all of: control group namespaces, network namespaces, the firewall.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("/usr/bin/unshare", "unshare"),
+    ("/usr/sbin/ip", "ip"),
+    ("/usr/sbin/nft", "nft"),
+];
 /// How init says on the console how the tests ended.
 const VERDICT: &str = "kiln-vm: tests ended with ";
 
@@ -290,10 +296,11 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, VmError> {
 
 fn fill(archive: &mut Archive, kernel: &Kernel, tests: &[PathBuf]) -> Result<(), VmError> {
     archive.copy(Path::new(BUSYBOX), BUSYBOX)?;
-    // busybox has no `unshare --cgroup`.
-    let unshare = Path::new("/usr/bin/unshare");
-    archive.copy(unshare, "/usr/bin/unshare")?;
-    let mut needed: BTreeSet<PathBuf> = libraries(unshare)?.into_iter().collect();
+    let mut needed = BTreeSet::new();
+    for (path, name) in PROGRAMS {
+        archive.copy(Path::new(path), &format!("/usr/bin/{name}"))?;
+        needed.extend(libraries(Path::new(path))?);
+    }
     for (index, test) in tests.iter().enumerate() {
         archive.copy(test, &format!("/tests/{index}"))?;
         needed.extend(libraries(test)?);

@@ -18,7 +18,7 @@ done
 $b mke2fs /dev/ram0 >/dev/null || fail "no file system on the RAM disk"
 $b mount -t ext4 /dev/ram0 /root || fail "the RAM disk can't be mounted"
 $b cp -a /bin /lib /lib64 /usr /tests /run-tests /root || fail "the RAM disk is too small"
-$b mkdir -p /root/proc /root/sys /root/dev /root/tmp
+$b mkdir -p /root/proc /root/sys /root/dev /root/tmp /root/run
 $b umount /proc
 $b mount --move /dev /root/dev
 exec $b switch_root /root /run-tests

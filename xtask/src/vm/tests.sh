@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # Pid 1 on the RAM disk: a machine as systemd would have set it up, then every test program in it.
-export PATH=/bin:/usr/bin TMPDIR=/tmp
+export PATH=/usr/bin:/bin TMPDIR=/tmp
 b=/bin/busybox
 $b --install -s /bin
 mount -t proc proc /proc
