@@ -81,7 +81,7 @@ impl Child {
     }
 
     /// `Some` once it has ended, with how.
-    pub(super) fn ended(&self) -> Option<String> {
+    pub(super) fn ended(&self) -> Option<End> {
         let mut fds = [rustix::event::PollFd::new(
             &self.pidfd,
             rustix::event::PollFlags::IN,
@@ -97,19 +97,34 @@ impl Child {
     }
 }
 
+/// How a child ended.
+pub(super) struct End {
+    /// For the log.
+    pub(super) how: String,
+    /// By its own decision: what it could not do now it most likely can't a moment later. One that was killed could.
+    pub(super) gave_up: bool,
+}
+
 /// How a child of ours ended. One that was adopted is not ours to wait for.
-fn reap(pidfd: &OwnedFd) -> String {
+fn reap(pidfd: &OwnedFd) -> End {
     use std::os::fd::AsFd;
+    let killed = |how| End {
+        how,
+        gave_up: false,
+    };
     match rustix::process::waitid(
         WaitId::PidFd(pidfd.as_fd()),
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
     ) {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => format!("exited with {code}"),
-            (_, Some(signal)) => format!("was killed by signal {signal}"),
-            _ => "ended".to_owned(),
+            (Some(code), _) => End {
+                how: format!("exited with {code}"),
+                gave_up: true,
+            },
+            (_, Some(signal)) => killed(format!("was killed by signal {signal}")),
+            _ => killed("ended".to_owned()),
         },
-        _ => "ended".to_owned(),
+        _ => killed("ended".to_owned()),
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::answering::{Connection, Waits};
-use super::child::{Child, cap_log, replace};
+use super::child::{Child, End, cap_log, replace};
 use super::{SuperviseError, SuperviseOptions};
 use crate::handoff::{Answer, Line, socket_path};
 use crate::procfs::ProcessId;
@@ -26,6 +26,8 @@ use crate::procfs::ProcessId;
 const STEADY: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// Of one that was killed, however often: it is back within a second.
+const LONGEST_DELAY_KILLED: Duration = Duration::from_millis(500);
 /// How long an adopted proxy has to give its descriptors, before the controller starts without.
 const ADOPTION: Duration = Duration::from_secs(3);
 /// A successor that doesn't accept connections by then is ended.
@@ -57,11 +59,16 @@ impl Restart {
         }
     }
 
-    fn plan(&mut self, now: Instant, lived: Duration) {
+    fn plan(&mut self, now: Instant, lived: Duration, gave_up: bool) {
         if lived >= STEADY {
             self.delay = Duration::ZERO;
         }
-        self.at = Some(now + self.delay);
+        let longest = if gave_up {
+            LONGEST_DELAY
+        } else {
+            LONGEST_DELAY_KILLED
+        };
+        self.at = Some(now + self.delay.min(longest));
         self.delay = (self.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
         self.count += 1;
     }
@@ -377,16 +384,17 @@ impl Keeper {
 
     /// Notices who has ended.
     fn reap(&mut self, now: Instant) {
-        if let Some((child, how)) = take_ended(&mut self.controller) {
+        if let Some((child, End { how, gave_up })) = take_ended(&mut self.controller) {
             say(&format!("the controller, pid {}, {how}", child.id.pid));
-            self.controller_restart.plan(now, now - child.started);
+            self.controller_restart
+                .plan(now, now - child.started, gave_up);
         }
-        if let Some((child, how)) = take_ended(&mut self.proxy) {
+        if let Some((child, End { how, gave_up })) = take_ended(&mut self.proxy) {
             say(&format!("the proxy, pid {}, {how}", child.id.pid));
             self.adopting_until = None;
             self.proxy = self.successor.take();
             if self.proxy.is_none() {
-                self.proxy_restart.plan(now, now - child.started);
+                self.proxy_restart.plan(now, now - child.started, gave_up);
             }
         }
         if self
@@ -397,7 +405,7 @@ impl Keeper {
         {
             child.signal(Signal::KILL);
         }
-        if let Some((child, how)) = take_ended(&mut self.successor) {
+        if let Some((child, End { how, .. })) = take_ended(&mut self.successor) {
             let reason = format!(
                 "the new proxy, pid {}, {how} before it served: see log/proxy.log",
                 child.id.pid
@@ -462,7 +470,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     say(&format!("can't start the proxy: {error}"));
-                    self.proxy_restart.plan(now, Duration::ZERO);
+                    self.proxy_restart.plan(now, Duration::ZERO, true);
                 }
             }
         }
@@ -478,7 +486,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     say(&format!("can't start the controller: {error}"));
-                    self.controller_restart.plan(now, Duration::ZERO);
+                    self.controller_restart.plan(now, Duration::ZERO, true);
                 }
             }
         }
@@ -546,9 +554,9 @@ fn adopted(id: &ProcessId) -> Option<Child> {
     Child::adopt(id).ok().flatten()
 }
 
-fn take_ended(slot: &mut Option<Child>) -> Option<(Child, String)> {
-    let how = slot.as_ref()?.ended()?;
-    slot.take().map(|child| (child, how))
+fn take_ended(slot: &mut Option<Child>) -> Option<(Child, End)> {
+    let end = slot.as_ref()?.ended()?;
+    slot.take().map(|child| (child, end))
 }
 
 /// Empties the pipe of a signal that was seen.
@@ -581,4 +589,37 @@ fn living_proxies(folder: &Path) -> Vec<i32> {
 /// To the supervisor's own log. A log that is gone must not end it.
 fn say(message: &str) {
     let _ = writeln!(io::stderr(), "kiln supervise: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_killed_again_and_again_is_back_within_a_second_and_who_gives_up_waits_longer() {
+        let now = Instant::now();
+        let waits = |gave_up| {
+            let mut restart = Restart::new(now);
+            (0..20)
+                .map(|_| {
+                    restart.plan(now, Duration::from_millis(1), gave_up);
+                    restart.at.unwrap() - now
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(waits(false)[0], Duration::ZERO);
+        assert!(
+            waits(false)
+                .iter()
+                .all(|wait| *wait < Duration::from_secs(1))
+        );
+        assert_eq!(waits(true)[0], Duration::ZERO);
+        assert_eq!(*waits(true).last().unwrap(), LONGEST_DELAY);
+        let mut restart = Restart::new(now);
+        for _ in 0..20 {
+            restart.plan(now, Duration::ZERO, true);
+        }
+        restart.plan(now, STEADY, true);
+        assert_eq!(restart.at, Some(now));
+    }
 }
