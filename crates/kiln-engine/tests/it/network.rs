@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kiln_engine::{InsidePorts, Started};
@@ -48,6 +49,8 @@ struct Outside {
     name: String,
     address: Ipv4Addr,
     servers: Vec<Child>,
+    /// One test drops what the whole machine forwards.
+    _alone: MutexGuard<'static, ()>,
 }
 
 const METADATA: &str = "169.254.169.254";
@@ -55,6 +58,8 @@ const METADATA: &str = "169.254.169.254";
 impl Outside {
     fn new() -> Self {
         static NUMBER: AtomicU8 = AtomicU8::new(0);
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("kt{}-{number}", std::process::id());
         let (near, address) = (
@@ -67,6 +72,7 @@ impl Outside {
             name: name.clone(),
             address,
             servers: Vec::new(),
+            _alone: alone,
         };
         run(&format!(
             "ip link add {link} type veth peer name eth0 netns {name}"
@@ -296,6 +302,7 @@ fn flushed() {
 }
 
 fn foreign() {
+    let outside = Outside::new();
     // One that is there is not ours to change, and does as well.
     let had_one = run("nft list tables").contains("table ip filter");
     if !had_one {
@@ -305,7 +312,6 @@ fn foreign() {
         );
     }
     let world = World::new();
-    let outside = Outside::new();
     let address = outside.address.to_string();
     let lines = tries(&world, "passes", true, &[(&address, 80)]);
     let bridge = bridge(&world);
