@@ -141,7 +141,7 @@ pub fn bake(
         reports.push(report);
         layers.push(layer);
     }
-    let config = config(image, locked.date);
+    let config = config(image, &locked.arch, locked.date);
     // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
     let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
     let checked = Digest::of(&canonical_json(&("command", &below, &config))?);
@@ -488,7 +488,7 @@ fn carry_out(
     Ok(store.add_layer(&tree)?)
 }
 
-fn config(image: &ImageSpec, date: i64) -> ImageConfig {
+fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {
     let mut env: BTreeMap<&str, &str> = image
         .env
         .iter()
@@ -497,6 +497,9 @@ fn config(image: &ImageSpec, date: i64) -> ImageConfig {
     env.entry("PATH").or_insert(configure::PATH);
     let created = Timestamp(u64::try_from(date).unwrap_or(0) * 1000).rfc3339();
     ImageConfig {
+        // Debian and Go call the architectures that kiln knows by the same names.
+        architecture: arch.to_owned(),
+        os: "linux".to_owned(),
         created: Some(created),
         config: RunConfig {
             user: image.run_as.clone().unwrap_or_default(),

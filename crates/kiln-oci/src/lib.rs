@@ -9,14 +9,17 @@
 
 mod content;
 pub mod erofs;
+mod export;
 mod hashing;
 pub mod image;
 pub mod layer;
+mod merge;
 mod store;
 pub mod tar;
 mod upper;
 
 pub use content::Content;
+pub use export::{ExportError, Output, OutputError};
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use store::{Blob, BlobWriter, ImageEntry, Store, StoreError, TagEntry};

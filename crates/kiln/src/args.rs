@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 use kiln_model::{EnvName, ImageName, ServiceName};
+use kiln_oci::Output;
 
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
 ///
@@ -144,6 +145,11 @@ pub(crate) struct Bake {
     /// Only these images
     #[arg(value_name = "IMAGE")]
     pub(crate) images: Vec<ImageName>,
+    /// Write the image as well: oci:DIR, oci-archive:FILE, docker-archive:FILE or tar:FILE (its files alone)
+    ///
+    /// May be given several times. Only a layout's folder (oci:DIR) takes more than one image.
+    #[arg(long, value_name = "TYPE:PATH")]
+    pub(crate) output: Vec<Output>,
     #[command(flatten)]
     pub(crate) definition: Definition,
     #[command(flatten)]
@@ -341,6 +347,7 @@ mod tests {
             &["kiln", "rollback", "api", "--to", "latest"],
             &["kiln", "logs", "api", "--instance", "a&b=c"],
             &["kiln", "down", "--json"],
+            &["kiln", "bake", "--output", "zip:x"],
         ] {
             assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
         }
@@ -349,6 +356,14 @@ mod tests {
             &["kiln", "apply", "--var", "a=b=c", "--var", "d=", "--json"],
             &["kiln", "rollback", "api", "--to", "7"],
             &["kiln", "logs", "-f", "-n", "5", "api"],
+            &[
+                "kiln",
+                "bake",
+                "--output",
+                "oci:out",
+                "--output",
+                "tar:out.tar",
+            ],
         ] {
             assert!(Args::try_parse_from(right).is_ok(), "{right:?}");
         }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport};
 use kiln_model::{
     EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release, ServiceDefinition,
     ServiceSpec,
 };
-use kiln_oci::Store;
+use kiln_oci::{Output, Store};
 
 use crate::definition::Definition;
 use crate::failure::Failure;
@@ -112,6 +112,19 @@ impl<'a> Baking<'a> {
             }
         }
         Ok(images)
+    }
+
+    pub(crate) fn write(&self, images: &Images, output: &Output) -> Result<(), Failure> {
+        for (name, image) in images {
+            let begun = Instant::now();
+            self.store.export(&image.digest, &image.tag, output)?;
+            self.audience.progress(&format!(
+                "{name}: written to {}, {}",
+                output.path().display(),
+                table::duration(begun.elapsed())
+            ))?;
+        }
+        Ok(())
     }
 
     fn unknown(&self, name: &ImageName) -> Failure {

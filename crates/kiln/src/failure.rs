@@ -84,6 +84,10 @@ pub(crate) enum Failure {
         #[source]
         source: Box<kiln_bake::BakeError>,
     },
+    #[error("{} takes one image, and {} are baked", path.display(), images.join(", "))]
+    OneOutput { path: PathBuf, images: Vec<String> },
+    #[error("the image can't be written")]
+    Export(#[from] kiln_oci::ExportError),
     #[error("the lock {} can't be used", path.display())]
     Lock {
         path: PathBuf,
@@ -115,7 +119,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::NoImage { .. } | Self::RootTooLong { .. } => Exit::Usage,
+            Self::NoImage { .. } | Self::OneOutput { .. } | Self::RootTooLong { .. } => Exit::Usage,
             // Whoever closed the pipe has read what it wanted.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Interrupted { .. } => Exit::Interrupted,
@@ -131,6 +135,7 @@ impl Failure {
             | Self::BrokenOff
             | Self::Store(_)
             | Self::Bake { .. }
+            | Self::Export(_)
             | Self::Lock { .. }
             | Self::Engine(_)
             | Self::Start { .. }
@@ -153,6 +158,10 @@ impl Failure {
             }
             Self::ReadDefinition { .. } => "make it a readable UTF-8 file".to_owned(),
             Self::NoImage { known, .. } => format!("it has: {known}"),
+            Self::OneOutput { .. } => {
+                "name the image (`kiln bake IMAGE --output …`), or write to a folder with oci:DIR"
+                    .to_owned()
+            }
             Self::NotRoot { .. } => "run the same with `sudo`".to_owned(),
             Self::Root { .. } => {
                 "name a folder that can be written with `--root DIR` or KILN_ROOT".to_owned()
@@ -194,6 +203,7 @@ impl Failure {
             | Self::Api(_)
             | Self::Store(_)
             | Self::Bake { .. }
+            | Self::Export(_)
             | Self::Engine(_)
             | Self::Spawn(_)
             | Self::Interrupted { .. }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kiln_model::Digest;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{StoreError, io_error, layer_error};
 use super::temp::{TempFile, sync_parent};
 use super::{Store, hash_file, tags};
+use crate::content::Content;
 use crate::hashing::HashingWriter;
 use crate::image::{Descriptor, Image, Layer, MEDIA_LAYER_ZSTD};
 use crate::layer::Tree;
@@ -180,33 +182,44 @@ impl Store {
         Ok(path)
     }
 
+    /// A layer's tar stream, uncompressed, in an unnamed file on the store's disk, and its size. Checked against the diff id.
+    pub(crate) fn layer_tar(&self, layer: &Layer) -> Result<(Content, u64), StoreError> {
+        let mut spill = TempFile::create(&self.tmp())?;
+        let path = spill.path().to_path_buf();
+        let mut stream = self.layer_stream(layer)?;
+        let size = std::io::copy(&mut stream, &mut spill).map_err(io_error("write", &path))?;
+        stream.check(layer)?;
+        let file = Arc::new(spill.into_anonymous()?);
+        Ok((Content::Range { file, offset: 0 }, size))
+    }
+
     /// A layer read back from its blob, whose contents are in an unnamed file on the store's disk. The tar
     /// stream is checked against the layer's diff id.
     pub fn layer_tree(&self, layer: &Layer) -> Result<Tree, StoreError> {
-        let path = self.blob_path(&layer.blob.digest);
         let spill = TempFile::create(&self.tmp())?;
         let spill_path = spill.path().to_path_buf();
+        let mut stream = self.layer_stream(layer)?;
+        let tree = Tree::from_tar(&mut stream, spill.into_anonymous()?, tar::Limits::default())
+            .map_err(layer_error(&spill_path))?;
+        stream.check(layer)?;
+        Ok(tree)
+    }
+
+    fn layer_stream(&self, layer: &Layer) -> Result<LayerStream, StoreError> {
+        let path = self.blob_path(&layer.blob.digest);
         let blob = self.open_blob(&layer.blob.digest)?;
         let mut decoder = zstd::Decoder::new(blob).map_err(io_error("read", &path))?;
         decoder
             .window_log_max(ZSTD_WINDOW_LOG)
             .map_err(io_error("read", &path))?;
-        let mut stream = HashingReader {
+        Ok(HashingReader {
             inner: decoder,
             out: HashingWriter::new(std::io::sink()),
-        };
-        let tree = Tree::from_tar(&mut stream, spill.into_anonymous()?, tar::Limits::default())
-            .map_err(layer_error(&spill_path))?;
-        let (_, actual, _) = stream.out.finish();
-        if actual != layer.diff_id {
-            return Err(StoreError::DiffIdWrong {
-                diff_id: layer.diff_id,
-                actual,
-            });
-        }
-        Ok(tree)
+        })
     }
 }
+
+type LayerStream = HashingReader<zstd::Decoder<'static, std::io::BufReader<File>>>;
 
 impl Image {
     /// The EROFS files of the image's layers, bottom to top; those that are missing are made again.
@@ -218,6 +231,20 @@ impl Image {
 struct HashingReader<R> {
     inner: R,
     out: HashingWriter<std::io::Sink>,
+}
+
+impl<R> HashingReader<R> {
+    /// Whether what was read, to its end, is the layer.
+    fn check(self, layer: &Layer) -> Result<(), StoreError> {
+        let (_, actual, _) = self.out.finish();
+        if actual != layer.diff_id {
+            return Err(StoreError::DiffIdWrong {
+                diff_id: layer.diff_id,
+                actual,
+            });
+        }
+        Ok(())
+    }
 }
 
 impl<R: Read> Read for HashingReader<R> {

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)] // tests reach the real world
 
 mod erofs;
+mod export;
 mod mounts;
 mod random;
 mod store;

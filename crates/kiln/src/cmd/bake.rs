@@ -1,5 +1,7 @@
 //! `kiln bake`: definition → images in the store.
 
+use kiln_model::ImageName;
+use kiln_oci::Output;
 use serde::Serialize;
 
 use crate::baking::Baking;
@@ -39,9 +41,27 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
     } else {
         args.images
     };
+    let only_one = |output: &&Output| !matches!(output, Output::OciLayout(_));
+    if let Some(output) = args
+        .output
+        .iter()
+        .find(only_one)
+        .filter(|_| names.len() > 1)
+    {
+        return Err(Failure::OneOutput {
+            path: output.path().to_owned(),
+            images: names.iter().map(ImageName::to_string).collect(),
+        });
+    }
     let baking = Baking::new(&root, &definition, audience)?;
     let baked = Interrupts::catch()?.during(
-        || baking.all(&names),
+        || {
+            let baked = baking.all(&names)?;
+            for output in &args.output {
+                baking.write(&baked, output)?;
+            }
+            Ok(baked)
+        },
         || "the steps that ended are kept for the next bake".to_owned(),
     )?;
     if audience == Audience::Program {
