@@ -16,9 +16,10 @@ use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::graph::{self, Step, Work};
 use crate::lock::{ImageLock, Lock, LockedPackage};
+use crate::provenance::{self, Done};
 use crate::seen::Seen;
 use crate::signature::Keys;
-use crate::{archive, copy, install, resolve, sources, users};
+use crate::{archive, copy, install, look, resolve, sbom, sources, users};
 
 /// Debian's own keyring has some tens of kilobytes.
 const KEYRING_LIMIT: u64 = 16 << 20;
@@ -105,6 +106,7 @@ pub fn bake(
     let steps = graph::steps(image, &locked.arch, locked.date, &locked.packages, copies);
     let mut layers: Vec<Layer> = Vec::new();
     let mut reports = Vec::new();
+    let mut done = Vec::new();
     for step in &steps {
         let began = Instant::now();
         let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
@@ -139,6 +141,11 @@ pub fn bake(
         };
         progress(BakeProgress::Ended(report.clone()));
         reports.push(report);
+        done.push(Done {
+            name: step.name.clone(),
+            key,
+            diff_id: layer.diff_id,
+        });
         layers.push(layer);
     }
     let config = config(image, &locked.arch, locked.date);
@@ -150,6 +157,9 @@ pub fn bake(
         store.cache_put(&checked, b"")?;
     }
     let digest = store.put_image(&config, &layers)?;
+    describe(store, request.work, &digest)?;
+    let statement = provenance::statement(image, &digest, request.commit.as_ref(), &locked, &done)?;
+    store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
     let tag = tag(image, request.commit.as_ref(), &digest);
     store.tag(&tag, &digest).or_else(|error| match error {
         // The same version of the same commit with other inputs (an updated lock): the first keeps the tag.
@@ -177,6 +187,32 @@ pub fn bake(
         lock,
         config,
     })
+}
+
+/// Attaches the image's SBOM, unless an earlier bake did.
+fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError> {
+    // Another version of kiln may say more.
+    let key = Digest::of(&canonical_json(&(
+        "sbom",
+        env!("CARGO_PKG_VERSION"),
+        digest,
+    ))?);
+    let is_described = |attached: Vec<kiln_oci::Referrer>| {
+        let is_sbom = |one: &kiln_oci::Referrer| one.artifact_type == sbom::MEDIA_SPDX;
+        attached.iter().any(is_sbom)
+    };
+    if store.cache_get(&key).is_some() && is_described(store.referrers(digest)?) {
+        return Ok(());
+    }
+    let image = store.image(digest)?;
+    let scratch = Scratch::new(work, store)?;
+    let view = Overlay::mount(&image.erofs_paths(store)?, &scratch.0)
+        .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+    let created = image.config.created.as_deref();
+    let document = sbom::document(view.path(), digest, created)?.map_err(BakeError::View)?;
+    store.attach(digest, sbom::MEDIA_SPDX, &document)?;
+    store.cache_put(&key, b"")?;
+    Ok(())
 }
 
 /// `NAME:VERSION-COMMIT`, or for what no commit has `NAME:VERSION-dirty.DIGEST`.
@@ -567,22 +603,7 @@ fn check_command(
 
 /// The mode of a file inside `root`, links followed inside it.
 fn mode_inside(root: &Path, path: &Path) -> Option<u32> {
-    use rustix::fs::{Mode, OFlags, ResolveFlags};
-    let folder = rustix::fs::open(
-        root,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok()?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = rustix::fs::openat2(
-        folder,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )
-    .ok()?;
+    let file = look::open(root, path, rustix::fs::OFlags::PATH).ok()?;
     let there = rustix::fs::fstat(&file).ok()?;
     (rustix::fs::FileType::from_raw_mode(there.st_mode) == rustix::fs::FileType::RegularFile)
         .then_some(there.st_mode)

@@ -22,4 +22,4 @@ pub use content::Content;
 pub use export::{ExportError, Output, OutputError};
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
 pub use layer::{Entry, Kind, LayerError, Tree};
-pub use store::{Blob, BlobWriter, ImageEntry, Store, StoreError, TagEntry};
+pub use store::{Blob, BlobWriter, ImageEntry, Referrer, Store, StoreError, TagEntry};

@@ -4,6 +4,7 @@
 //! store/blobs/sha256/<hex>    manifests, configurations, layers: named by their own digest
 //! store/erofs/<diff id>.erofs a layer as the kernel mounts it, and beside it <diff id>.json: its digest
 //! store/images/<hex>.json     when the image of that manifest came
+//! store/referrers/<hex>/    what is said about the image of that manifest: one record a referrer
 //! store/tags/<tag>            given once, never moved
 //! store/cache/<hex>           small records of the bake
 //! store/tmp/                  what is being written; locked while its writer lives
@@ -16,6 +17,7 @@ mod cache;
 mod error;
 mod images;
 mod layers;
+mod referrers;
 mod tags;
 mod temp;
 
@@ -29,12 +31,16 @@ use kiln_model::Digest;
 
 pub use error::StoreError;
 pub use images::ImageEntry;
+pub use referrers::Referrer;
 pub use tags::TagEntry;
 
 use error::io_error;
 use temp::TempFile;
 
 use crate::hashing::HashingWriter;
+
+/// As registries bound a manifest; a configuration is of the same kind.
+const DOCUMENT_MAX: u64 = 4 << 20;
 
 /// The content store of one data root. Cheap to clone; used from any thread.
 #[derive(Clone, Debug)]
@@ -70,6 +76,16 @@ impl Store {
         }
         temp::remove_stale(&store.tmp())?;
         Ok(store)
+    }
+
+    /// As `open`, for who only looks: a root that has no store yet is left without one, and nothing is found in it.
+    pub fn open_existing(root: &Path) -> Result<Self, StoreError> {
+        let dir = root.join("store");
+        if dir.is_dir() {
+            Self::open(root)
+        } else {
+            Ok(Self { dir: dir.into() })
+        }
     }
 
     /// The store's own folder.

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Bake(Bake),
     /// List the images of the store
     Images(Images),
+    /// Print what is in an image: its packages with versions, licences and sources, as SPDX 2.3 JSON
+    Sbom(Sbom),
     /// Show what an apply would change, and why
     ///
     /// Exits with 0 when nothing would change, with 2 when something would, with 1 after an error.
@@ -164,6 +166,17 @@ pub(crate) struct Images {
     pub(crate) root: Root,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Sbom {
+    /// A tag, a digest, or the first digits of one
+    pub(crate) image: String,
+    /// Print where it came from instead: commit, lock, steps and packages, as an in-toto statement (SLSA provenance 1)
+    #[arg(long)]
+    pub(crate) provenance: bool,
+    #[command(flatten)]
+    pub(crate) root: Root,
 }
 
 #[derive(Debug, Group)]

@@ -86,6 +86,8 @@ pub(crate) enum Failure {
     },
     #[error("{} takes one image, and {} are baked", path.display(), images.join(", "))]
     OneOutput { path: PathBuf, images: Vec<String> },
+    #[error("the image `{image}` has no {what}: it was baked before kiln made one")]
+    NoDocument { image: String, what: &'static str },
     #[error("the image can't be written")]
     Export(#[from] kiln_oci::ExportError),
     #[error("the lock {} can't be used", path.display())]
@@ -135,6 +137,7 @@ impl Failure {
             | Self::BrokenOff
             | Self::Store(_)
             | Self::Bake { .. }
+            | Self::NoDocument { .. }
             | Self::Export(_)
             | Self::Lock { .. }
             | Self::Engine(_)
@@ -158,6 +161,7 @@ impl Failure {
             }
             Self::ReadDefinition { .. } => "make it a readable UTF-8 file".to_owned(),
             Self::NoImage { known, .. } => format!("it has: {known}"),
+            Self::NoDocument { .. } => "bake it again".to_owned(),
             Self::OneOutput { .. } => {
                 "name the image (`kiln bake IMAGE --output …`), or write to a folder with oci:DIR"
                     .to_owned()

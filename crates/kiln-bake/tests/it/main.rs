@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)] // the tests' own time
 
 mod archive;
+mod around;
 mod bakes;
 mod copies;
 mod faults;
@@ -18,7 +19,8 @@ fn main() {
     let tests = bakes::TESTS
         .iter()
         .chain(copies::TESTS)
-        .chain(faults::TESTS);
+        .chain(faults::TESTS)
+        .chain(around::TESTS);
     let trials = tests
         .map(|(name, test)| {
             let test = *test;

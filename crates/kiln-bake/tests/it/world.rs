@@ -9,6 +9,8 @@ use kiln_model::{CopySpec, DebianSpec, ImageSpec, Timestamp, UserSpec};
 use kiln_oci::Store;
 use tempfile::TempDir;
 
+const SHA: &str = "0123456789abcdef0123";
+
 pub(crate) struct World {
     pub(crate) root: TempDir,
     pub(crate) store: Store,
@@ -24,7 +26,7 @@ fn base() -> &'static (TempDir, Lock) {
         let store = Store::open(folder.path()).unwrap();
         let context = folder.path().join("context");
         std::fs::create_dir(&context).unwrap();
-        let baked = run(&store, folder.path(), &context, &image(), None, false)
+        let baked = run(&store, folder.path(), &context, &image(), None, SHA)
             .unwrap_or_else(|error| panic!("the first bake needs the archive: {}", told(&error)));
         (folder, baked.lock)
     })
@@ -91,13 +93,13 @@ fn run(
     context: &Path,
     image: &ImageSpec,
     lock: Option<&Lock>,
-    dirty: bool,
+    sha: &str,
 ) -> Result<Baked, BakeError> {
     let work = root.join("work");
     std::fs::create_dir_all(&work).unwrap();
     let commit = Some(CommitInfo {
-        sha: "0123456789abcdef0123".into(),
-        dirty,
+        sha: sha.into(),
+        dirty: false,
     });
     let request = BakeRequest {
         image,
@@ -150,6 +152,10 @@ impl World {
     }
 
     pub(crate) fn bake(&self, image: &ImageSpec) -> Result<Baked, BakeError> {
+        self.bake_commit(image, SHA)
+    }
+
+    pub(crate) fn bake_commit(&self, image: &ImageSpec, sha: &str) -> Result<Baked, BakeError> {
         // An archive that nobody answers for: a bake that asks it fails.
         let mut image = image.clone();
         image.debian.mirror = Some("http://127.0.0.1:1/debian".into());
@@ -159,7 +165,7 @@ impl World {
             &self.context,
             &image,
             Some(&self.lock),
-            false,
+            sha,
         )
     }
 
@@ -187,7 +193,7 @@ impl World {
             &self.context,
             image,
             None,
-            false,
+            SHA,
         )
     }
 

@@ -8,16 +8,13 @@ use std::path::PathBuf;
 use kiln_model::{Digest, canonical_json};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
 use super::error::{StoreError, io_error};
 use super::tags::{encode, now_ms};
 use super::temp::TempFile;
+use super::{DOCUMENT_MAX, Store};
 use crate::image::{
     Descriptor, Image, ImageConfig, Layer, MEDIA_CONFIG, MEDIA_LAYER_ZSTD, MEDIA_MANIFEST, Manifest,
 };
-
-/// As registries bound a manifest; a configuration is of the same kind.
-const DOCUMENT_MAX: u64 = 4 << 20;
 
 /// One image of the store, for a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -132,7 +129,13 @@ impl Store {
     pub(super) fn image_digests(&self) -> Result<Vec<Digest>, StoreError> {
         let dir = self.dir.join("images");
         let mut digests = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            // A root without a store has none.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(digests),
+            Err(error) => return Err(io_error("list", &dir)(error)),
+        };
+        for entry in entries {
             let name = entry.map_err(io_error("list", &dir))?.file_name();
             let hex = name.to_str().and_then(|name| name.strip_suffix(".json"));
             digests.extend(hex.and_then(|hex| Digest::from_hex(hex).ok()));

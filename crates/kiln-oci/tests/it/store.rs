@@ -451,3 +451,42 @@ fn a_read_only_disk_is_said_and_can_still_be_read() {
     let error = store.put_bytes(b"after").unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
 }
+
+#[test]
+fn what_is_said_about_an_image_names_it_and_leaves_it_as_it_is() {
+    let (_dir, store) = open();
+    let layer = store.add_layer(&tree("x")).unwrap();
+    let image = store.put_image(&config(), &[layer]).unwrap();
+    let (sbom, other) = ("application/spdx+json", "application/vnd.in-toto+json");
+    let first = store.attach(&image, sbom, b"{\"a\":1}").unwrap();
+    let second = store.attach(&image, other, b"{}").unwrap();
+    assert_eq!(store.attach(&image, sbom, b"{\"a\":1}").unwrap(), first);
+    let referrers = store.referrers(&image).unwrap();
+    let mut seen: Vec<_> = referrers
+        .iter()
+        .map(|referrer| (referrer.digest, referrer.artifact_type.as_str()))
+        .collect();
+    seen.sort();
+    let mut expected = [(first, sbom), (second, other)];
+    expected.sort();
+    assert_eq!(seen, expected);
+    assert_eq!(store.referrer_document(&first).unwrap(), b"{\"a\":1}");
+    // By the image specification: the subject is the image's own descriptor, and there is no configuration.
+    let manifest = store.read_blob(&first, 1 << 20).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["subject"]["digest"], image.to_string());
+    assert_eq!(
+        manifest["subject"]["size"],
+        store.blob_size(&image).unwrap()
+    );
+    assert_eq!(manifest["artifactType"], sbom);
+    assert_eq!(
+        manifest["config"]["mediaType"],
+        "application/vnd.oci.empty.v1+json"
+    );
+    // It is no image of its own.
+    assert_eq!(store.images().unwrap().len(), 1);
+    let nowhere = Digest::of(b"nowhere");
+    assert!(store.referrers(&nowhere).unwrap().is_empty());
+    assert!(store.attach(&nowhere, sbom, b"{}").is_err());
+}

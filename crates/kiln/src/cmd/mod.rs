@@ -9,6 +9,7 @@ mod logs;
 mod plan;
 mod proxy;
 mod rollback;
+mod sbom;
 mod serve;
 mod status;
 mod supervise;
@@ -25,6 +26,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(args),
         Command::Bake(args) => bake::run(args),
         Command::Images(args) => images::run(args),
+        Command::Sbom(args) => sbom::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Apply(args) => apply::run(args),
         Command::Rollback(args) => rollback::run(args),

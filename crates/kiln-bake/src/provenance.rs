@@ -1,0 +1,72 @@
+//! Where an image came from: an in-toto statement with SLSA's provenance (version 1) as its predicate.
+//!
+//! It has no time of day and does not say which steps were cached, so that the same bake again says the same and is kept once.
+
+use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
+use serde_json::{Value, json};
+
+use crate::bake::CommitInfo;
+use crate::lock::ImageLock;
+use crate::sbom::purl;
+
+pub const MEDIA_IN_TOTO: &str = "application/vnd.in-toto+json";
+
+/// A step with what it is known by.
+#[derive(Clone, Debug)]
+pub(crate) struct Done {
+    pub(crate) name: String,
+    pub(crate) key: Digest,
+    /// Of its layer.
+    pub(crate) diff_id: Digest,
+}
+
+pub(crate) fn statement(
+    image: &ImageSpec,
+    digest: &Digest,
+    commit: Option<&CommitInfo>,
+    locked: &ImageLock,
+    steps: &[Done],
+) -> Result<Vec<u8>, CanonicalError> {
+    let repository = env!("CARGO_PKG_REPOSITORY");
+    let mut fetched: Vec<Value> = commit
+        .iter()
+        .map(|commit| json!({"name": "definition", "digest": {"gitCommit": commit.sha}}))
+        .collect();
+    fetched.extend(locked.packages.iter().map(|package| {
+        json!({
+            "name": package.path,
+            "uri": purl(&package.name, &package.version, &package.arch, None),
+            "digest": {"sha256": package.sha256.hex()},
+        })
+    }));
+    let steps: Vec<Value> = steps
+        .iter()
+        .map(|step| json!({"name": step.name, "key": step.key, "layer": step.diff_id}))
+        .collect();
+    let lock = Digest::of(&canonical_json(locked)?);
+    canonical_json(&json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": image.name, "digest": {"sha256": digest.hex()}}],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": format!("{repository}/bake/v1"),
+                "externalParameters": {
+                    "image": image.name,
+                    "version": image.version,
+                    "commit": commit.map(|commit| &commit.sha),
+                    // What no commit has is as little to be had again as what differs from one.
+                    "dirty": commit.is_none_or(|commit| commit.dirty),
+                },
+                "internalParameters": {"lock": lock, "steps": steps},
+                "resolvedDependencies": fetched,
+            },
+            "runDetails": {
+                "builder": {
+                    "id": repository,
+                    "version": {"kiln": env!("CARGO_PKG_VERSION")},
+                },
+            },
+        },
+    }))
+}

@@ -1,0 +1,290 @@
+//! What is in an image, as an SPDX 2.3 document: the packages of its dpkg database, with their licences and sources.
+//!
+//! Made of the image alone, so that one image has one such document, whoever bakes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use kiln_model::{CanonicalError, Digest, canonical_json};
+use serde_json::{Value, json};
+
+use crate::control::{Paragraph, paragraphs};
+use crate::{licence, look};
+
+pub const MEDIA_SPDX: &str = "application/spdx+json";
+
+/// The database of a machine with ten thousand packages has some tens of megabytes.
+const STATUS_MAX: u64 = 256 << 20;
+/// The longest of Debian's copyright files has some megabytes.
+const COPYRIGHT_MAX: u64 = 32 << 20;
+
+/// The document of the image `digest`, whose files are at `root`. `created` is the image's own date.
+pub(crate) fn document(
+    root: &Path,
+    digest: &Digest,
+    created: Option<&str>,
+) -> Result<io::Result<Vec<u8>>, CanonicalError> {
+    let installed = match installed(root) {
+        Ok(installed) => installed,
+        Err(error) => return Ok(Err(error)),
+    };
+    let distribution = match distribution(root) {
+        Ok(distribution) => distribution,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut packages = vec![json!({
+        "SPDXID": "SPDXRef-Image",
+        "name": digest.to_string(),
+        "primaryPackagePurpose": "CONTAINER",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": digest.hex()}],
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+    })];
+    let mut relations = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image")];
+    let mut texts = BTreeMap::new();
+    let mut sources = BTreeSet::new();
+    for package in &installed {
+        let Package {
+            name,
+            version,
+            arch,
+            source,
+            maintainer,
+        } = package;
+        let copyright = Path::new("usr/share/doc").join(name).join("copyright");
+        let declared = match look::text(root, &copyright, COPYRIGHT_MAX) {
+            Ok(text) => text.and_then(|text| licence::read(name, &text)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let expression = declared.map(|declared| {
+            texts.extend(declared.texts);
+            declared.expression
+        });
+        let id = id("Package", &[name, version, arch]);
+        packages.push(described(
+            &id,
+            (name, version),
+            maintainer.as_deref(),
+            expression.as_deref(),
+            &purl(name, version, arch, distribution.as_deref()),
+            "LIBRARY",
+        ));
+        relations.push(relation("SPDXRef-Image", "CONTAINS", &id));
+        let (source, source_version) = source;
+        let source_id = self::id("Source", &[source, source_version]);
+        relations.push(relation(&id, "GENERATED_FROM", &source_id));
+        sources.insert((source_id, source, source_version, maintainer.as_deref()));
+    }
+    let mut known = BTreeSet::new();
+    for (id, name, version, maintainer) in sources {
+        if known.insert(id.clone()) {
+            let purl = purl(name, version, "source", distribution.as_deref());
+            let who = (name.as_str(), version.as_str());
+            packages.push(described(&id, who, maintainer, None, &purl, "SOURCE"));
+        }
+    }
+    let extracted: Vec<Value> = texts
+        .iter()
+        .map(|(id, text)| json!({"licenseId": id, "extractedText": text}))
+        .collect();
+    let document = json!({
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": digest.to_string(),
+        "documentNamespace": format!("{}/spdx/{}", env!("CARGO_PKG_REPOSITORY"), digest.hex()),
+        "creationInfo": {
+            "created": seconds(created.unwrap_or("1970-01-01T00:00:00Z")),
+            "creators": [format!("Tool: kiln-{}", env!("CARGO_PKG_VERSION"))],
+        },
+        "packages": packages,
+        "relationships": relations,
+        "hasExtractedLicensingInfos": extracted,
+    });
+    canonical_json(&document).map(Ok)
+}
+
+/// SPDX takes no fractions of a second.
+fn seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => time.to_owned(),
+    }
+}
+
+fn described(
+    id: &str,
+    (name, version): (&str, &str),
+    maintainer: Option<&str>,
+    licence: Option<&str>,
+    purl: &str,
+    purpose: &str,
+) -> Value {
+    json!({
+        "SPDXID": id,
+        "name": name,
+        "versionInfo": version,
+        "supplier": supplier(maintainer),
+        "primaryPackagePurpose": purpose,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": licence.unwrap_or("NOASSERTION"),
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [{
+            "referenceCategory": "PACKAGE-MANAGER",
+            "referenceType": "purl",
+            "referenceLocator": purl,
+        }],
+    })
+}
+
+fn relation(from: &str, kind: &str, to: &str) -> Value {
+    json!({"spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to})
+}
+
+/// `Name <address>` as SPDX writes it.
+fn supplier(maintainer: Option<&str>) -> String {
+    match maintainer.and_then(|text| text.trim_end_matches('>').split_once(" <")) {
+        Some((name, address)) => format!("Organization: {} ({address})", name.trim_matches('"')),
+        None => "NOASSERTION".to_owned(),
+    }
+}
+
+/// Letters, digits, `.` and `-` (SPDX 2.3, "Package SPDX identifier"); anything else by its number, so that no two are one.
+fn id(kind: &str, parts: &[&str]) -> String {
+    let mut id = format!("SPDXRef-{kind}");
+    for part in parts {
+        id.push('-');
+        for c in part.chars() {
+            if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                id.push(c);
+            } else {
+                id.push_str(&format!(".{:x}.", u32::from(c)));
+            }
+        }
+    }
+    id
+}
+
+/// A package's address (package-url specification, type `deb`).
+pub(crate) fn purl(name: &str, version: &str, arch: &str, distribution: Option<&str>) -> String {
+    let encoded = |text: &str| -> String {
+        text.bytes()
+            .map(|byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'~' => {
+                    char::from(byte).to_string()
+                }
+                byte => format!("%{byte:02X}"),
+            })
+            .collect()
+    };
+    let mut purl = format!(
+        "pkg:deb/debian/{}@{}?arch={}",
+        encoded(name),
+        encoded(version),
+        encoded(arch)
+    );
+    if let Some(distribution) = distribution {
+        purl.push_str(&format!("&distro={}", encoded(distribution)));
+    }
+    purl
+}
+
+/// One installed package.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) arch: String,
+    /// Name and version.
+    pub(crate) source: (String, String),
+    pub(crate) maintainer: Option<String>,
+}
+
+/// The packages that the image at `root` has, ordered; none where it has no dpkg database.
+pub(crate) fn installed(root: &Path) -> io::Result<Vec<Package>> {
+    let status = look::text(root, Path::new("var/lib/dpkg/status"), STATUS_MAX)?;
+    Ok(packages(&status.unwrap_or_default()))
+}
+
+/// The installed packages of dpkg's status file.
+pub(crate) fn packages(status: &str) -> Vec<Package> {
+    let mut all: Vec<Package> = paragraphs(status).iter().filter_map(package).collect();
+    all.sort();
+    all
+}
+
+fn package(paragraph: &Paragraph) -> Option<Package> {
+    // `want flag state`: what is removed but for its configuration is not in the image.
+    if paragraph.get("Status")?.split_whitespace().last() != Some("installed") {
+        return None;
+    }
+    let name = paragraph.get("Package")?.to_owned();
+    let version = paragraph.get("Version")?.to_owned();
+    // `name (version)` where it is not the package's own.
+    let source = paragraph.get("Source").unwrap_or(&name);
+    let source = match source.split_once(" (") {
+        Some((source, other)) => (source.to_owned(), other.trim_end_matches(')').to_owned()),
+        None => (source.to_owned(), version.clone()),
+    };
+    Some(Package {
+        arch: paragraph.get("Architecture")?.to_owned(),
+        maintainer: paragraph.get("Maintainer").map(str::to_owned),
+        name,
+        version,
+        source,
+    })
+}
+
+/// `debian-12`, as the image itself says.
+fn distribution(root: &Path) -> io::Result<Option<String>> {
+    let text = look::text(root, Path::new("etc/os-release"), 1 << 20)?.unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"').to_owned())
+    };
+    Ok(match (field("ID"), field("VERSION_ID")) {
+        (Some(id), Some(version)) => Some(format!("{id}-{version}")),
+        (id, _) => id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Package: libfoo\nStatus: install ok installed\nVersion: 1:2.0+b1\n\
+        Architecture: amd64\nSource: foo (1:2.0)\nMaintainer: Foo People <foo@example.org>\n\n\
+        Package: gone\nStatus: deinstall ok config-files\nVersion: 1\nArchitecture: all\n\n\
+        Package: bar\nStatus: install ok installed\nVersion: 3\nArchitecture: all\n";
+
+    #[test]
+    fn packages_have_their_sources_and_what_is_gone_is_left_out() {
+        let all = packages(STATUS);
+        let names: Vec<_> = all.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["bar", "libfoo"]);
+        assert_eq!(all[0].source, ("bar".to_owned(), "3".to_owned()));
+        assert_eq!(all[1].source, ("foo".to_owned(), "1:2.0".to_owned()));
+    }
+
+    #[test]
+    fn names_and_addresses_are_spelled_as_their_specifications_say() {
+        assert_eq!(
+            purl("libstdc++6", "12.2.0-14", "amd64", Some("debian-12")),
+            "pkg:deb/debian/libstdc%2B%2B6@12.2.0-14?arch=amd64&distro=debian-12"
+        );
+        let ids = [id("Package", &["a+b", "1"]), id("Package", &["a-b", "1"])];
+        assert_ne!(ids[0], ids[1]);
+        assert!(ids.iter().all(|id| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+            id.chars().all(allowed)
+        }));
+        assert_eq!(
+            supplier(Some("Foo People <foo@example.org>")),
+            "Organization: Foo People (foo@example.org)"
+        );
+    }
+}
