@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::Source;
+use crate::{Position, Sources};
 
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -29,22 +29,54 @@ pub enum Problem {
     Contradiction { what: String },
     #[error("the variable `{name}` has no value")]
     NoValue { name: String },
+    #[error("the variable `{name}` has a value that is not valid: {message}")]
+    Invalid { name: String, message: String },
+    #[error("{what} depends on itself")]
+    Cycle { what: String },
+    #[error("there is a sensitive value, of {origin}, in {what}")]
+    Sensitive { what: String, origin: String },
+    #[error("the file `{path}` can't be read: {why}")]
+    File { path: String, why: String },
+    #[error("{what} is too large")]
+    TooLarge { what: String },
 }
 
 /// One problem, its place, what was expected there, and what to type next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub problem: Problem,
-    /// Bytes of the text; `None`: it is not about a place in the text, but about what was asked for.
+    /// Bytes of the texts, counted through all of them; `None`: it is not about a place in the text, but about what was asked for.
     pub span: Option<Range<usize>>,
     pub expected: String,
     pub help: String,
 }
 
+/// A place as a person finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    pub start: Position,
+    /// The first position behind it.
+    pub end: Position,
+}
+
 /// All that is wrong with a definition, in the order of the text. Never empty.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", crate::render::errors(.source_text, .diagnostics))]
+#[error("{}", crate::render::errors(.sources, .diagnostics))]
 pub struct ConfigErrors {
-    pub source_text: Source,
+    pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl ConfigErrors {
+    /// `None` for what has no place in a text.
+    pub fn place(&self, diagnostic: &Diagnostic) -> Option<Place> {
+        let span = diagnostic.span.as_ref()?;
+        let (source, start) = self.sources.at(span.start)?;
+        Some(Place {
+            file: source.name.clone(),
+            start: source.position(start),
+            end: source.position(start + span.len()),
+        })
+    }
 }

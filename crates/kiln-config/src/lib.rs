@@ -1,24 +1,30 @@
 //! `kiln.hcl` → [`kiln_model::ProjectSpec`].
 //!
-//! This crate is pure: it gets the text of a definition and the values of its variables, and gives a spec in
-//! which nothing is left open, or every error at once, each with its place in the text. A setting that this
+//! This crate is pure: it gets the texts of a definition, the values of its variables and a way to ask for files
+//! ([`Outside`]), and gives a spec in which nothing is left open, or every error at once, each with its place in the text. A setting that this
 //! version does nothing with is an error: one that is accepted and ignored would be a lie.
 
 mod diagnostic;
+mod expression;
+mod functions;
 mod image;
 mod load;
 mod probe;
 mod reader;
+mod reference;
 mod render;
 mod section;
 mod service;
 mod source;
 mod suggest;
+mod template;
+mod types;
 mod units;
 mod value;
 mod variable;
 
-pub use diagnostic::{ConfigErrors, Diagnostic, Problem};
+pub use diagnostic::{ConfigErrors, Diagnostic, Place, Problem};
 pub use load::{Inputs, Loaded, load};
-pub use source::{Position, Source};
+pub use reader::Outside;
+pub use source::{Position, Source, Sources};
 pub use variable::{VariableOrigin, VariableValue};

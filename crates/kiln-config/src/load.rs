@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use hcl_edit::Span;
+use hcl_edit::structure::Body;
 use kiln_model::{
     EnvName, ImageName, ImageSpec, ProjectName, ProjectSpec, ServiceDefinition, ServiceName,
 };
 
-use crate::reader::Reader;
+use crate::reader::{Outside, Reader};
 use crate::section::{BlockShape, Section, Shape};
 use crate::service::ServiceDraft;
-use crate::value::At;
+use crate::value::{At, Value};
 use crate::variable::{self, VariableValue};
-use crate::{ConfigErrors, Diagnostic, Problem, Source, image, suggest};
+use crate::{ConfigErrors, Diagnostic, Problem, Source, Sources, image, suggest};
 
 /// What a definition is read for.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Loaded {
     pub spec: ProjectSpec,
     /// For a person; nothing is wrong with the definition itself.
     pub warnings: Vec<String>,
+    /// What the definition read besides itself, relative to its folder.
+    pub files: Vec<String>,
 }
 
 const FILE: Shape = Shape {
@@ -47,10 +50,17 @@ const FILE: Shape = Shape {
             name: "variable",
             label: Some("name"),
         },
+        BlockShape {
+            name: "locals",
+            label: None,
+        },
     ],
     later: &[
         ("job", "leave it out"),
-        ("locals", "use `variable` with a default"),
+        (
+            "module",
+            "split the definition into files: kiln reads each *.kiln.hcl beside kiln.hcl",
+        ),
         ("registry", "leave it out"),
     ],
 };
@@ -73,49 +83,64 @@ const ENVIRONMENT: Shape = Shape {
 /// The environment that every definition has, and that commands mean when they name none.
 const DEFAULT_ENVIRONMENT: &str = "dev";
 
-/// Reads a definition. Every environment is checked, whichever is asked for.
-pub fn load(source: &Source, inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
-    let mut reader = Reader::new(source);
+/// Reads a definition, which may be split over several files. Every environment is checked, whichever is asked for.
+pub fn load(
+    sources: Vec<Source>,
+    inputs: &Inputs,
+    outside: &dyn Outside,
+) -> Result<Loaded, ConfigErrors> {
+    let mut reader = Reader::new(Sources::default(), outside);
+    // All of them, so that each reports what is wrong with it. Then one body: blocks may stand in any file.
+    let bodies: Vec<Option<Body>> = sources
+        .into_iter()
+        .map(|source| reader.parse(source, hcl_edit::parser::parse_body))
+        .collect();
+    let body: Option<Body> = bodies
+        .into_iter()
+        .collect::<Option<Vec<Body>>>()
+        .map(|bodies| bodies.into_iter().flatten().collect());
+    let Some(body) = body else {
+        let (sources, diagnostics) = reader.finish();
+        return Err(ConfigErrors {
+            sources,
+            diagnostics,
+        });
+    };
+    // Made anew, because what it keeps of the body has to outlive it.
+    let (sources, _) = reader.finish();
+    let mut reader = Reader::new(sources, outside);
     let mut warnings = Vec::new();
-    let spec = read(&mut reader, inputs, &mut warnings);
-    let diagnostics = reader.finish();
+    let spec = read(&mut reader, &body, inputs, &mut warnings);
+    let files = std::mem::take(&mut reader.files).into_iter().collect();
+    let (sources, diagnostics) = reader.finish();
     match spec {
-        Some(spec) if diagnostics.is_empty() => Ok(Loaded { spec, warnings }),
+        Some(spec) if diagnostics.is_empty() => Ok(Loaded {
+            spec,
+            warnings,
+            files,
+        }),
         _ => Err(ConfigErrors {
-            source_text: source.clone(),
+            sources,
             diagnostics,
         }),
     }
 }
 
-fn read(
-    reader: &mut Reader<'_>,
+fn read<'a>(
+    reader: &mut Reader<'a>,
+    body: &'a Body,
     inputs: &Inputs,
     warnings: &mut Vec<String>,
 ) -> Option<ProjectSpec> {
-    let source = reader.source;
-    let body = match hcl_edit::parser::parse_body(&source.text) {
-        Ok(body) => body,
-        Err(error) => {
-            let at = error.location().offset();
-            let message = error.message();
-            let expected = message
-                .split_once("; ")
-                .map_or(message, |(_, expected)| expected);
-            reader.report(
-                Problem::Syntax,
-                at..at + 1,
-                expected,
-                "mend what stands at the caret, or just before it",
-            );
-            return None;
-        }
-    };
-    variable::read_all(reader, &body, &inputs.variables, warnings);
+    variable::declare(reader, body, &inputs.variables, warnings);
+    variable::check_all(reader);
     reader.images = body
         .get_blocks("image")
         .filter_map(|block| block.labels.first())
-        .map(|label| label.as_str().to_owned())
+        .map(|label| {
+            let name = label.as_str().to_owned();
+            (name.clone(), Value::Image(name))
+        })
         .collect();
     // The first line stands for a file that lacks something.
     let start = body
@@ -126,7 +151,7 @@ fn read(
     let file = Section::read(
         reader,
         &FILE,
-        &body,
+        body,
         "the definition".to_owned(),
         start..start + 1,
     );

@@ -2,22 +2,35 @@
 
 use std::fmt::Write;
 
-use crate::{Diagnostic, Source};
+use crate::{Diagnostic, Sources};
 
-pub(crate) fn errors(source: &Source, diagnostics: &[Diagnostic]) -> String {
+pub(crate) fn errors(sources: &Sources, diagnostics: &[Diagnostic]) -> String {
     let mut out = String::new();
     for diagnostic in diagnostics {
-        one(&mut out, source, diagnostic);
+        one(&mut out, sources, diagnostic);
         out.push('\n');
+    }
+    let first = sources.first().map_or("", |source| source.name.as_str());
+    let mut files: Vec<&str> = Vec::new();
+    for diagnostic in diagnostics {
+        let file = match &diagnostic.span {
+            Some(span) => sources
+                .at(span.start)
+                .map_or(first, |(source, _)| source.name.as_str()),
+            None => first,
+        };
+        if !files.contains(&file) {
+            files.push(file);
+        }
     }
     let count = diagnostics.len();
     let plural = if count == 1 { "" } else { "s" };
     // Writing to a String cannot fail.
-    let _ = write!(out, "{count} error{plural} in {}", source.name);
+    let _ = write!(out, "{count} error{plural} in {}", files.join(", "));
     out
 }
 
-fn one(out: &mut String, source: &Source, diagnostic: &Diagnostic) {
+fn one(out: &mut String, sources: &Sources, diagnostic: &Diagnostic) {
     let Diagnostic {
         problem,
         span,
@@ -25,17 +38,21 @@ fn one(out: &mut String, source: &Source, diagnostic: &Diagnostic) {
         help,
     } = diagnostic;
     let _ = writeln!(out, "error: {problem}");
-    let indent = match span {
+    let place = span
+        .as_ref()
+        .and_then(|span| Some((sources.at(span.start)?, span.len())));
+    let indent = match place {
         None => {
-            let _ = writeln!(out, "  --> {}", source.name);
+            let name = sources.first().map_or("", |source| source.name.as_str());
+            let _ = writeln!(out, "  --> {name}");
             if !expected.is_empty() {
                 let _ = writeln!(out, "   = expected: {expected}");
             }
             3
         }
-        Some(span) => {
-            let position = source.position(span.start);
-            let (start, line) = source.line_at(span.start);
+        Some(((source, at), length)) => {
+            let position = source.position(at);
+            let (start, line) = source.line_at(at);
             let number = position.line.to_string();
             let pad = " ".repeat(number.len());
             let _ = writeln!(
@@ -51,10 +68,10 @@ fn one(out: &mut String, source: &Source, diagnostic: &Diagnostic) {
                 .take(position.column - 1)
                 .map(|c| if c == '\t' { '\t' } else { ' ' })
                 .collect();
-            let end = span.end.min(start + line.len()).max(span.start);
+            let end = (at + length).min(start + line.len()).max(at);
             let width = source
                 .text
-                .get(span.start..end)
+                .get(at..end)
                 .map_or(1, |text| text.chars().count())
                 .max(1);
             let carets = "^".repeat(width);

@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use hcl_edit::Span;
+use hcl_edit::expr::Expression;
 use hcl_edit::structure::{Block, Body, Structure};
 
+use crate::expression::evaluate;
 use crate::reader::Reader;
-use crate::value::{At, Value, evaluate};
+use crate::value::{At, Entry, Value, number_text};
 use crate::{Problem, suggest, units};
 
 /// What a kind of block may hold.
@@ -31,6 +33,8 @@ pub(crate) struct Section<'a> {
     /// Of the block's header, for what is missing in it.
     pub(crate) header: Range<usize>,
     attributes: BTreeMap<&'a str, At<Option<Value>>>,
+    /// Attributes that whoever reads the section evaluates itself, or that are no values.
+    expressions: BTreeMap<&'a str, &'a Expression>,
     blocks: Vec<Labelled<'a>>,
 }
 
@@ -49,10 +53,23 @@ impl<'a> Section<'a> {
         place: String,
         header: Range<usize>,
     ) -> Self {
+        Self::read_lazily(reader, shape, body, place, header, &[])
+    }
+
+    /// Like [`Section::read`], but does not evaluate what `lazy` names.
+    pub(crate) fn read_lazily(
+        reader: &mut Reader<'_>,
+        shape: &Shape,
+        body: &'a Body,
+        place: String,
+        header: Range<usize>,
+        lazy: &[&str],
+    ) -> Self {
         let mut section = Self {
             place,
             header,
             attributes: BTreeMap::new(),
+            expressions: BTreeMap::new(),
             blocks: Vec::new(),
         };
         for structure in body {
@@ -64,9 +81,34 @@ impl<'a> Section<'a> {
                         section.unknown(reader, shape, name, span, false);
                         continue;
                     }
-                    // The parser itself refuses an attribute that is there twice.
-                    let value = evaluate(reader, &attribute.value);
+                    // The parser itself refuses an attribute that is there twice in one file.
+                    if section.attributes.contains_key(name) {
+                        reader.report(
+                            Problem::Duplicate {
+                                what: format!("`{name}` of {}", section.place),
+                            },
+                            span,
+                            "once",
+                            "remove it from one of the files",
+                        );
+                        continue;
+                    }
+                    if lazy.contains(&name) {
+                        section.expressions.insert(name, &attribute.value);
+                        continue;
+                    }
+                    let place = attribute.value.span().unwrap_or_else(|| span.clone());
+                    let what = format!("`{name}` of {}", section.place);
+                    let value =
+                        reader.open(what, place, |reader| evaluate(reader, &attribute.value));
                     let span = value.as_ref().map_or(span, |at| at.span.clone());
+                    // As in Terraform, null is as if it were not written.
+                    if let Some(At {
+                        value: Value::Null, ..
+                    }) = value
+                    {
+                        continue;
+                    }
                     section.attributes.insert(
                         name,
                         At {
@@ -133,8 +175,8 @@ impl<'a> Section<'a> {
             .blocks
             .iter()
             .any(|other| other.block.ident.as_str() == name && other.label.value == label.value);
-        // A `copy` is a step, of which there may be many; anything else is known by its name.
-        if twice && name != "copy" {
+        // A `copy` is a step, of which there may be many, and so on; anything else is known by its name.
+        if twice && !["copy", "locals", "validation"].contains(&name) {
             let what = if label.value.is_empty() {
                 format!("`{name}`")
             } else {
@@ -218,6 +260,11 @@ impl<'a> Section<'a> {
         self.attributes.contains_key(name)
     }
 
+    /// One of those that are not evaluated.
+    pub(crate) fn expression(&self, name: &str) -> Option<&'a Expression> {
+        self.expressions.get(name).copied()
+    }
+
     pub(crate) fn value(&self, name: &str) -> Option<At<Value>> {
         let at = self.attributes.get(name)?;
         Some(At {
@@ -232,7 +279,7 @@ impl<'a> Section<'a> {
 
     /// Reports `name` as missing unless it is written.
     pub(crate) fn require(&self, reader: &mut Reader<'_>, name: &str, example: &str) {
-        if !self.has(name) {
+        if !self.has(name) && !self.expressions.contains_key(name) {
             let problem = Problem::Missing {
                 place: self.place.clone(),
                 name: name.to_owned(),
@@ -294,48 +341,40 @@ impl<'a> Section<'a> {
     }
 
     /// A map whose values are strings; numbers and booleans are taken as they would be printed.
-    pub(crate) fn map(&self, reader: &mut Reader<'_>, name: &str) -> BTreeMap<String, At<String>> {
+    pub(crate) fn map(
+        &self,
+        reader: &mut Reader<'_>,
+        attribute: &str,
+    ) -> BTreeMap<String, At<String>> {
         let mut map = BTreeMap::new();
-        let Some(At { value, span }) = self.value(name) else {
+        let Some(At { value, span }) = self.value(attribute) else {
             return map;
         };
         let Value::Map(entries) = value else {
-            reader.wrong_type(&self.what(name), &value, span, "a map");
+            reader.wrong_type(&self.what(attribute), &value, span, "a map");
             return map;
         };
-        for (key, At { value, span }) in entries {
+        for (name, Entry { key, item }) in entries {
+            let At { value, span } = item;
             let text = match value {
                 Value::String(text) => text,
-                Value::Number(number) => number.to_string(),
+                Value::Number(number) => number_text(number),
                 Value::Bool(truth) => truth.to_string(),
+                // As in Terraform: what is null is not there.
+                Value::Null => continue,
                 other @ (Value::List(_) | Value::Map(_) | Value::Image(_)) => {
-                    reader.wrong_type(
-                        &format!("`{}` in {}", key.value, self.what(name)),
-                        &other,
-                        span,
-                        "a string",
-                    );
+                    let what = format!("`{name}` in {}", self.what(attribute));
+                    reader.wrong_type(&what, &other, span, "a string");
                     continue;
                 }
             };
-            if map
-                .insert(
-                    key.value.clone(),
-                    At {
-                        value: text,
-                        span: key.span.clone(),
-                    },
-                )
-                .is_some()
-            {
-                let what = format!("`{}` in {}", key.value, self.what(name));
-                reader.report(
-                    Problem::Duplicate { what },
-                    key.span,
-                    "once",
-                    "remove one of the two",
-                );
-            }
+            map.insert(
+                name,
+                At {
+                    value: text,
+                    span: key,
+                },
+            );
         }
         map
     }
@@ -358,7 +397,7 @@ impl<'a> Section<'a> {
             let expected = format!("a whole number from {from} to {to}");
             reader.bad_value(
                 &self.what(name),
-                number.to_string(),
+                number_text(number),
                 span,
                 &expected,
                 format!("write a number from {from} to {to}"),
@@ -384,7 +423,7 @@ impl<'a> Section<'a> {
             } => {
                 reader.bad_value(
                     &self.what(name),
-                    number.to_string(),
+                    number_text(number),
                     span,
                     "a size with its unit",
                     format!("write \"{number}MiB\" (or KiB, GiB)"),
@@ -435,7 +474,7 @@ impl<'a> Section<'a> {
             } => {
                 reader.bad_value(
                     &self.what(name),
-                    number.to_string(),
+                    number_text(number),
                     span,
                     "a duration with its unit",
                     format!("write \"{number}s\" (or ms, m, h, d)"),

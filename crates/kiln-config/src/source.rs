@@ -1,4 +1,4 @@
-//! A definition's text and where a byte of it stands.
+//! A definition's texts and where a byte of them stands.
 
 /// The text of a definition and the name to show for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +47,66 @@ impl Source {
     }
 }
 
+/// The files that make up a definition, and texts that were read on the way. An offset counts through all of them
+/// one after the other, with one byte between two of them for "past the end of the first".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    texts: Vec<(usize, Source)>,
+}
+
+impl Sources {
+    /// Returns the offset at which the text begins.
+    pub(crate) fn add(&mut self, source: Source) -> usize {
+        let start = self.end();
+        self.texts.push((start, source));
+        start
+    }
+
+    /// Where the next text will begin.
+    pub(crate) fn end(&self) -> usize {
+        self.texts
+            .last()
+            .map_or(0, |(start, last)| start + last.text.len() + 1)
+    }
+
+    /// The text that holds `offset`, and the offset within it.
+    pub fn at(&self, offset: usize) -> Option<(&Source, usize)> {
+        let index = self.texts.partition_point(|(start, _)| *start <= offset);
+        let (start, source) = self.texts.get(index.checked_sub(1)?)?;
+        Some((source, offset - start))
+    }
+
+    /// The first file, which stands for the definition where no place is known.
+    pub fn first(&self) -> Option<&Source> {
+        self.texts.first().map(|(_, source)| source)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_belongs_to_the_text_that_holds_it() {
+        let mut sources = Sources::default();
+        for (name, text, start) in [("a", "12345", 0), ("b", "", 6), ("c", "xy", 7)] {
+            let source = Source {
+                name: name.into(),
+                text: text.into(),
+            };
+            assert_eq!(sources.add(source), start);
+        }
+        for (offset, name, within) in [
+            (0, "a", 0),
+            (5, "a", 5),
+            (6, "b", 0),
+            (7, "c", 0),
+            (99, "c", 92),
+        ] {
+            let (source, found) = sources.at(offset).unwrap();
+            assert_eq!((source.name.as_str(), found), (name, within), "{offset}");
+        }
+    }
 
     #[test]
     fn positions_count_lines_and_characters_from_one() {

@@ -1,13 +1,7 @@
-//! Expressions → values. No functions and no operators: what they would do, a variable does.
+//! Values, and the conversions between them that Terraform makes too.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-
-use hcl_edit::Span;
-use hcl_edit::expr::{Expression, ObjectKey, Traversal, TraversalOperator};
-use hcl_edit::template::{Element, Template};
-
-use crate::reader::Reader;
-use crate::{Problem, suggest};
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,20 +21,62 @@ impl<T> At<T> {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
+    /// As an attribute's value: as if the attribute were not there.
+    Null,
     String(String),
-    /// Whole numbers up to 2^53 are exact, and no attribute takes a larger one.
+    /// Always finite. Whole numbers are exact: none above 2^53 can be written.
     Number(f64),
     Bool(bool),
     List(Vec<At<Value>>),
-    Map(Vec<(At<String>, At<Value>)>),
-    /// `image.NAME`
+    Map(BTreeMap<String, Entry>),
+    /// `image.NAME`: the image's name.
     Image(String),
 }
 
+/// A map's value, and where its key stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) key: Range<usize>,
+    pub(crate) item: At<Value>,
+}
+
+/// Up to here a whole number is exact, and no other rounds to it: 2^53 - 1.
+pub(crate) const EXACT: f64 = 9_007_199_254_740_991.0;
+
 impl Value {
+    pub(crate) fn text_of(text: impl Into<String>) -> Self {
+        Self::String(text.into())
+    }
+
+    /// A list of which every item has the place of the whole.
+    pub(crate) fn list_at(items: impl IntoIterator<Item = Value>, span: &Range<usize>) -> Self {
+        let at = |value| At {
+            value,
+            span: span.clone(),
+        };
+        Self::List(items.into_iter().map(at).collect())
+    }
+
+    /// A map of which every entry has the place of the whole.
+    pub(crate) fn map_at(
+        entries: impl IntoIterator<Item = (String, Value)>,
+        span: &Range<usize>,
+    ) -> Self {
+        let entry = |(name, value)| {
+            let item = At {
+                value,
+                span: span.clone(),
+            };
+            let key = span.clone();
+            (name, Entry { key, item })
+        };
+        Self::Map(entries.into_iter().map(entry).collect())
+    }
+
     /// As in "is a string".
     pub(crate) fn kind(&self) -> &'static str {
         match self {
+            Self::Null => "null",
             Self::String(_) => "a string",
             Self::Number(_) => "a number",
             Self::Bool(_) => "a boolean",
@@ -50,286 +86,83 @@ impl Value {
         }
     }
 
-    /// How a template shows it; lists, maps and images have no such form.
-    fn text(&self) -> Option<String> {
+    /// How a template shows it; null, lists, maps and images have no such form.
+    pub(crate) fn text(&self) -> Option<String> {
         match self {
             Self::String(text) => Some(text.clone()),
-            Self::Number(number) => Some(number.to_string()),
+            Self::Number(number) => Some(number_text(*number)),
             Self::Bool(truth) => Some(truth.to_string()),
-            Self::List(_) | Self::Map(_) | Self::Image(_) => None,
+            Self::Null | Self::List(_) | Self::Map(_) | Self::Image(_) => None,
         }
     }
-}
 
-/// `None`: what is wrong has been reported.
-pub(crate) fn evaluate(reader: &mut Reader<'_>, expression: &Expression) -> Option<At<Value>> {
-    let span = expression.span().unwrap_or_default();
-    let value = match expression {
-        Expression::String(text) => Value::String(text.as_str().to_owned()),
-        Expression::Bool(truth) => Value::Bool(*truth.value()),
-        Expression::Number(number) => Value::Number(number.value().as_f64()?),
-        Expression::Parenthesis(inner) => return evaluate(reader, inner.inner()),
-        Expression::Array(array) => {
-            // All of them, so that each reports what is wrong with it.
-            let items: Vec<_> = array.iter().map(|item| evaluate(reader, item)).collect();
-            Value::List(items.into_iter().collect::<Option<_>>()?)
-        }
-        Expression::Object(object) => {
-            let mut entries: Vec<(At<String>, At<Value>)> = Vec::new();
-            let mut whole = true;
-            for (key, item) in object.iter() {
-                let key = object_key(reader, key);
-                let item = evaluate(reader, item.expr());
-                match (key, item) {
-                    (Some(key), Some(item)) => entries.push((key, item)),
-                    _ => whole = false,
-                }
-            }
-            if !whole {
-                return None;
-            }
-            Value::Map(entries)
-        }
-        Expression::StringTemplate(template) => return template_value(reader, template, span),
-        Expression::HeredocTemplate(heredoc) => {
-            return template_value(reader, &heredoc.template, span);
-        }
-        Expression::Traversal(traversal) => return reference(reader, traversal, span),
-        Expression::Variable(name) => {
-            reader.report(
-                Problem::UnknownReference {
-                    kind: "value",
-                    name: name.as_str().to_owned(),
-                },
-                span,
-                "a value",
-                format!(
-                    "quote it (\"{0}\") if it is a text, or write `var.{0}` for a variable",
-                    name.as_str()
-                ),
-            );
-            return None;
-        }
-        Expression::Null(_) => {
-            return unsupported(reader, "`null`", span, "leave the attribute out");
-        }
-        Expression::Conditional(_) | Expression::UnaryOp(_) | Expression::BinaryOp(_) => {
-            return unsupported(reader, "an operator", span, "set the value with a variable");
-        }
-        Expression::FuncCall(_) => {
-            return unsupported(
-                reader,
-                "a function call",
-                span,
-                "set the value with a variable",
-            );
-        }
-        Expression::ForExpr(_) => {
-            return unsupported(
-                reader,
-                "a `for` expression",
-                span,
-                "write the items one by one",
-            );
-        }
-    };
-    Some(At { value, span })
-}
-
-fn unsupported<T>(
-    reader: &mut Reader<'_>,
-    what: &str,
-    span: Range<usize>,
-    help: &str,
-) -> Option<T> {
-    reader.report(
-        Problem::Unsupported {
-            what: what.to_owned(),
-        },
-        span,
-        "a value, a template or a reference",
-        help.to_owned(),
-    );
-    None
-}
-
-fn object_key(reader: &mut Reader<'_>, key: &ObjectKey) -> Option<At<String>> {
-    match key {
-        ObjectKey::Ident(name) => Some(At {
-            value: name.as_str().to_owned(),
-            span: name.span().unwrap_or_default(),
-        }),
-        ObjectKey::Expression(expression) => {
-            let at = evaluate(reader, expression)?;
-            match at.value {
-                Value::String(value) => Some(At {
-                    value,
-                    span: at.span,
-                }),
-                other => {
-                    reader.wrong_type("the key", &other, at.span, "a name or a string");
-                    None
-                }
-            }
+    /// A number, or a string that is one.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::String(text) => parse_number(text),
+            Self::Null | Self::Bool(_) | Self::List(_) | Self::Map(_) | Self::Image(_) => None,
         }
     }
-}
 
-fn template_value(
-    reader: &mut Reader<'_>,
-    template: &Template,
-    span: Range<usize>,
-) -> Option<At<Value>> {
-    let elements: Vec<&Element> = template.iter().collect();
-    // As in Terraform: `"${var.n}"` has the type of `var.n`.
-    if let [Element::Interpolation(only)] = elements.as_slice() {
-        return evaluate(reader, &only.expr).map(|at| At {
-            value: at.value,
-            span,
-        });
-    }
-    let mut text = String::new();
-    let mut whole = true;
-    for element in elements {
-        match element {
-            Element::Literal(literal) => text.push_str(literal.value()),
-            Element::Interpolation(interpolation) => match evaluate(reader, &interpolation.expr) {
-                None => whole = false,
-                Some(at) => match at.value.text() {
-                    Some(part) => text.push_str(&part),
-                    None => {
-                        reader.wrong_type(
-                            "the interpolated value",
-                            &at.value,
-                            at.span,
-                            "a string, a number or a boolean",
-                        );
-                        whole = false;
-                    }
-                },
-            },
-            Element::Directive(directive) => {
-                let at = directive.span().unwrap_or(span.clone());
-                unsupported::<()>(
-                    reader,
-                    "a template directive",
-                    at,
-                    "set the value with a variable",
-                );
-                whole = false;
-            }
+    /// A boolean, or the string `true` or `false`.
+    pub(crate) fn truth(&self) -> Option<bool> {
+        match self {
+            Self::Bool(truth) => Some(*truth),
+            Self::String(text) => text.parse().ok(),
+            Self::Null | Self::Number(_) | Self::List(_) | Self::Map(_) | Self::Image(_) => None,
         }
     }
-    whole.then_some(At {
-        value: Value::String(text),
-        span,
-    })
-}
 
-fn reference(
-    reader: &mut Reader<'_>,
-    traversal: &Traversal,
-    span: Range<usize>,
-) -> Option<At<Value>> {
-    let root = match &traversal.expr {
-        Expression::Variable(name) => name.as_str().to_owned(),
-        _ => {
-            return unsupported(
-                reader,
-                "this reference",
-                span,
-                "write `var.NAME` or `image.NAME`",
-            );
-        }
-    };
-    let name = match traversal.operators.as_slice() {
-        [operator] => match operator.value() {
-            TraversalOperator::GetAttr(name) => name.as_str().to_owned(),
-            TraversalOperator::AttrSplat(_)
-            | TraversalOperator::FullSplat(_)
-            | TraversalOperator::Index(_)
-            | TraversalOperator::LegacyIndex(_) => {
-                return unsupported(
-                    reader,
-                    "this reference",
-                    span,
-                    "write `var.NAME` or `image.NAME`",
-                );
+    /// Equal whatever the places are.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::List(a), Self::List(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.value.same(&b.value))
             }
-        },
-        _ => {
-            return unsupported(
-                reader,
-                "this reference",
-                span,
-                "write `var.NAME` or `image.NAME`",
-            );
+            (Self::Map(a), Self::Map(b)) => {
+                a.len() == b.len()
+                    && a.iter().zip(b).all(|((name, a), (other, b))| {
+                        name == other && a.item.value.same(&b.item.value)
+                    })
+            }
+            (Self::List(_) | Self::Map(_), _) | (_, Self::List(_) | Self::Map(_)) => false,
+            (a, b) => a == b,
         }
-    };
-    match root.as_str() {
-        "var" => match reader.variables.get(&name) {
-            // Its own diagnostic is at its definition.
-            Some(None) => None,
-            Some(Some(value)) => Some(At {
-                value: value.clone(),
-                span,
-            }),
-            None => {
-                let nearest = suggest::nearest(&name, reader.variables.keys().map(String::as_str));
-                let help = match nearest {
-                    Some(right) => format!("write `var.{right}`"),
-                    None => format!("define it: variable \"{name}\" {{ type = \"string\" }}"),
+    }
+
+    /// A measure of its size in memory.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Null | Self::Number(_) | Self::Bool(_) => 1,
+            Self::String(text) | Self::Image(text) => 1 + text.len() / 16,
+            Self::List(items) => 1 + items.iter().map(|at| at.value.weight()).sum::<usize>(),
+            Self::Map(entries) => {
+                let each = |(name, entry): (&String, &Entry)| {
+                    2 + name.len() / 16 + entry.item.value.weight()
                 };
-                reader.report(
-                    Problem::UnknownReference {
-                        kind: "variable",
-                        name,
-                    },
-                    span,
-                    "a defined variable",
-                    help,
-                );
-                None
+                1 + entries.iter().map(each).sum::<usize>()
             }
-        },
-        "image" => {
-            if reader.images.contains(&name) {
-                return Some(At {
-                    value: Value::Image(name),
-                    span,
-                });
-            }
-            let nearest = suggest::nearest(&name, reader.images.iter().map(String::as_str));
-            let help = match nearest {
-                Some(right) => format!("write `image.{right}`"),
-                None => format!("define it: image \"{name}\" {{ … }}"),
-            };
-            reader.report(
-                Problem::UnknownReference {
-                    kind: "image",
-                    name,
-                },
-                span,
-                "a defined image",
-                help,
-            );
-            None
-        }
-        _ => {
-            let help = match suggest::nearest(&root, ["var", "image"]) {
-                Some(right) => format!("write `{right}.{name}`"),
-                None => "quote it if it is a text".to_owned(),
-            };
-            reader.report(
-                Problem::UnknownReference {
-                    kind: "reference",
-                    name: format!("{root}.{name}"),
-                },
-                span,
-                "`var.NAME` or `image.NAME`",
-                help,
-            );
-            None
         }
     }
+}
+
+/// As Rust prints it, but without the sign of a zero.
+pub(crate) fn number_text(number: f64) -> String {
+    if number == 0.0 {
+        "0".to_owned()
+    } else {
+        number.to_string()
+    }
+}
+
+/// Decimal; not the `inf` and `nan` that Rust takes as well.
+pub(crate) fn parse_number(text: &str) -> Option<f64> {
+    let digits = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+    let number: f64 = text
+        .bytes()
+        .all(digits)
+        .then(|| text.parse().ok())
+        .flatten()?;
+    number.is_finite().then_some(number)
 }

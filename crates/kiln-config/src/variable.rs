@@ -1,14 +1,18 @@
-//! `variable "name" { type default description }` and the values that come from outside.
+//! `variable "name" { … }`, `locals { … }`, and the values that come from outside.
 
 use std::collections::BTreeMap;
 
 use hcl_edit::expr::Expression;
-use hcl_edit::{Span, structure::Body};
+use hcl_edit::structure::{Block, Body};
+use hcl_edit::{Span, structure::Structure};
 
-use crate::reader::Reader;
-use crate::section::{Labelled, Section, Shape};
+use crate::expression::{evaluate, truth};
+use crate::reader::{Reader, Slot};
+use crate::reference;
+use crate::section::{BlockShape, Labelled, Section, Shape};
+use crate::types::Type;
 use crate::value::{At, Value};
-use crate::{Diagnostic, Problem, suggest};
+use crate::{Diagnostic, Problem, Source, suggest};
 
 /// A value from outside, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,58 +29,59 @@ pub enum VariableOrigin {
     Environment,
 }
 
-#[derive(Clone, Copy)]
-enum Type {
-    String,
-    Number,
-    Bool,
-}
-
-impl Type {
-    fn expected(self) -> &'static str {
+impl VariableOrigin {
+    fn shown(self, name: &str) -> String {
         match self {
-            Self::String => "a string",
-            Self::Number => "a number",
-            Self::Bool => "true or false",
-        }
-    }
-
-    fn accepts(self, value: &Value) -> bool {
-        matches!(
-            (self, value),
-            (Self::String, Value::String(_))
-                | (Self::Number, Value::Number(_))
-                | (Self::Bool, Value::Bool(_))
-        )
-    }
-
-    fn parse(self, text: &str) -> Option<Value> {
-        match self {
-            Self::String => Some(Value::String(text.to_owned())),
-            Self::Number => text
-                .parse()
-                .ok()
-                .filter(|number: &f64| number.is_finite())
-                .map(Value::Number),
-            Self::Bool => text.parse().ok().map(Value::Bool),
+            Self::Argument => format!("`--var {name}`"),
+            Self::Environment => format!("`KILN_VAR_{name}`"),
         }
     }
 }
 
 const SHAPE: Shape = Shape {
-    attributes: &["type", "default", "description"],
-    blocks: &[],
+    attributes: &["type", "default", "description", "sensitive"],
+    blocks: &[BlockShape {
+        name: "validation",
+        label: None,
+    }],
     later: &[
-        ("sensitive", "pass secrets another way for now"),
-        ("validation", "leave it out for now"),
+        (
+            "nullable",
+            "check it with a `validation`: condition = var.NAME != null",
+        ),
+        ("ephemeral", "leave it out"),
     ],
 };
+const VALIDATION: Shape = Shape {
+    attributes: &["condition", "error_message"],
+    blocks: &[],
+    later: &[],
+};
 
-/// Fills `reader.variables`. The blocks were not checked by a section yet: variables come first, because every
-/// other attribute may name one.
-pub(crate) fn read_all(
-    reader: &mut Reader<'_>,
-    file: &Body,
+/// A variable as it is written, before its value is asked for.
+#[derive(Clone)]
+pub(crate) struct Declared<'a> {
+    name: String,
+    header: std::ops::Range<usize>,
+    /// `None`: not written. Wrong ones have been reported, and `broken` is set.
+    kind: Option<Type>,
+    broken: bool,
+    default: Option<&'a Expression>,
+    sensitive: bool,
+    given: Option<VariableValue>,
+    validations: Vec<Validation<'a>>,
+}
+
+#[derive(Clone)]
+struct Validation<'a> {
+    condition: &'a Expression,
+    message: &'a Expression,
+}
+
+/// Fills `reader.variables` and `reader.locals`, which every other attribute may name.
+pub(crate) fn declare<'a>(
+    reader: &mut Reader<'a>,
+    file: &'a Body,
     given: &BTreeMap<String, VariableValue>,
     warnings: &mut Vec<String>,
 ) {
@@ -95,8 +100,14 @@ pub(crate) fn read_all(
             },
         };
         let name = labelled.label.value.clone();
-        let value = read(reader, &labelled, given.get(&name));
-        reader.variables.entry(name).or_insert(value);
+        let declared = read(reader, &labelled, given.get(&name));
+        reader
+            .variables
+            .entry(name)
+            .or_insert(Slot::Waiting(declared));
+    }
+    for block in file.get_blocks("locals") {
+        locals(reader, block);
     }
     for (name, value) in given {
         if reader.variables.contains_key(name) {
@@ -112,7 +123,7 @@ pub(crate) fn read_all(
                 let known = reader.variables.keys().map(String::as_str);
                 let help = match suggest::nearest(name, known) {
                     Some(right) => format!("write `--var {right}={}`", value.text),
-                    None => format!("define it: variable \"{name}\" {{ type = \"string\" }}"),
+                    None => format!("define it: variable \"{name}\" {{ type = string }}"),
                 };
                 reader.push(Diagnostic {
                     problem: Problem::UnknownReference {
@@ -128,118 +139,267 @@ pub(crate) fn read_all(
     }
 }
 
-fn read(
-    reader: &mut Reader<'_>,
-    labelled: &Labelled<'_>,
-    given: Option<&VariableValue>,
-) -> Option<Value> {
-    let name = &labelled.label.value;
-    let place = format!("`variable \"{name}\"`");
-    // `type = string`, as Terraform has it, is no expression of ours: it is looked at before evaluation.
-    let bare = labelled
-        .block
-        .body
-        .get_attribute("type")
-        .and_then(|attribute| match &attribute.value {
-            Expression::Variable(word) => Some(At {
-                value: word.as_str().to_owned(),
-                span: word.span().unwrap_or_default(),
-            }),
-            _ => None,
-        });
-    let body;
-    let section = if bare.is_some() {
-        body = labelled
-            .block
-            .body
-            .iter()
-            .filter(|structure| {
-                structure
-                    .as_attribute()
-                    .is_none_or(|a| a.key.as_str() != "type")
-            })
-            .cloned()
-            .collect::<Body>();
-        Section::read(reader, &SHAPE, &body, place, labelled.header.clone())
-    } else {
-        Section::read(
-            reader,
-            &SHAPE,
-            &labelled.block.body,
-            place,
-            labelled.header.clone(),
-        )
-    };
-    section.string(reader, "description");
-    let written = bare.or_else(|| section.string(reader, "type"));
-    let default = section.value("default");
-    let kind = match &written {
-        Some(at) => match at.value.as_str() {
-            "string" => Type::String,
-            "number" => Type::Number,
-            "bool" => Type::Bool,
-            other => {
-                let near = match other {
-                    "int" | "integer" | "float" => "number",
-                    _ => suggest::nearest(other, ["string", "number", "bool"]).unwrap_or("string"),
-                };
-                let help = format!("write \"{near}\"");
-                reader.bad_value(
-                    &section.what("type"),
-                    format!("`{other}`"),
-                    at.span.clone(),
-                    "\"string\", \"number\" or \"bool\"",
-                    help,
-                );
-                return None;
+/// Asks for everything that was declared, for the sake of the errors in it.
+pub(crate) fn check_all(reader: &mut Reader<'_>) {
+    let checks: Vec<(String, std::ops::Range<usize>, Vec<Validation<'_>>)> = reader
+        .variables
+        .iter()
+        .filter_map(|(name, slot)| match slot {
+            Slot::Waiting(declared) => Some((
+                name.clone(),
+                declared.header.clone(),
+                declared.validations.clone(),
+            )),
+            Slot::Busy | Slot::Known(_) => None,
+        })
+        .collect();
+    for (name, header, validations) in checks {
+        let value = reference::variable_value(reader, &name, &header);
+        reader.taint = None;
+        if value.is_some() {
+            for validation in validations {
+                validate(reader, &name, &validation);
             }
-        },
-        None => match default.as_ref().map(|at| &at.value) {
-            Some(Value::Number(_)) => Type::Number,
-            Some(Value::Bool(_)) => Type::Bool,
-            _ => Type::String,
-        },
-    };
-    if let Some(at) = &default
-        && !kind.accepts(&at.value)
-    {
-        reader.wrong_type(
-            &section.what("default"),
-            &at.value,
-            at.span.clone(),
-            kind.expected(),
+        }
+    }
+    let locals: Vec<(String, std::ops::Range<usize>)> = reader
+        .locals
+        .iter()
+        .map(|(name, slot)| {
+            let span = match slot {
+                Slot::Waiting(expression) => expression.span(),
+                Slot::Busy | Slot::Known(_) => None,
+            };
+            (name.clone(), span.unwrap_or_default())
+        })
+        .collect();
+    for (name, span) in locals {
+        let _ = reference::local_value(reader, &name, &span);
+        reader.taint = None;
+    }
+}
+
+fn locals<'a>(reader: &mut Reader<'a>, block: &'a Block) {
+    for structure in &block.body {
+        match structure {
+            Structure::Attribute(attribute) => {
+                let name = attribute.key.as_str();
+                let span = attribute.key.span().unwrap_or_default();
+                if reader.locals.contains_key(name) {
+                    reader.report(
+                        Problem::Duplicate {
+                            what: format!("the local `{name}`"),
+                        },
+                        span,
+                        "once",
+                        "remove one of the two, or rename it",
+                    );
+                    continue;
+                }
+                let slot = Slot::Waiting(&attribute.value);
+                reader.locals.insert(name.to_owned(), slot);
+            }
+            Structure::Block(inner) => {
+                let name = inner.ident.as_str().to_owned();
+                reader.report(
+                    Problem::UnknownBlock {
+                        place: "`locals`".to_owned(),
+                        name: name.clone(),
+                    },
+                    inner.ident.span().unwrap_or_default(),
+                    "expected `name = value`",
+                    format!("write `{name} = {{ … }}` for a map"),
+                );
+            }
+        }
+    }
+}
+
+fn read<'a>(
+    reader: &mut Reader<'a>,
+    labelled: &Labelled<'a>,
+    given: Option<&VariableValue>,
+) -> Declared<'a> {
+    let name = labelled.label.value.clone();
+    let place = format!("`variable \"{name}\"`");
+    let section = Section::read_lazily(
+        reader,
+        &SHAPE,
+        &labelled.block.body,
+        place,
+        labelled.header.clone(),
+        &["type", "default"],
+    );
+    section.string(reader, "description");
+    let sensitive = section.boolean(reader, "sensitive").unwrap_or(false);
+    let what = section.what("type");
+    let kind = section
+        .expression("type")
+        .map(|expression| Type::read(reader, &what, expression));
+    let broken = matches!(kind, Some(None));
+    let mut validations = Vec::new();
+    for block in section.blocks("validation") {
+        let section = Section::read_lazily(
+            reader,
+            &VALIDATION,
+            &block.block.body,
+            format!("`validation` of the variable `{name}`"),
+            block.header.clone(),
+            VALIDATION.attributes,
         );
+        section.require(
+            reader,
+            "condition",
+            &format!("condition = var.{name} != \"\""),
+        );
+        section.require(reader, "error_message", "error_message = \"What is wrong\"");
+        if let (Some(condition), Some(message)) = (
+            section.expression("condition"),
+            section.expression("error_message"),
+        ) {
+            validations.push(Validation { condition, message });
+        }
+    }
+    Declared {
+        name,
+        header: labelled.header.clone(),
+        kind: kind.flatten(),
+        broken,
+        default: section.expression("default"),
+        sensitive,
+        given: given.cloned(),
+        validations,
+    }
+}
+
+/// The variable's value: from outside, else its default.
+pub(crate) fn resolve(reader: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Value> {
+    let name = &declared.name;
+    let origin = format!("the variable `{name}`");
+    if declared.broken {
         return None;
     }
-    match (given, default) {
-        (Some(VariableValue { text, origin }), _) => {
-            let value = kind.parse(text);
-            if value.is_none() {
-                let from = match origin {
-                    VariableOrigin::Argument => format!("`--var {name}`"),
-                    VariableOrigin::Environment => format!("`KILN_VAR_{name}`"),
-                };
-                reader.bad_value(
-                    &from,
-                    format!("`{text}`"),
-                    labelled.header.clone(),
-                    kind.expected(),
-                    format!("give the variable {}", kind.expected()),
-                );
-            }
-            value
+    if declared.sensitive {
+        // From the start, so that no error shows it either.
+        reader.taint(Some(origin));
+    }
+    let written = match declared.default {
+        // A default that is wrong is so whatever is given.
+        Some(expression) => Some(evaluate(reader, expression)?),
+        None => None,
+    };
+    let kind = match &declared.kind {
+        Some(kind) => kind.clone(),
+        None => Type::of(written.as_ref().map(|at| &at.value)),
+    };
+    let default = match written {
+        Some(found) => {
+            let what = format!("`default` of `variable \"{name}\"`");
+            Some(kind.conform(reader, &what, found)?)
         }
-        (None, Some(default)) => Some(default.value),
-        // A default that is wrong has been reported.
-        (None, None) if section.has("default") => None,
-        (None, None) => {
+        None => None,
+    };
+    let Some(given) = &declared.given else {
+        if default.is_none() {
             reader.report(
                 Problem::NoValue { name: name.clone() },
-                labelled.header.clone(),
+                declared.header.clone(),
                 "it has no default, so it has to be given",
                 format!("add `--var {name}=VALUE`, set KILN_VAR_{name}, or give it a `default`"),
             );
-            None
         }
+        return default.map(|at| at.value);
+    };
+    from_outside(reader, declared, &kind, given)
+}
+
+fn from_outside(
+    reader: &mut Reader<'_>,
+    declared: &Declared<'_>,
+    kind: &Type,
+    given: &VariableValue,
+) -> Option<Value> {
+    let name = &declared.name;
+    let from = given.origin.shown(name);
+    if kind.is_plain() {
+        let text = Value::String(given.text.clone());
+        let value = match kind {
+            Type::Number => text.number().map(Value::Number),
+            Type::Bool => text.truth().map(Value::Bool),
+            _ => Some(text),
+        };
+        if value.is_none() {
+            let expected = kind.expected();
+            let help = format!("give the variable {expected}");
+            let found = format!("`{}`", given.text);
+            reader.bad_value(&from, found, declared.header.clone(), expected, help);
+        }
+        return value;
     }
+    // As an expression, which may name nothing. Its text is shown in errors, unless it is sensitive.
+    let wrong = |reader: &mut Reader<'_>| {
+        reader.bad_value(
+            &from,
+            "what is no such value",
+            declared.header.clone(),
+            kind.expected(),
+            "write it as in a definition, such as --var 'names=[\"a\", \"b\"]'",
+        );
+    };
+    let source = Source {
+        name: from.trim_matches('`').to_owned(),
+        text: format!("{name} = {}", given.text),
+    };
+    let read = |reader: &mut Reader<'_>| {
+        let body = reader.parse(source, hcl_edit::parser::parse_body)?;
+        let Some((Structure::Attribute(attribute), 1)) =
+            body.iter().next().map(|first| (first, body.len()))
+        else {
+            return None;
+        };
+        let isolated = std::mem::replace(&mut reader.isolated, true);
+        let found = evaluate(reader, &attribute.value);
+        reader.isolated = isolated;
+        kind.conform(reader, &from, found?)
+    };
+    let found = if declared.sensitive {
+        reader.attempt(read)
+    } else {
+        read(reader)
+    };
+    if found.is_none() && (declared.sensitive || !reader.has_errors()) {
+        wrong(reader);
+    }
+    found.map(|at| at.value)
+}
+
+fn validate(reader: &mut Reader<'_>, name: &str, validation: &Validation<'_>) {
+    let what = format!("the condition of the variable `{name}`");
+    let (holds, _) = reader.apart(|reader| truth(reader, &what, validation.condition));
+    if holds != Some(false) {
+        return;
+    }
+    let span = validation.condition.span().unwrap_or_default();
+    let place = validation.message.span().unwrap_or_default();
+    let what = format!("the error message of the variable `{name}`");
+    let message = reader.open(&what, place, |reader| {
+        let found = evaluate(reader, validation.message)?;
+        match found.value.text() {
+            Some(text) => Some(text),
+            None => {
+                reader.wrong_type(&what, &found.value, found.span, "a string");
+                None
+            }
+        }
+    });
+    let Some(message) = message else { return };
+    reader.report(
+        Problem::Invalid {
+            name: name.to_owned(),
+            message: message.trim_end().to_owned(),
+        },
+        span,
+        "this has to hold",
+        format!("give another value: `--var {name}=VALUE`, KILN_VAR_{name}, or its `default`"),
+    );
 }

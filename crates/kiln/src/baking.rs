@@ -222,6 +222,7 @@ impl<'a> Baking<'a> {
             .map(PathBuf::from)
             .into_iter()
             .collect();
+        inputs.extend(self.definition.files.iter().cloned());
         inputs.extend(spec.copies.iter().map(|copy| PathBuf::from(&copy.from)));
         match git::commit(folder, &inputs) {
             Ok(commit) => commit,

@@ -1,8 +1,9 @@
 //! Reads the definition from disk.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use kiln_config::{Inputs, Source, load};
+use kiln_config::{Inputs, Outside, Source, load};
 use kiln_model::ProjectSpec;
 
 use crate::failure::Failure;
@@ -15,6 +16,8 @@ pub(crate) struct Definition {
     pub(crate) spec: ProjectSpec,
     pub(crate) file: PathBuf,
     pub(crate) folder: PathBuf,
+    /// The files that it consists of and that it read, besides the first, relative to the folder.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 pub(crate) fn read(settings: DefinitionSettings) -> Result<Definition, Failure> {
@@ -24,30 +27,136 @@ pub(crate) fn read(settings: DefinitionSettings) -> Result<Definition, Failure> 
         environment,
         variables,
     } = settings;
-    let text = std::fs::read_to_string(&file).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => Failure::NoDefinition { path: file.clone() },
-        _ => Failure::ReadDefinition {
-            path: file.clone(),
-            source,
-        },
-    })?;
-    let source = Source {
-        name: file.display().to_string(),
-        text,
+    let mut names = vec![file.clone()];
+    if file.file_name().is_some_and(|name| name == "kiln.hcl") {
+        names.extend(beside(&folder)?);
+    }
+    let mut sources = Vec::new();
+    for path in &names {
+        sources.push(Source {
+            name: path.display().to_string(),
+            text: text(path)?,
+        });
+    }
+    let inputs = Inputs {
+        environment,
+        variables,
     };
     let loaded = load(
-        &source,
-        &Inputs {
-            environment,
-            variables,
+        sources,
+        &inputs,
+        &Here {
+            folder: folder.clone(),
         },
     )?;
     for warning in &loaded.warnings {
         output::warning(warning);
     }
+    let more = names.iter().skip(1).filter_map(|path| path.file_name());
+    let files = more.map(PathBuf::from);
     Ok(Definition {
         spec: loaded.spec,
         file,
         folder,
+        files: files
+            .chain(loaded.files.into_iter().map(PathBuf::from))
+            .collect(),
     })
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Failure::NoDefinition {
+            path: path.to_owned(),
+        },
+        _ => Failure::ReadDefinition {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+/// Every `*.kiln.hcl` beside a `kiln.hcl`, in the order of their names.
+fn beside(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => Failure::NoDefinition {
+            path: folder.join("kiln.hcl"),
+        },
+        _ => Failure::ReadDefinition {
+            path: folder.to_owned(),
+            source,
+        },
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let more = name
+            .to_str()
+            .is_some_and(|name| name.ends_with(".kiln.hcl") && !name.starts_with('.'));
+        if more {
+            found.push(match folder {
+                here if here == Path::new(".") => PathBuf::from(name),
+                folder => folder.join(name),
+            });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The definition's folder and this process's environment.
+struct Here {
+    folder: PathBuf,
+}
+
+/// More than any text of a definition.
+const LARGEST_FILE: u64 = 16 << 20;
+
+impl Outside for Here {
+    fn file(&self, path: &str) -> Result<Vec<u8>, String> {
+        let open = || -> std::io::Result<(PathBuf, PathBuf)> {
+            Ok((
+                self.folder.canonicalize()?,
+                self.folder.join(path).canonicalize()?,
+            ))
+        };
+        let why = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            _ => error.to_string(),
+        };
+        let (folder, real) = open().map_err(why)?;
+        // Symbolic links are followed as long as they stay inside: what is baked has to come from the commit.
+        if !real.starts_with(&folder) {
+            return Err("it is outside of the definition's folder".to_owned());
+        }
+        // Opening a pipe would wait for its other end.
+        if !std::fs::metadata(&real).map_err(why)?.is_file() {
+            return Err("it is no regular file".to_owned());
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::open(&real)
+            .map_err(why)?
+            .take(LARGEST_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(why)?;
+        if bytes.len() as u64 > LARGEST_FILE {
+            return Err("it is larger than 16 MiB".to_owned());
+        }
+        Ok(bytes)
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    /// The newest of the lock's images. A lock that can't be understood is the bake's to tell.
+    fn date(&self) -> Option<i64> {
+        let text = std::fs::read_to_string(self.folder.join("kiln.lock")).ok()?;
+        let lock: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let images = lock.get("images")?.as_object()?;
+        images
+            .values()
+            .filter_map(|i| i.get("date")?.as_i64())
+            .max()
+    }
 }

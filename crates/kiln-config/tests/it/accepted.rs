@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kiln_config::{Inputs, Loaded, Source, VariableOrigin, VariableValue, load};
+use kiln_config::{ConfigErrors, Inputs, Loaded, Outside, Source, VariableOrigin, VariableValue};
 use kiln_model::{
     BlueGreen, CopySpec, DebianSpec, HttpProbe, Policy, Resources, Strategy, Tmpfs, UserSpec,
 };
@@ -94,6 +94,36 @@ environment "production" {
   }
 }
 "#;
+
+/// A folder with a few files, and an environment with one variable.
+pub(crate) struct Folder;
+
+impl Outside for Folder {
+    fn file(&self, path: &str) -> Result<Vec<u8>, String> {
+        let text: &[u8] = match path {
+            "hello.txt" => b"hello\n",
+            "binary" => b"\xff\x00",
+            "list.tpl" => b"%{ for name in names ~}\n- ${upper(name)}\n%{ endfor ~}\n",
+            "plain.tpl" => b"${name}",
+            "wrong.tpl" => b"one\n  ${nmae}\n",
+            "torn.tpl" => b"one ${",
+            _ => return Err("there is no such file".to_owned()),
+        };
+        Ok(text.to_vec())
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        (name == "REGION").then(|| "eu".to_owned())
+    }
+
+    fn date(&self) -> Option<i64> {
+        Some(1_700_000_000)
+    }
+}
+
+pub(crate) fn load(source: &Source, inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+    kiln_config::load(vec![source.clone()], inputs, &Folder)
+}
 
 pub(crate) fn inputs(environment: &str) -> Inputs {
     Inputs {

@@ -1,4 +1,6 @@
 //! Definitions as a person writes them, right and wrong.
 
 mod accepted;
+mod functions;
+mod language;
 mod rejected;

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_config::{Inputs, Source, VariableOrigin, VariableValue, load};
+use kiln_config::{Inputs, Source, VariableOrigin, VariableValue};
 
-use crate::accepted::{EXAMPLE, inputs};
+use crate::accepted::{EXAMPLE, inputs, load};
 
 fn errors(text: &str, inputs: &Inputs) -> String {
     let source = Source {

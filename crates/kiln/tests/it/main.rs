@@ -117,6 +117,48 @@ fn a_wrong_definition_is_shown_where_it_is_wrong() {
     assert!(error.contains("= help: write `replicas`"), "{error}");
 }
 
+/// Beside `kiln.hcl`, every `*.kiln.hcl` belongs to it; files that it reads stay inside its folder.
+#[test]
+fn a_definition_may_be_split_and_may_read_files_of_its_folder() {
+    let folder = Folder::new();
+    folder.write("kiln.hcl", DEFINITION);
+    folder.write(
+        "more.kiln.hcl",
+        "locals { motd = file(\"${path.module}/motd.txt\") }\nservice \"b\" {\n  image   = image.api\n  command = [local.motd, timestamp()]\n}\n",
+    );
+    folder.write("motd.txt", "hi");
+    folder.write(
+        "kiln.lock",
+        "{ \"images\": { \"x\": { \"date\": 86400 } } }",
+    );
+    // Another definition's, and one that an editor left.
+    folder.write("other.hcl", "nonsense");
+    folder.write(".more.kiln.hcl", "nonsense");
+    let found = folder.kiln(&["validate", "--json"], &[]);
+    assert_eq!(text(&found.stderr), "");
+    let answer: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(
+        answer["spec"]["services"]["b"]["command"],
+        serde_json::json!(["hi", "1970-01-02T00:00:00Z"])
+    );
+    folder.write(
+        "wrong.kiln.hcl",
+        "locals {\n  a = file(\"/etc/hostname\")\n  b = file(\"../x\")\n}\n",
+    );
+    let found = folder.kiln(&["validate"], &[]);
+    let message = text(&found.stderr);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(message.contains("wrong.kiln.hcl:2:12"), "{message}");
+    assert!(
+        message.contains("outside of the definition's folder"),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("2 errors in wrong.kiln.hcl\n"),
+        "{message}"
+    );
+}
+
 #[test]
 fn a_missing_definition_says_where_it_was_looked_for() {
     let folder = Folder::new();

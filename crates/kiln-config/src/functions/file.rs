@@ -1,0 +1,112 @@
+//! Files of the definition's folder, and the environment.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
+
+use super::Kind::{Map, Text};
+use super::hash::{base64_of, hex_of};
+use super::{Arguments, Fault, Function, function};
+use crate::reader::Reader;
+use crate::value::Value;
+use crate::{Problem, Source, template};
+
+pub(super) const FUNCTIONS: &[Function] = &[
+    function("basename", &[("path", Text)], |_, a| {
+        let path = a.text(0).trim_end_matches('/');
+        let name = path.rsplit('/').next().unwrap_or(path);
+        Ok(Value::text_of(name))
+    }),
+    function("dirname", &[("path", Text)], |_, a| {
+        Ok(Value::text_of(match a.text(0).rsplit_once('/') {
+            None => ".",
+            Some(("", _)) => "/",
+            Some((folder, _)) => folder,
+        }))
+    }),
+    function("env", &[("name", Text)], env),
+    function("file", &[("path", Text)], |reader, a| {
+        text(reader, a.text(0)).map(Value::String)
+    }),
+    function("filebase64", &[("path", Text)], |reader, a| {
+        Ok(Value::String(STANDARD.encode(bytes(reader, a.text(0))?)))
+    }),
+    function("filebase64sha256", &[("path", Text)], |reader, a| {
+        base64_of::<Sha256>(&bytes(reader, a.text(0))?)
+    }),
+    function("filebase64sha512", &[("path", Text)], |reader, a| {
+        base64_of::<Sha512>(&bytes(reader, a.text(0))?)
+    }),
+    function("fileexists", &[("path", Text)], |reader, a| {
+        Ok(Value::Bool(bytes(reader, a.text(0)).is_ok()))
+    }),
+    function("filemd5", &[("path", Text)], |reader, a| {
+        hex_of::<Md5>(&bytes(reader, a.text(0))?)
+    }),
+    function("filesha1", &[("path", Text)], |reader, a| {
+        hex_of::<Sha1>(&bytes(reader, a.text(0))?)
+    }),
+    function("filesha256", &[("path", Text)], |reader, a| {
+        hex_of::<Sha256>(&bytes(reader, a.text(0))?)
+    }),
+    function("filesha512", &[("path", Text)], |reader, a| {
+        hex_of::<Sha512>(&bytes(reader, a.text(0))?)
+    }),
+    function(
+        "templatefile",
+        &[("path", Text), ("values", Map)],
+        |reader, a| {
+            let name = a.text(0).to_owned();
+            let text = text(reader, &name)?;
+            let values = a.map(1).into_iter().flatten();
+            let values = values
+                .map(|(name, entry)| (name.clone(), entry.item.value.clone()))
+                .collect();
+            let source = Source { name, text };
+            template::file(reader, source, values, &a.span)
+                .map(Value::String)
+                .ok_or(Fault::Reported)
+        },
+    ),
+];
+
+fn bytes(reader: &mut Reader<'_>, path: &str) -> Result<Vec<u8>, Fault> {
+    // `path.module` is `.`, and a file has one name.
+    let plain = path.trim_start_matches("./").to_owned();
+    match reader.outside.file(&plain) {
+        Ok(bytes) => {
+            reader.files.insert(plain);
+            Ok(bytes)
+        }
+        Err(why) => Err(Fault::File {
+            path: path.to_owned(),
+            why,
+        }),
+    }
+}
+
+fn text(reader: &mut Reader<'_>, path: &str) -> Result<String, Fault> {
+    String::from_utf8(bytes(reader, path)?).map_err(|_| Fault::File {
+        path: path.to_owned(),
+        why: "it is no UTF-8 text; `filebase64` takes any file".to_owned(),
+    })
+}
+
+fn env(reader: &mut Reader<'_>, a: &Arguments) -> Result<Value, Fault> {
+    if !reader.in_default {
+        reader.report(
+            Problem::Unsupported {
+                what: "`env` outside of a variable's default".to_owned(),
+            },
+            a.span.clone(),
+            "what is baked must not depend on the environment unseen",
+            "write variable \"name\" { default = env(\"NAME\") }, and `var.name` here",
+        );
+        return Err(Fault::Reported);
+    }
+    // As in Packer: what is not set is empty.
+    let value = reader.outside.variable(a.text(0)).unwrap_or_default();
+    Ok(Value::String(value))
+}
