@@ -21,6 +21,7 @@ const SHAPE: Shape = Shape {
         "labels",
         "workdir",
         "stop_signal",
+        "for_each",
     ],
     blocks: &[
         BlockShape {
@@ -45,6 +46,7 @@ const SHAPE: Shape = Shape {
             "test",
             "leave it out; a `probe` of the service checks what it answers",
         ),
+        ("count", "use `for_each`, with a key for each image"),
         ("base", "start from `debian`"),
         ("from", "start from `debian`"),
     ],
@@ -72,12 +74,13 @@ const COPY: Shape = Shape {
 pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<ImageSpec> {
     let name = name::<ImageName>(reader, &labelled.label)?;
     let place = format!("`image \"{name}\"`");
-    let section = Section::read(
+    let section = Section::read_lazily(
         reader,
         &SHAPE,
         &labelled.block.body,
         place,
         labelled.header.clone(),
+        &["for_each"],
     );
     section.require(reader, "version", "version = \"1.0.0\"");
     let version = section.string(reader, "version").filter(|version| {

@@ -1,6 +1,7 @@
 //! The whole file: what may stand at its top, and one spec for the environment that is asked for.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use hcl_edit::Span;
 use hcl_edit::structure::Body;
@@ -8,10 +9,11 @@ use kiln_model::{
     EnvName, ImageName, ImageSpec, ProjectName, ProjectSpec, ServiceDefinition, ServiceName,
 };
 
+use crate::each::{self, Round};
 use crate::reader::{Outside, Reader};
-use crate::section::{BlockShape, Section, Shape};
+use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::ServiceDraft;
-use crate::value::{At, Value};
+use crate::value::At;
 use crate::variable::{self, VariableValue};
 use crate::{ConfigErrors, Diagnostic, Problem, Source, Sources, image, suggest};
 
@@ -132,16 +134,9 @@ fn read<'a>(
     inputs: &Inputs,
     warnings: &mut Vec<String>,
 ) -> Option<ProjectSpec> {
-    variable::declare(reader, body, &inputs.variables, warnings);
-    variable::check_all(reader);
-    reader.images = body
-        .get_blocks("image")
-        .filter_map(|block| block.labels.first())
-        .map(|label| {
-            let name = label.as_str().to_owned();
-            (name.clone(), Value::Image(name))
-        })
-        .collect();
+    let validations = variable::declare(reader, body, &inputs.variables, warnings);
+    each::images(reader, body);
+    variable::check_all(reader, &validations);
     // The first line stands for a file that lacks something.
     let start = body
         .iter()
@@ -162,21 +157,40 @@ fn read<'a>(
 
     let mut images: BTreeMap<ImageName, ImageSpec> = BTreeMap::new();
     for block in file.blocks("image") {
-        if let Some(image) = image::read(reader, block) {
-            images.insert(image.name.clone(), image);
+        for round in rounds(reader, block) {
+            let image = each::in_round(reader, block, round.as_ref(), image::read);
+            let Some(image) = image else { continue };
+            let name = image.name.clone();
+            if images.insert(name.clone(), image).is_some() {
+                taken(reader, block, &format!("`image \"{name}\"`"));
+            }
         }
     }
     let mut drafts: BTreeMap<ServiceName, ServiceDraft> = BTreeMap::new();
+    let mut groups = Groups::new();
     for block in file.blocks("service") {
-        let name = image::name(reader, &block.label);
-        let draft = ServiceDraft::read(reader, block);
-        if let Some(name) = name {
-            drafts.insert(name, draft);
+        for round in rounds(reader, block) {
+            let (name, draft) = each::in_round(reader, block, round.as_ref(), |reader, block| {
+                let name: Option<ServiceName> = image::name(reader, &block.label);
+                (name, ServiceDraft::read(reader, block))
+            });
+            let Some(name) = name else { continue };
+            if drafts.insert(name.clone(), draft).is_some() {
+                taken(reader, block, &format!("`service \"{name}\"`"));
+            }
+            if let Some(round) = round {
+                let group = groups.entry(block.label.value.clone()).or_default();
+                group.push((name, round));
+            }
         }
     }
-    let environments = environments(reader, &file, &drafts);
+    let environments = environments(reader, &file, &drafts, &groups);
+    let headers: BTreeMap<ServiceName, Range<usize>> = drafts
+        .iter()
+        .map(|(name, draft)| (name.clone(), draft.header()))
+        .collect();
     let services = choose(reader, inputs, drafts, &environments)?;
-    command_check(reader, &file, &images, &services);
+    command_check(reader, &headers, &images, &services);
     Some(ProjectSpec {
         project: project?,
         environment: inputs.environment.clone(),
@@ -186,12 +200,36 @@ fn read<'a>(
     })
 }
 
+/// The rounds of a block: one without `each`, where it has no `for_each`; none, where that is wrong.
+fn rounds(reader: &mut Reader<'_>, block: &Labelled<'_>) -> Vec<Option<Round>> {
+    let place = format!("`{} \"{}\"`", block.block.ident.as_str(), block.label.value);
+    match each::rounds(reader, &place, block.block) {
+        Some(None) => vec![None],
+        Some(Some(rounds)) => rounds.into_iter().map(Some).collect(),
+        None => Vec::new(),
+    }
+}
+
+fn taken(reader: &mut Reader<'_>, block: &Labelled<'_>, what: &str) {
+    reader.report(
+        Problem::Duplicate {
+            what: what.to_owned(),
+        },
+        block.header.clone(),
+        "a name that no other has: with `for_each` it is NAME-KEY",
+        "rename one of the two",
+    );
+}
+
+/// The services that a block with `for_each` stands for, by its label.
+type Groups = BTreeMap<String, Vec<(ServiceName, Round)>>;
 type Overrides = BTreeMap<ServiceName, ServiceDraft>;
 
 fn environments(
     reader: &mut Reader<'_>,
     file: &Section<'_>,
     drafts: &BTreeMap<ServiceName, ServiceDraft>,
+    groups: &Groups,
 ) -> Vec<(EnvName, Overrides)> {
     let mut environments = Vec::new();
     for block in file.blocks("environment") {
@@ -206,17 +244,47 @@ fn environments(
         );
         let mut overrides = Overrides::new();
         for block in section.blocks("service") {
-            let draft = ServiceDraft::read(reader, block);
+            if let Some(attribute) = block.block.body.get_attribute("for_each") {
+                reader.report(
+                    Problem::Contradiction {
+                        what: "`for_each` in an environment".to_owned(),
+                    },
+                    attribute.key.span().unwrap_or_default(),
+                    "it belongs to the service at the top",
+                    "remove it here: the block changes each of them",
+                );
+            }
             let label = &block.label;
+            if let Some(group) = groups.get(&label.value) {
+                for (name, round) in group {
+                    let draft = each::in_round(reader, block, Some(round), ServiceDraft::read);
+                    let draft = match overrides.remove(name) {
+                        // What names one of them wins over what names all.
+                        Some(own) => draft.overlay(own),
+                        None => draft,
+                    };
+                    overrides.insert(name.clone(), draft);
+                }
+                continue;
+            }
+            let draft = ServiceDraft::read(reader, block);
             match drafts
                 .iter()
                 .find(|(known, _)| known.as_str() == label.value)
             {
                 Some((known, _)) => {
+                    let draft = match overrides.remove(known) {
+                        Some(all) => all.overlay(draft),
+                        None => draft,
+                    };
                     overrides.insert(known.clone(), draft);
                 }
                 None => {
-                    let help = match suggest::nearest(&label.value, drafts.keys().map(ServiceName::as_str)) {
+                    let known = drafts
+                        .keys()
+                        .map(ServiceName::as_str)
+                        .chain(groups.keys().map(String::as_str));
+                    let help = match suggest::nearest(&label.value, known) {
                         Some(right) => format!("write `service \"{right}\"`"),
                         None => "define the service at the top of the file; an environment only changes it".to_owned(),
                     };
@@ -337,7 +405,7 @@ fn resolve(
 /// An image without a command can be baked, but a service of it has nothing to run.
 fn command_check(
     reader: &mut Reader<'_>,
-    file: &Section<'_>,
+    headers: &BTreeMap<ServiceName, Range<usize>>,
     images: &BTreeMap<ImageName, ImageSpec>,
     services: &BTreeMap<ServiceName, ServiceDefinition>,
 ) {
@@ -346,10 +414,7 @@ fn command_check(
             continue;
         };
         if service.command.is_empty() && image.cmd.is_empty() && image.entrypoint.is_empty() {
-            let Some(block) = file
-                .blocks("service")
-                .find(|block| block.label.value == name.as_str())
-            else {
+            let Some(header) = headers.get(name) else {
                 continue;
             };
             let what = format!(
@@ -358,7 +423,7 @@ fn command_check(
             );
             reader.report(
                 Problem::Contradiction { what },
-                block.header.clone(),
+                header.clone(),
                 "expected a command",
                 format!(
                     "add `cmd = [\"PROGRAM\"]` to the image \"{}\", or `command` to the service",

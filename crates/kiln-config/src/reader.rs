@@ -51,8 +51,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) outside: &'a dyn Outside,
     pub(crate) variables: BTreeMap<String, Slot<Declared<'a>>>,
     pub(crate) locals: BTreeMap<String, Slot<&'a Expression>>,
-    /// `image.NAME`: an image, or a map of images by their keys.
-    pub(crate) images: BTreeMap<String, Value>,
+    /// `image.NAME`: an image, or a map of images by their keys. `None`: its `for_each` is wrong, which is reported.
+    pub(crate) images: BTreeMap<String, Option<Value>>,
     /// Names that a `for`, a `for_each` or a template file gives, innermost last.
     pub(crate) scope: Vec<(String, Value)>,
     /// In a template file nothing but `scope` is there.

@@ -113,7 +113,7 @@ fn named(
         }
         "image" => {
             if let Some(value) = reader.images.get(name) {
-                return Some(value.clone());
+                return value.clone();
             }
             let nearest = suggest::nearest(name, reader.images.keys().map(String::as_str));
             let help = match nearest {

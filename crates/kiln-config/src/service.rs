@@ -33,6 +33,7 @@ const SHAPE: Shape = Shape {
         "progress_deadline",
         "soak",
         "stop_grace",
+        "for_each",
     ],
     blocks: &[
         BlockShape {
@@ -71,6 +72,10 @@ const SHAPE: Shape = Shape {
         ),
         ("route", "give the service a port of the host with `listen`"),
         ("migration", "leave it out"),
+        (
+            "count",
+            "use `replicas` for more instances, `for_each` for more services",
+        ),
     ],
 };
 const RESOURCES: Shape = Shape {
@@ -123,12 +128,13 @@ pub(crate) struct ServiceDraft {
 impl ServiceDraft {
     pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Self {
         let place = format!("`service \"{}\"`", labelled.label.value);
-        let section = Section::read(
+        let section = Section::read_lazily(
             reader,
             &SHAPE,
             &labelled.block.body,
             place,
             labelled.header.clone(),
+            &["for_each"],
         );
         let image = match section.value("image") {
             Some(At {
@@ -376,6 +382,10 @@ impl ServiceDraft {
             soak: soak.or(self.soak),
             stop_grace: stop_grace.or(self.stop_grace),
         }
+    }
+
+    pub(crate) fn header(&self) -> std::ops::Range<usize> {
+        self.header.clone()
     }
 
     pub(crate) fn listen(&self) -> Option<&At<SocketAddr>> {

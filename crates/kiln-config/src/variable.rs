@@ -69,22 +69,23 @@ pub(crate) struct Declared<'a> {
     default: Option<&'a Expression>,
     sensitive: bool,
     given: Option<VariableValue>,
-    validations: Vec<Validation<'a>>,
 }
 
 #[derive(Clone)]
-struct Validation<'a> {
+pub(crate) struct Validation<'a> {
+    name: String,
     condition: &'a Expression,
     message: &'a Expression,
 }
 
-/// Fills `reader.variables` and `reader.locals`, which every other attribute may name.
+/// Fills `reader.variables` and `reader.locals`, which every other attribute may name. Gives what has to hold for them.
 pub(crate) fn declare<'a>(
     reader: &mut Reader<'a>,
     file: &'a Body,
     given: &BTreeMap<String, VariableValue>,
     warnings: &mut Vec<String>,
-) {
+) -> Vec<Validation<'a>> {
+    let mut validations = Vec::new();
     for block in file.get_blocks("variable") {
         let [label] = block.labels.as_slice() else {
             continue;
@@ -100,7 +101,7 @@ pub(crate) fn declare<'a>(
             },
         };
         let name = labelled.label.value.clone();
-        let declared = read(reader, &labelled, given.get(&name));
+        let declared = read(reader, &labelled, given.get(&name), &mut validations);
         reader
             .variables
             .entry(name)
@@ -137,28 +138,18 @@ pub(crate) fn declare<'a>(
             }
         }
     }
+    validations
 }
 
 /// Asks for everything that was declared, for the sake of the errors in it.
-pub(crate) fn check_all(reader: &mut Reader<'_>) {
-    let checks: Vec<(String, std::ops::Range<usize>, Vec<Validation<'_>>)> = reader
-        .variables
-        .iter()
-        .filter_map(|(name, slot)| match slot {
-            Slot::Waiting(declared) => Some((
-                name.clone(),
-                declared.header.clone(),
-                declared.validations.clone(),
-            )),
-            Slot::Busy | Slot::Known(_) => None,
-        })
-        .collect();
-    for (name, header, validations) in checks {
-        let value = reference::variable_value(reader, &name, &header);
+pub(crate) fn check_all(reader: &mut Reader<'_>, validations: &[Validation<'_>]) {
+    let names: Vec<String> = reader.variables.keys().cloned().collect();
+    for name in names {
+        let value = reference::variable_value(reader, &name, &(0..0));
         reader.taint = None;
         if value.is_some() {
-            for validation in validations {
-                validate(reader, &name, &validation);
+            for validation in validations.iter().filter(|check| check.name == name) {
+                validate(reader, validation);
             }
         }
     }
@@ -219,6 +210,7 @@ fn read<'a>(
     reader: &mut Reader<'a>,
     labelled: &Labelled<'a>,
     given: Option<&VariableValue>,
+    validations: &mut Vec<Validation<'a>>,
 ) -> Declared<'a> {
     let name = labelled.label.value.clone();
     let place = format!("`variable \"{name}\"`");
@@ -237,7 +229,6 @@ fn read<'a>(
         .expression("type")
         .map(|expression| Type::read(reader, &what, expression));
     let broken = matches!(kind, Some(None));
-    let mut validations = Vec::new();
     for block in section.blocks("validation") {
         let section = Section::read_lazily(
             reader,
@@ -257,7 +248,11 @@ fn read<'a>(
             section.expression("condition"),
             section.expression("error_message"),
         ) {
-            validations.push(Validation { condition, message });
+            validations.push(Validation {
+                name: name.clone(),
+                condition,
+                message,
+            });
         }
     }
     Declared {
@@ -268,7 +263,6 @@ fn read<'a>(
         default: section.expression("default"),
         sensitive,
         given: given.cloned(),
-        validations,
     }
 }
 
@@ -373,7 +367,8 @@ fn from_outside(
     found.map(|at| at.value)
 }
 
-fn validate(reader: &mut Reader<'_>, name: &str, validation: &Validation<'_>) {
+fn validate(reader: &mut Reader<'_>, validation: &Validation<'_>) {
+    let name = &validation.name;
     let what = format!("the condition of the variable `{name}`");
     let (holds, _) = reader.apart(|reader| truth(reader, &what, validation.condition));
     if holds != Some(false) {
@@ -395,7 +390,7 @@ fn validate(reader: &mut Reader<'_>, name: &str, validation: &Validation<'_>) {
     let Some(message) = message else { return };
     reader.report(
         Problem::Invalid {
-            name: name.to_owned(),
+            name: name.clone(),
             message: message.trim_end().to_owned(),
         },
         span,
