@@ -7,6 +7,7 @@
 mod diagnostic;
 mod each;
 mod expression;
+mod format;
 mod functions;
 mod image;
 mod load;
@@ -25,6 +26,7 @@ mod value;
 mod variable;
 
 pub use diagnostic::{ConfigErrors, Diagnostic, Place, Problem};
+pub use format::format;
 pub use load::{Inputs, Loaded, load};
 pub use reader::Outside;
 pub use source::{Position, Source, Sources};

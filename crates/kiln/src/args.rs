@@ -8,7 +8,7 @@ use kiln_oci::Output;
 
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
 ///
-/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`); 3 rolled out badly and rolled back; 64 usage;
+/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`, `fmt --check`); 3 rolled out badly and rolled back; 64 usage;
 /// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "kiln", version, propagate_version = true)]
@@ -30,7 +30,14 @@ pub(crate) enum Command {
     /// Requests in flight are finished first. The store and the journal stay.
     Down(Down),
     /// Check a definition, in all its environments
+    ///
+    /// With `--json`, what is wrong is printed too: a summary, what was expected, what to type and the place of each.
     Validate(Validate),
+    /// Lay definitions out in their one form
+    ///
+    /// Indentation, blanks and the alignment of `=` and comments; nothing else changes. Prints the names of the files
+    /// that it changed.
+    Fmt(Fmt),
     /// Bake images
     Bake(Bake),
     /// List the images of the store
@@ -140,6 +147,16 @@ pub(crate) struct Validate {
     pub(crate) definition: Definition,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Fmt {
+    /// Definitions, folders with a kiln.hcl and all *.kiln.hcl in them, or `-` for standard input
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Change nothing, and exit with 2 when something would change
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Group)]

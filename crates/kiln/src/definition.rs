@@ -64,7 +64,7 @@ pub(crate) fn read(settings: DefinitionSettings) -> Result<Definition, Failure> 
     })
 }
 
-fn text(path: &Path) -> Result<String, Failure> {
+pub(crate) fn text(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => Failure::NoDefinition {
             path: path.to_owned(),
@@ -77,7 +77,7 @@ fn text(path: &Path) -> Result<String, Failure> {
 }
 
 /// Every `*.kiln.hcl` beside a `kiln.hcl`, in the order of their names.
-fn beside(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn beside(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => Failure::NoDefinition {
             path: folder.join("kiln.hcl"),

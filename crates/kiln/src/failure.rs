@@ -50,6 +50,12 @@ pub(crate) enum Failure {
         #[source]
         source: std::io::Error,
     },
+    #[error("the definition {} can't be written", path.display())]
+    WriteDefinition {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the definition has no image `{name}`")]
     NoImage { name: String, known: String },
     #[error("{what} needs root: it mounts file systems and makes namespaces and cgroups")]
@@ -128,6 +134,7 @@ impl Failure {
             Self::Definition(_)
             | Self::NoDefinition { .. }
             | Self::ReadDefinition { .. }
+            | Self::WriteDefinition { .. }
             | Self::NotRoot { .. }
             | Self::Root { .. }
             | Self::NotRunning { .. }
@@ -160,6 +167,9 @@ impl Failure {
                     .to_owned()
             }
             Self::ReadDefinition { .. } => "make it a readable UTF-8 file".to_owned(),
+            Self::WriteDefinition { .. } => {
+                "nothing of it was changed: make its folder writable".to_owned()
+            }
             Self::NoImage { known, .. } => format!("it has: {known}"),
             Self::NoDocument { .. } => "bake it again".to_owned(),
             Self::OneOutput { .. } => {

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod each;
+mod format;
 mod functions;
 mod language;
 mod rejected;

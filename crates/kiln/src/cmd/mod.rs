@@ -3,6 +3,7 @@
 mod apply;
 mod bake;
 mod down;
+mod fmt;
 mod history;
 mod images;
 mod logs;
@@ -24,6 +25,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Fmt(args) => fmt::run(args),
         Command::Bake(args) => bake::run(args),
         Command::Images(args) => images::run(args),
         Command::Sbom(args) => sbom::run(args),

@@ -160,6 +160,90 @@ fn a_definition_may_be_split_and_may_read_files_of_its_folder() {
 }
 
 #[test]
+fn what_is_wrong_is_told_to_programs_too() {
+    let folder = Folder::new();
+    folder.write(
+        "kiln.hcl",
+        &DEFINITION.replace("replicas = var", "replica = var"),
+    );
+    let output = folder.kiln(&["validate", "--json"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "");
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["valid"], false);
+    let found = answer["diagnostics"].as_array().unwrap();
+    assert_eq!(found.len(), 1, "{answer}");
+    assert_eq!(
+        found[0]["summary"],
+        "`service \"api\"` has no attribute `replica`"
+    );
+    assert_eq!(found[0]["help"], "write `replicas`");
+    assert_eq!(
+        found[0]["range"],
+        serde_json::json!({
+            "file": "kiln.hcl",
+            "start": { "line": 11, "column": 3 },
+            "end": { "line": 11, "column": 10 },
+        })
+    );
+    // What has no place in the file.
+    folder.write("kiln.hcl", DEFINITION);
+    let output = folder.kiln(&["validate", "--json", "--env", "prodution"], &[]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["diagnostics"][0]["range"], serde_json::Value::Null);
+}
+
+#[test]
+fn definitions_have_one_form() {
+    let folder = Folder::new();
+    let wild = DEFINITION
+        .trim_start()
+        .replace("  ", "\t")
+        .replace(" = ", "=");
+    let tame = DEFINITION.trim_start();
+    folder.write("kiln.hcl", &wild);
+    folder.write("a.kiln.hcl", "locals {\n  a = 1\n}\n");
+    folder.write("other.hcl", "a=1\n");
+    let read = |name: &str| std::fs::read_to_string(folder.0.join(name)).unwrap();
+
+    let checked = folder.kiln(&["fmt", "--check"], &[]);
+    assert_eq!(
+        text(&checked.stdout),
+        "kiln.hcl\n",
+        "{}",
+        text(&checked.stderr)
+    );
+    assert_eq!(checked.status.code(), Some(2));
+    assert_eq!(read("kiln.hcl"), wild);
+
+    let done = folder.kiln(&["fmt"], &[]);
+    assert_eq!(text(&done.stdout), "kiln.hcl\n");
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(read("kiln.hcl"), tame);
+
+    let again = folder.kiln(&["fmt", "--check", "."], &[]);
+    assert_eq!(
+        (text(&again.stdout).as_str(), again.status.code()),
+        ("", Some(0))
+    );
+    assert_eq!(read("other.hcl"), "a=1\n");
+    folder.kiln(&["fmt", "other.hcl"], &[]);
+    assert_eq!(read("other.hcl"), "a = 1\n");
+
+    folder.write("kiln.hcl", "a = = 1\n");
+    let wrong = folder.kiln(&["fmt"], &[]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(
+        text(&wrong.stderr).contains("kiln.hcl:1:5"),
+        "{}",
+        text(&wrong.stderr)
+    );
+    assert_eq!(read("kiln.hcl"), "a = = 1\n");
+    let left = std::fs::read_dir(&folder.0).unwrap().count();
+    assert_eq!(left, 4, "a temporary file is left");
+}
+
+#[test]
 fn a_missing_definition_says_where_it_was_looked_for() {
     let folder = Folder::new();
     let output = folder.kiln(&["validate", "--file", "shop"], &[]);
