@@ -15,6 +15,7 @@ use crate::configure::{self, Ground};
 use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::graph::{self, Step, Work};
+use crate::leaks::{self, Finding};
 use crate::lock::{ImageLock, Lock, LockedPackage};
 use crate::provenance::{self, Done};
 use crate::seen::Seen;
@@ -149,6 +150,7 @@ pub fn bake(
         layers.push(layer);
     }
     let config = config(image, &locked.arch, locked.date);
+    check_leaks(store, image, &layers, &done, &config)?;
     // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
     let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
     let checked = Digest::of(&canonical_json(&("command", &below, &config))?);
@@ -521,7 +523,63 @@ fn carry_out(
         }
     };
     tree.clamp_mtime(locked.date);
-    Ok(store.add_layer(&tree)?)
+    let leaks = leaks::in_tree(&tree)?;
+    let layer = store.add_layer(&tree)?;
+    leaks::remember(store, &layer.diff_id, &leaks)?;
+    Ok(layer)
+}
+
+/// Nothing secret leaves with the image, but what the definition names.
+fn check_leaks(
+    store: &Store,
+    image: &ImageSpec,
+    layers: &[Layer],
+    steps: &[Done],
+    config: &ImageConfig,
+) -> Result<(), BakeError> {
+    let name = image.name.to_string();
+    let rules = leaks::rules();
+    for excuse in &image.allow_leak {
+        let rule = excuse.split(':').next().unwrap_or_default();
+        if !rules.contains(rule) {
+            let known: Vec<&str> = rules.into_iter().collect();
+            return Err(BakeError::NoRule {
+                image: name,
+                rule: rule.to_owned(),
+                known: known.join(", "),
+            });
+        }
+    }
+    let mut found: Vec<(Finding, Option<&str>)> = leaks::in_config(config, &image.run)
+        .into_iter()
+        .map(|finding| (finding, None))
+        .collect();
+    for (layer, step) in layers.iter().zip(steps) {
+        let leaks = leaks::of_layer(store, layer)?;
+        found.extend(leaks.into_iter().map(|leak| (leak, Some(&*step.name))));
+    }
+    found.retain(|(finding, _)| !image.allow_leak.contains(&finding.excuse()));
+    if found.is_empty() {
+        return Ok(());
+    }
+    let findings: Vec<String> = found
+        .iter()
+        .map(|(Finding { rule, place }, step)| match step {
+            Some(step) => format!("  {rule} in {place}, of the step `{step}`"),
+            None => format!("  {rule} in {place}"),
+        })
+        .collect();
+    let mut excuses: Vec<String> = found
+        .iter()
+        .map(|(finding, _)| format!("\"{}\"", finding.excuse()))
+        .collect();
+    excuses.sort();
+    excuses.dedup();
+    Err(BakeError::Leaks {
+        image: name,
+        findings: findings.join("\n"),
+        excuses: excuses.join(", "),
+    })
 }
 
 fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {

@@ -101,6 +101,22 @@ pub enum BakeError {
         "image `{image}`: `{command}` is its command and is not executable: set its mode before it is copied"
     )]
     NotExecutable { image: String, command: String },
+    #[error(
+        "image `{image}` would give away what looks secret:\n{findings}\nTake it out of the step that brings it (deleted by a later step it is still in its layer), or, where it is none, excuse it: image {{ allow_leak = [{excuses}] }}"
+    )]
+    Leaks {
+        image: String,
+        findings: String,
+        excuses: String,
+    },
+    #[error(
+        "image `{image}`: allow_leak names the rule `{rule}`, which there is not: the rules are {known}"
+    )]
+    NoRule {
+        image: String,
+        rule: String,
+        known: String,
+    },
     #[error("the store can't be used")]
     Store(#[from] kiln_oci::StoreError),
     #[error("the step's result can't be read as a layer")]

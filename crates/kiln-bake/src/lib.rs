@@ -16,6 +16,7 @@ mod error;
 mod fetch;
 mod graph;
 mod install;
+mod leaks;
 mod licence;
 mod lock;
 mod look;

@@ -22,6 +22,7 @@ const SHAPE: Shape = Shape {
         "workdir",
         "stop_signal",
         "for_each",
+        "allow_leak",
     ],
     blocks: &[
         BlockShape {
@@ -164,6 +165,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<I
         .into_iter()
         .map(|(key, at)| (key, at.value))
         .collect();
+    let allow_leak = allow_leak(reader, &section);
     Some(ImageSpec {
         name,
         version: version?.value,
@@ -178,7 +180,32 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<I
         labels,
         workdir: workdir.map(|at| at.value),
         stop_signal: stop_signal.map(|at| at.value),
+        allow_leak,
     })
+}
+
+/// `RULE:PLACE`, as the error of a leak prints it. Which rules there are is the bake's to know.
+fn allow_leak(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
+    let excuses = section.strings(reader, "allow_leak");
+    let mut good = Vec::new();
+    for excuse in excuses.map(|list| list.value).unwrap_or_default() {
+        let is_whole = excuse
+            .value
+            .split_once(':')
+            .is_some_and(|(rule, place)| !rule.is_empty() && !place.is_empty());
+        if is_whole {
+            good.push(excuse.value);
+        } else {
+            reader.bad_value(
+                &format!("an item of {}", section.what("allow_leak")),
+                format!("`{}`", excuse.value),
+                excuse.span,
+                "a rule and the place of what it found",
+                "write it as the bake's error does, such as \"private-key:/opt/app/test.key\"",
+            );
+        }
+    }
+    good
 }
 
 /// A name of the model's, with its rule as the message.

@@ -42,6 +42,8 @@ pub struct ImageSpec {
     pub workdir: Option<String>,
     /// `None` is SIGTERM.
     pub stop_signal: Option<String>,
+    /// `RULE:PLACE` of each secret-looking thing that is known and none.
+    pub allow_leak: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,14 +30,14 @@ pub enum Content {
 }
 
 /// A file's content, opened.
-pub(crate) enum Reader<'a> {
+pub enum Reader<'a> {
     Bytes(&'a [u8]),
     File { file: File },
     Range { file: &'a File, offset: u64 },
 }
 
 impl Content {
-    pub(crate) fn open(&self) -> io::Result<Reader<'_>> {
+    pub fn open(&self) -> io::Result<Reader<'_>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         Ok(match self {
             Self::Bytes(bytes) => Reader::Bytes(bytes),
@@ -61,7 +61,7 @@ impl Content {
 
 impl Reader<'_> {
     /// Fills `buffer` from `at` on; fewer bytes than asked only at the end.
-    pub(crate) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let (file, at) = match self {
             Self::Bytes(bytes) => {
                 let start = usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));

@@ -18,7 +18,7 @@ mod store;
 pub mod tar;
 mod upper;
 
-pub use content::Content;
+pub use content::{Content, Reader as ContentReader};
 pub use export::{ExportError, Output, OutputError};
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
 pub use layer::{Entry, Kind, LayerError, Tree};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kiln_bake::{Baked, MEDIA_IN_TOTO, MEDIA_SPDX};
+use kiln_bake::{BakeError, Baked, MEDIA_IN_TOTO, MEDIA_SPDX};
 use serde_json::Value;
 
 use crate::world::{World, copy, image, told};
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         "an_images_provenance_says_the_commit_and_leaves_the_image_as_it_is",
         provenance,
     ),
+    ("an_images_leaks_end_the_bake_unless_they_are_named", leaks),
 ];
 
 /// The documents of a kind that are attached to the image.
@@ -156,4 +157,51 @@ fn provenance() {
     for package in packages {
         assert!(lock.contains(package["digest"]["sha256"].as_str().unwrap()));
     }
+}
+
+fn leaks() {
+    let world = World::new();
+    // Put together here, so that no tool that searches this repository finds a key in it.
+    let key = format!(
+        "-----BEGIN {} KEY-----\n{}\n",
+        "RSA PRIVATE",
+        "aB3/dE7+".repeat(8)
+    );
+    world.write("app/id_rsa", &key);
+    let mut wanted = image();
+    wanted.version = "leaks".into();
+    wanted.copies = vec![copy("app/", "/opt/app", None)];
+    // Gone from the image as it is seen, and still in a layer of it.
+    wanted.run = vec!["rm /opt/app/id_rsa".into()];
+    wanted.env.insert("DB_PASSWORD".into(), "hunter2".into());
+    let error = world.bake(&wanted).err().expect("it has a key in it");
+    let text = told(&error);
+    assert!(matches!(error, BakeError::Leaks { .. }), "{text}");
+    let parts = [
+        "private-key in /opt/app/id_rsa, of the step `copy app/ /opt/app`",
+        "password in env.DB_PASSWORD",
+    ];
+    assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    assert!(
+        !text.contains("hunter2") && !text.contains("aB3/"),
+        "{text}"
+    );
+    let tags = world.store.tags().unwrap();
+    assert!(tags.iter().all(|entry| !entry.tag.contains("leaks")));
+
+    wanted.allow_leak = vec![
+        "private-key:/opt/app/id_rsa".into(),
+        "password:env.DB_PASSWORD".into(),
+    ];
+    let baked = world
+        .bake(&wanted)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert!(baked.steps.iter().all(|step| step.cached));
+    // The base, with the documents and examples of Debian, has none, so that nothing more had to be named.
+    wanted.allow_leak.push("privatekey:/opt".into());
+    let text = told(&world.bake(&wanted).err().expect("there is no such rule"));
+    assert!(
+        text.contains("`privatekey`") && text.contains("private-key"),
+        "{text}"
+    );
 }

@@ -68,6 +68,7 @@ pub(crate) fn image() -> ImageSpec {
         labels: BTreeMap::new(),
         workdir: None,
         stop_signal: None,
+        allow_leak: Vec::new(),
     }
 }
 

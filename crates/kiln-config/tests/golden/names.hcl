@@ -21,6 +21,7 @@ image "web" {
   env         = { "1st" = "x" }
   cmd         = "python3"
   stop_signal = "TERM"
+  allow_leak  = ["private-key"]
 }
 
 service "web" {

@@ -48,6 +48,7 @@ image "api" {
   labels      = { "org.example.team" = "shop", n = 1 }
   workdir     = "/opt/app"
   stop_signal = "SIGINT"
+  allow_leak  = ["private-key:/opt/app/test.key"]
 }
 
 service "api" {
@@ -225,6 +226,7 @@ fn an_image_says_everything_that_is_baked() {
     );
     assert_eq!(image.workdir.as_deref(), Some("/opt/app"));
     assert_eq!(image.stop_signal.as_deref(), Some("SIGINT"));
+    assert_eq!(image.allow_leak, ["private-key:/opt/app/test.key"]);
 }
 
 #[test]
