@@ -4,21 +4,22 @@
 //! Layers are searched once each, in one pass for all rules, with a bounded buffer: what a rule begins with is searched for, and
 //! the rest is only looked at there. What was found is remembered by rule and place, never the secret itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, Match, packed};
 use kiln_model::{CanonicalError, Digest, canonical_json};
 use kiln_oci::{Content, ImageConfig, Kind, Layer, Store, Tree};
+use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BakeError;
 
 /// Changed whenever the rules are: what older ones found is then not relied on.
-const RULES_VERSION: u32 = 1;
+const RULES_VERSION: u32 = 2;
 
 /// What is read of a file at a time.
 const CHUNK: usize = 256 << 10;
@@ -26,6 +27,8 @@ const CHUNK: usize = 256 << 10;
 const OVERLAP: usize = 4 << 10;
 /// Files whose name alone makes them interesting are small.
 const NAMED_MAX: u64 = 1 << 20;
+/// A package of a hundred thousand files has a list of some ten megabytes.
+const SUMS_MAX: u64 = 64 << 20;
 /// Fewer different characters than this are somebody's `xxxxxxxx`.
 const DISTINCT: usize = 8;
 
@@ -220,7 +223,87 @@ pub(crate) fn in_tree(tree: &Tree) -> Result<Vec<Finding>, BakeError> {
             }
         }
     }
+    if found
+        .iter()
+        .any(|finding| finding.rule == PRIVATE_KEY || is_token_rule(&finding.rule))
+    {
+        let published = published(tree)?;
+        let mut kept = Vec::new();
+        for finding in found {
+            if !is_published(tree, &published, &finding, &mut buffer)? {
+                kept.push(finding);
+            }
+        }
+        return Ok(kept);
+    }
     Ok(found.into_iter().collect())
+}
+
+fn is_token_rule(rule: &str) -> bool {
+    TOKENS.iter().any(|token| token.rule == rule)
+}
+
+/// The MD5 sums of the files that the layer's packages brought, by path. What everybody can fetch from Debian is no secret: the keys
+/// that libraries test themselves with are in many a package.
+fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeError> {
+    let mut sums = BTreeMap::new();
+    for (path, entry) in tree.iter() {
+        let is_list = path.starts_with("var/lib/dpkg/info")
+            && path
+                .extension()
+                .is_some_and(|extension| extension == "md5sums");
+        let Kind::File { content, size } = &entry.kind else {
+            continue;
+        };
+        if !is_list || *size > SUMS_MAX {
+            continue;
+        }
+        let mut text = vec![0; usize::try_from(*size).unwrap_or(0)];
+        let count = content
+            .open()
+            .and_then(|file| file.read_at(&mut text, 0))
+            .map_err(BakeError::io(path))?;
+        for line in String::from_utf8_lossy(&text[..count]).lines() {
+            if let Some((sum, path)) = line.split_once("  ") {
+                sums.insert(PathBuf::from(path), sum.to_owned());
+            }
+        }
+    }
+    Ok(sums)
+}
+
+/// Whether the file is, byte for byte, one that a package brought.
+fn is_published(
+    tree: &Tree,
+    published: &BTreeMap<PathBuf, String>,
+    finding: &Finding,
+    buffer: &mut [u8],
+) -> Result<bool, BakeError> {
+    let path = Path::new(finding.place.trim_start_matches('/'));
+    // Packages from before /usr was merged name what is in /usr/lib as /lib.
+    let before = path.strip_prefix("usr").unwrap_or(path);
+    let Some(sum) = published.get(path).or_else(|| published.get(before)) else {
+        return Ok(false);
+    };
+    let Some(Kind::File { content, .. }) = tree.get(path).map(|entry| &entry.kind) else {
+        return Ok(false);
+    };
+    let file = content.open().map_err(BakeError::io(path))?;
+    let (mut hasher, mut at) = (Md5::new(), 0);
+    loop {
+        let count = file.read_at(buffer, at).map_err(BakeError::io(path))?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        at += count as u64;
+    }
+    let hex: String = hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(hex == *sum)
 }
 
 fn in_file(content: &Content, buffer: &mut [u8]) -> io::Result<BTreeSet<&'static str>> {
@@ -580,6 +663,36 @@ mod tests {
                 .collect();
             assert_eq!(found, expected, "{path}: {text}");
         }
+    }
+
+    #[test]
+    fn what_a_package_brought_is_no_secret_until_it_is_changed() {
+        let sum = |text: &str| -> String {
+            let sum = Md5::digest(text.as_bytes());
+            sum.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        let list = format!(
+            "{0}  usr/lib/a.so\n{0}  lib/b.so\n{0}  usr/lib/c.so\n",
+            sum(&key())
+        );
+        let mut tree = Tree::new();
+        let entry = |text: String| Entry::bytes(text.into_bytes(), 0o644);
+        tree.insert("var/lib/dpkg/info/a.md5sums", entry(list))
+            .unwrap();
+        for path in ["usr/lib/a.so", "usr/lib/b.so", "usr/lib/mine.so"] {
+            tree.insert(path, entry(key())).unwrap();
+        }
+        tree.insert("usr/lib/c.so", entry(format!("{}changed", key())))
+            .unwrap();
+        let found: Vec<_> = in_tree(&tree)
+            .unwrap()
+            .iter()
+            .map(Finding::excuse)
+            .collect();
+        assert_eq!(
+            found,
+            ["private-key:/usr/lib/c.so", "private-key:/usr/lib/mine.so"]
+        );
     }
 
     #[test]
