@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::BakeError;
 
 /// Changed whenever the rules are: what older ones found is then not relied on.
-const RULES_VERSION: u32 = 2;
+const RULES_VERSION: u32 = 3;
 
 /// What is read of a file at a time.
 const CHUNK: usize = 256 << 10;
@@ -208,7 +208,7 @@ pub(crate) fn in_tree(tree: &Tree) -> Result<Vec<Finding>, BakeError> {
             continue;
         };
         let place = Path::new("/").join(path).to_string_lossy().into_owned();
-        let rules = in_file(content, &mut buffer).map_err(BakeError::io(path))?;
+        let rules = in_file(content, *size, &mut buffer).map_err(BakeError::io(path))?;
         found.extend(rules.into_iter().map(|rule| Finding::new(rule, &*place)));
         if *size <= NAMED_MAX
             && let Some(rule) = named(path)
@@ -216,7 +216,7 @@ pub(crate) fn in_tree(tree: &Tree) -> Result<Vec<Finding>, BakeError> {
             let mut text = vec![0; usize::try_from(*size).unwrap_or(0)];
             let count = content
                 .open()
-                .and_then(|file| file.read_at(&mut text, 0))
+                .and_then(|file| file.read_within(*size, &mut text, 0))
                 .map_err(BakeError::io(path))?;
             if rule(&String::from_utf8_lossy(&text[..count])) {
                 found.insert(Finding::new(name_of(path), place));
@@ -261,7 +261,7 @@ fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeError> {
         let mut text = vec![0; usize::try_from(*size).unwrap_or(0)];
         let count = content
             .open()
-            .and_then(|file| file.read_at(&mut text, 0))
+            .and_then(|file| file.read_within(*size, &mut text, 0))
             .map_err(BakeError::io(path))?;
         for line in String::from_utf8_lossy(&text[..count]).lines() {
             if let Some((sum, path)) = line.split_once("  ") {
@@ -285,13 +285,15 @@ fn is_published(
     let Some(sum) = published.get(path).or_else(|| published.get(before)) else {
         return Ok(false);
     };
-    let Some(Kind::File { content, .. }) = tree.get(path).map(|entry| &entry.kind) else {
+    let Some(Kind::File { content, size }) = tree.get(path).map(|entry| &entry.kind) else {
         return Ok(false);
     };
     let file = content.open().map_err(BakeError::io(path))?;
     let (mut hasher, mut at) = (Md5::new(), 0);
     loop {
-        let count = file.read_at(buffer, at).map_err(BakeError::io(path))?;
+        let count = file
+            .read_within(*size, buffer, at)
+            .map_err(BakeError::io(path))?;
         if count == 0 {
             break;
         }
@@ -306,12 +308,12 @@ fn is_published(
     Ok(hex == *sum)
 }
 
-fn in_file(content: &Content, buffer: &mut [u8]) -> io::Result<BTreeSet<&'static str>> {
+fn in_file(content: &Content, size: u64, buffer: &mut [u8]) -> io::Result<BTreeSet<&'static str>> {
     let file = content.open()?;
     let mut found = BTreeSet::new();
     let (mut kept, mut at) = (0, 0);
     loop {
-        let count = file.read_at(&mut buffer[kept..], at)?;
+        let count = file.read_within(size, &mut buffer[kept..], at)?;
         at += count as u64;
         let filled = kept + count;
         let is_end = filled < buffer.len();
@@ -604,7 +606,8 @@ mod tests {
             let mut bytes = vec![b'\n'; before];
             bytes.extend_from_slice(secret.as_bytes());
             bytes.resize(bytes.len() + 1000, b'\n');
-            let found = in_file(&Content::Bytes(bytes.into()), &mut vec![0; CHUNK]).unwrap();
+            let size = bytes.len() as u64;
+            let found = in_file(&Content::Bytes(bytes.into()), size, &mut vec![0; CHUNK]).unwrap();
             assert_eq!(
                 found.into_iter().collect::<Vec<_>>(),
                 [PRIVATE_KEY],
@@ -689,6 +692,13 @@ mod tests {
             .iter()
             .map(Finding::excuse)
             .collect();
+        // As a layer that is read back from its blob, whose files are ranges of one.
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let layer = store.add_layer(&tree).unwrap();
+        let again = of_layer(&store, &layer).unwrap();
+        let again: Vec<_> = again.iter().map(Finding::excuse).collect();
+        assert_eq!(again, found);
         assert_eq!(
             found,
             ["private-key:/usr/lib/c.so", "private-key:/usr/lib/mine.so"]

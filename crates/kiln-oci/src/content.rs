@@ -60,8 +60,15 @@ impl Content {
 }
 
 impl Reader<'_> {
+    /// As `read_at`, of a file of `size` bytes: a range does not know where it ends.
+    pub fn read_within(&self, size: u64, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let left = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        self.read_at(&mut buffer[..length], at)
+    }
+
     /// Fills `buffer` from `at` on; fewer bytes than asked only at the end.
-    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    pub(crate) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let (file, at) = match self {
             Self::Bytes(bytes) => {
                 let start = usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));
