@@ -12,6 +12,7 @@ mod configure;
 mod control;
 mod copy;
 mod deb;
+mod diff;
 mod error;
 mod fetch;
 mod graph;
@@ -30,6 +31,7 @@ mod users;
 mod version;
 
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
+pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use error::BakeError;
 pub use lock::{Lock, LockError};
 pub use provenance::MEDIA_IN_TOTO;

@@ -15,7 +15,7 @@ use crate::{licence, look};
 pub const MEDIA_SPDX: &str = "application/spdx+json";
 
 /// The database of a machine with ten thousand packages has some tens of megabytes.
-const STATUS_MAX: u64 = 256 << 20;
+pub(crate) const STATUS_MAX: u64 = 256 << 20;
 /// The longest of Debian's copyright files has some megabytes.
 const COPYRIGHT_MAX: u64 = 32 << 20;
 

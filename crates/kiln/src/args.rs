@@ -42,6 +42,10 @@ pub(crate) enum Command {
     Bake(Bake),
     /// List the images of the store
     Images(Images),
+    /// Show what changed from one image to another: packages, configuration, files, layers
+    ///
+    /// Times of files are not compared.
+    Diff(Diff),
     /// Print what is in an image: its packages with versions, licences and sources, as SPDX 2.3 JSON
     Sbom(Sbom),
     /// Show what an apply would change, and why
@@ -179,6 +183,17 @@ pub(crate) struct Bake {
 
 #[derive(Debug, Group)]
 pub(crate) struct Images {
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Diff {
+    /// A tag, a digest, or the first digits of one
+    pub(crate) from: String,
+    pub(crate) to: String,
     #[command(flatten)]
     pub(crate) root: Root,
     #[command(flatten)]

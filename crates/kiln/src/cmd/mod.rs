@@ -2,6 +2,7 @@
 
 mod apply;
 mod bake;
+mod diff;
 mod down;
 mod fmt;
 mod history;
@@ -28,6 +29,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Fmt(args) => fmt::run(args),
         Command::Bake(args) => bake::run(args),
         Command::Images(args) => images::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Sbom(args) => sbom::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Apply(args) => apply::run(args),
