@@ -98,17 +98,24 @@ pub fn bake(
     let locked = locked(store, request, &client, progress)?;
     let name = image.name.to_string();
     let mut seen = Seen::load(store, request.context, &name, SystemTime::now());
-    let copies = image
-        .copies
-        .iter()
-        .map(|copy| copy::list(image, copy, request.context, &mut seen))
-        .collect::<Result<Vec<_>, _>>()?;
+    let chain = image.chain();
+    let mut steps = Vec::new();
+    for (index, part) in chain.iter().enumerate() {
+        let copies = part
+            .copies
+            .iter()
+            .map(|copy| copy::list(part, copy, request.context, &mut seen))
+            .collect::<Result<Vec<_>, _>>()?;
+        let own = graph::steps(part, &locked.arch, locked.date, &locked.packages, copies);
+        // The first step, Debian, is that of the first image of the chain.
+        let own = own.into_iter().skip(usize::from(index > 0));
+        steps.extend(own.map(|step| (*part, step)));
+    }
     seen.keep(store);
-    let steps = graph::steps(image, &locked.arch, locked.date, &locked.packages, copies);
     let mut layers: Vec<Layer> = Vec::new();
     let mut reports = Vec::new();
     let mut done = Vec::new();
-    for step in &steps {
+    for (part, step) in steps.iter().map(|(part, step)| (*part, step)) {
         let began = Instant::now();
         let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         let key = step.key(&below, locked.date)?;
@@ -126,6 +133,7 @@ pub fn bake(
                 match recorded(store, &key) {
                     Some(layer) => layer,
                     None => {
+                        let step = (part, step);
                         let layer =
                             carry_out(store, request, &client, &locked, step, &layers, progress)?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
@@ -180,7 +188,7 @@ pub fn bake(
         .lock
         .cloned()
         .unwrap_or_default()
-        .with(&image.name, locked);
+        .with(first(image), locked);
     Ok(Baked {
         name: image.name.to_string(),
         tag,
@@ -253,6 +261,11 @@ fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> {
     Ok(file)
 }
 
+/// Whose packages the image has, and its entry in the lock is: an image and its base are never of two days.
+fn first(image: &ImageSpec) -> &kiln_model::ImageName {
+    image.chain().first().map_or(&image.name, |base| &base.name)
+}
+
 /// The image's packages: those of the lock where it fits what is asked, or those that the archive has now.
 fn locked(
     store: &Store,
@@ -267,7 +280,7 @@ fn locked(
     let arch = archive::arch();
     let known = request
         .lock
-        .and_then(|lock| lock.images.get(&image.name))
+        .and_then(|lock| lock.images.get(first(image)))
         .filter(|lock| {
             lock.suite == image.debian.suite && lock.requested == requested && lock.arch == arch
         });
@@ -445,12 +458,11 @@ fn carry_out(
     request: &BakeRequest<'_>,
     client: &Client,
     locked: &ImageLock,
-    step: &Step,
+    (image, step): (&ImageSpec, &Step),
     layers: &[Layer],
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
     sweep(request.work);
-    let image = request.image;
     let scratch = Scratch::new(request.work, store)?;
     let lowers = layers
         .iter()
@@ -550,7 +562,12 @@ fn check_leaks(
             });
         }
     }
-    let mut found: Vec<(Finding, Option<&str>)> = leaks::in_config(config, &image.run)
+    let commands: Vec<String> = image
+        .chain()
+        .iter()
+        .flat_map(|part| part.run.iter().cloned())
+        .collect();
+    let mut found: Vec<(Finding, Option<&str>)> = leaks::in_config(config, &commands)
         .into_iter()
         .map(|finding| (finding, None))
         .collect();

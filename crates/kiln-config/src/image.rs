@@ -7,12 +7,13 @@ use kiln_model::{CopySpec, DebianSpec, ImageName, ImageSpec, UserSpec};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::{environment_names, is_signal, plain};
-use crate::value::At;
+use crate::value::{At, Value};
 use crate::{Problem, suggest};
 
 const SHAPE: Shape = Shape {
     attributes: &[
         "version",
+        "from",
         "run",
         "run_as",
         "env",
@@ -48,8 +49,7 @@ const SHAPE: Shape = Shape {
             "leave it out; a `probe` of the service checks what it answers",
         ),
         ("count", "use `for_each`, with a key for each image"),
-        ("base", "start from `debian`"),
-        ("from", "start from `debian`"),
+        ("base", "write `from = image.NAME`"),
     ],
 };
 
@@ -72,7 +72,178 @@ const COPY: Shape = Shape {
     ],
 };
 
-pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<ImageSpec> {
+/// An image as written: what it starts from may stand below it in the text.
+pub(crate) struct Draft {
+    pub(crate) name: ImageName,
+    from: Option<At<String>>,
+    /// Without a base, `debian` is not `None`.
+    debian: Option<DebianSpec>,
+    version: String,
+    users: Vec<UserSpec>,
+    copies: Vec<CopySpec>,
+    run: Vec<String>,
+    run_as: Option<String>,
+    env: BTreeMap<String, String>,
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    labels: BTreeMap<String, String>,
+    workdir: Option<String>,
+    stop_signal: Option<String>,
+    allow_leak: Vec<String>,
+}
+
+impl Draft {
+    /// With what it has of its base, as a Dockerfile's `FROM` gives it.
+    fn over(self, base: Option<&ImageSpec>) -> Option<ImageSpec> {
+        let Self {
+            name,
+            from: _,
+            debian,
+            version,
+            users,
+            copies,
+            run,
+            run_as,
+            mut env,
+            entrypoint,
+            cmd,
+            mut labels,
+            workdir,
+            stop_signal,
+            mut allow_leak,
+        } = self;
+        let Some(base) = base else {
+            return Some(ImageSpec {
+                name,
+                version,
+                base: None,
+                debian: debian?,
+                users,
+                copies,
+                run,
+                run_as,
+                env,
+                entrypoint,
+                cmd,
+                labels,
+                workdir,
+                stop_signal,
+                allow_leak,
+            });
+        };
+        for (key, value) in &base.env {
+            env.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        for (key, value) in &base.labels {
+            labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        // What was excused in the base's layers is in this image's too.
+        for excuse in &base.allow_leak {
+            if !allow_leak.contains(excuse) {
+                allow_leak.push(excuse.clone());
+            }
+        }
+        // The base's arguments are for the base's program.
+        let (entrypoint, cmd) = match (entrypoint.is_empty(), cmd.is_empty()) {
+            (true, true) => (base.entrypoint.clone(), base.cmd.clone()),
+            (true, false) => (base.entrypoint.clone(), cmd),
+            (false, _) => (entrypoint, cmd),
+        };
+        Some(ImageSpec {
+            name,
+            version,
+            base: Some(Box::new(base.clone())),
+            debian: base.debian.clone(),
+            users,
+            copies,
+            run,
+            run_as: run_as.or_else(|| base.run_as.clone()),
+            env,
+            entrypoint,
+            cmd,
+            labels,
+            workdir: workdir.or_else(|| base.workdir.clone()),
+            stop_signal: stop_signal.or_else(|| base.stop_signal.clone()),
+            allow_leak,
+        })
+    }
+}
+
+/// The longest chain of images. Each holds those before it.
+const LONGEST: usize = 16;
+
+/// Every image with its base, whatever the order of the text is.
+pub(crate) fn resolve(
+    reader: &mut Reader<'_>,
+    drafts: Vec<Draft>,
+) -> BTreeMap<ImageName, ImageSpec> {
+    let known: Vec<String> = drafts.iter().map(|draft| draft.name.to_string()).collect();
+    let mut waiting = drafts;
+    let mut images: BTreeMap<ImageName, ImageSpec> = BTreeMap::new();
+    loop {
+        let before = waiting.len();
+        let mut later = Vec::new();
+        for draft in waiting {
+            let base = match &draft.from {
+                None => None,
+                Some(from) => match images.iter().find(|(name, _)| name.as_str() == from.value) {
+                    Some((_, base)) if base.chain().len() < LONGEST => Some(base.clone()),
+                    Some(_) => {
+                        reader.report(
+                            Problem::TooLarge {
+                                what: format!("the chain of images below `{}`", draft.name),
+                            },
+                            from.span.clone(),
+                            format!("at most {LONGEST} images, each starting from the one before"),
+                            "join some of them",
+                        );
+                        continue;
+                    }
+                    None => {
+                        later.push(draft);
+                        continue;
+                    }
+                },
+            };
+            let name = draft.name.clone();
+            if let Some(image) = draft.over(base.as_ref()) {
+                images.insert(name, image);
+            }
+        }
+        waiting = later;
+        if waiting.len() == before {
+            break;
+        }
+    }
+    // What is left waits for a base that is wrong itself, which is reported, or for itself.
+    for draft in &waiting {
+        let mut next = draft.from.as_ref();
+        let mut steps = 0;
+        while let Some(from) = next
+            && from.value != draft.name.as_str()
+            && steps < known.len()
+        {
+            let base = waiting.iter().find(|base| base.name.as_str() == from.value);
+            next = base.and_then(|base| base.from.as_ref());
+            steps += 1;
+        }
+        if let (Some(from), Some(end)) = (&draft.from, next)
+            && end.value == draft.name.as_str()
+        {
+            reader.report(
+                Problem::Cycle {
+                    what: format!("the image `{}`", draft.name),
+                },
+                from.span.clone(),
+                "an image that does not start from this one",
+                "begin one of them with `debian`",
+            );
+        }
+    }
+    images
+}
+
+pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<Draft> {
     let name = name::<ImageName>(reader, &labelled.label)?;
     let place = format!("`image \"{name}\"`");
     let section = Section::read_lazily(
@@ -105,9 +276,32 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<I
         }
         good
     });
-    let debian = match section.blocks("debian").next() {
-        Some(block) => debian(reader, block),
-        None => {
+    let from = match section.value("from") {
+        Some(At {
+            value: Value::Image(name),
+            span,
+        }) => Some(At { value: name, span }),
+        Some(At { value, span }) => {
+            reader.wrong_type(&section.what("from"), &value, span, "an image");
+            None
+        }
+        None => None,
+    };
+    let debian = match (section.blocks("debian").next(), section.has("from")) {
+        (Some(block), true) => {
+            reader.report(
+                Problem::Contradiction {
+                    what: format!("{} has both `from` and `debian`", section.place),
+                },
+                block.header.clone(),
+                "one thing to start from",
+                "remove one of the two: packages belong to the image that has `debian`",
+            );
+            return None;
+        }
+        (Some(block), false) => debian(reader, block),
+        (None, true) => None,
+        (None, false) => {
             reader.report(
                 Problem::Missing {
                     place: section.place.clone(),
@@ -115,11 +309,13 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<I
                 },
                 section.header.clone(),
                 "expected a `debian` block in it",
-                "add `debian { suite = \"bookworm\" }`",
+                "add `debian { suite = \"bookworm\" }`, or `from = image.NAME`",
             );
             None
         }
     };
+    // A base that is wrong is no reason to look for another.
+    let broken = section.has("from") && from.is_none() || !section.has("from") && debian.is_none();
     let users: Vec<UserSpec> = section
         .blocks("user")
         .filter_map(|block| user(reader, block))
@@ -166,10 +362,14 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<I
         .map(|(key, at)| (key, at.value))
         .collect();
     let allow_leak = allow_leak(reader, &section);
-    Some(ImageSpec {
+    if broken {
+        return None;
+    }
+    Some(Draft {
         name,
+        from,
+        debian,
         version: version?.value,
-        debian: debian?,
         users,
         copies,
         run,

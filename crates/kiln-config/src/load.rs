@@ -155,17 +155,18 @@ fn read<'a>(
         .string(reader, "project")
         .and_then(|text| image::name(reader, &text));
 
-    let mut images: BTreeMap<ImageName, ImageSpec> = BTreeMap::new();
+    let mut found: Vec<image::Draft> = Vec::new();
     for block in file.blocks("image") {
         for round in rounds(reader, block) {
             let image = each::in_round(reader, block, round.as_ref(), image::read);
             let Some(image) = image else { continue };
-            let name = image.name.clone();
-            if images.insert(name.clone(), image).is_some() {
-                taken(reader, block, &format!("`image \"{name}\"`"));
+            if found.iter().any(|other| other.name == image.name) {
+                taken(reader, block, &format!("`image \"{}\"`", image.name));
             }
+            found.push(image);
         }
     }
+    let images = image::resolve(reader, found);
     let mut drafts: BTreeMap<ServiceName, ServiceDraft> = BTreeMap::new();
     let mut groups = Groups::new();
     for block in file.blocks("service") {

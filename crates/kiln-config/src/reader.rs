@@ -326,9 +326,12 @@ fn conceal(diagnostic: &mut Diagnostic) {
     const HIDDEN: &str = "a sensitive value";
     match &mut diagnostic.problem {
         Problem::BadValue { found, .. } => HIDDEN.clone_into(found),
-        Problem::UnknownReference { name, .. } | Problem::Missing { name, .. } => {
-            HIDDEN.clone_into(name);
+        Problem::UnknownReference {
+            kind: "key" | "item",
+            name,
         }
+        | Problem::Missing { name, .. }
+        | Problem::UnknownAttribute { name, .. } => HIDDEN.clone_into(name),
         Problem::Duplicate { what }
         | Problem::Contradiction { what }
         | Problem::TooLarge { what } => HIDDEN.clone_into(what),
@@ -337,14 +340,15 @@ fn conceal(diagnostic: &mut Diagnostic) {
             why.clear();
         }
         Problem::Invalid { message, .. } => HIDDEN.clone_into(message),
+        Problem::WrongType { .. } => {}
+        // These name what is written, and nothing that it is worth.
         Problem::Syntax
         | Problem::UnknownBlock { .. }
-        | Problem::UnknownAttribute { .. }
+        | Problem::UnknownReference { .. }
         | Problem::Unsupported { .. }
-        | Problem::WrongType { .. }
         | Problem::NoValue { .. }
         | Problem::Cycle { .. }
-        | Problem::Sensitive { .. } => {}
+        | Problem::Sensitive { .. } => return,
     }
     "what is sensitive is not shown".clone_into(&mut diagnostic.help);
 }

@@ -27,6 +27,10 @@ pub struct ProjectSpec {
 pub struct ImageSpec {
     pub name: ImageName,
     pub version: String,
+    /// The image that it starts from, itself whole. Its steps come first; what is said below is already the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Box<ImageSpec>>,
+    /// With a base, that of the base.
     pub debian: DebianSpec,
     pub users: Vec<UserSpec>,
     pub copies: Vec<CopySpec>,
@@ -44,6 +48,16 @@ pub struct ImageSpec {
     pub stop_signal: Option<String>,
     /// `RULE:PLACE` of each secret-looking thing that is known and none.
     pub allow_leak: Vec<String>,
+}
+
+impl ImageSpec {
+    /// What it is made of, in the order of the steps: the image with `debian`, those that start from it, itself.
+    pub fn chain(&self) -> Vec<&Self> {
+        let mut chain: Vec<&Self> =
+            std::iter::successors(Some(self), |image| image.base.as_deref()).collect();
+        chain.reverse();
+        chain
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

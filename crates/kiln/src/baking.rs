@@ -223,7 +223,9 @@ impl<'a> Baking<'a> {
             .into_iter()
             .collect();
         inputs.extend(self.definition.files.iter().cloned());
-        inputs.extend(spec.copies.iter().map(|copy| PathBuf::from(&copy.from)));
+        for part in spec.chain() {
+            inputs.extend(part.copies.iter().map(|copy| PathBuf::from(&copy.from)));
+        }
         match git::commit(folder, &inputs) {
             Ok(commit) => commit,
             Err(error) => {

@@ -8,6 +8,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         same_digest,
     ),
     ("a_changed_file_bakes_only_what_comes_after_it", one_file),
+    (
+        "an_image_on_another_has_its_layers_and_its_packages",
+        on_another,
+    ),
     ("the_commit_changes_no_image", commit),
     (
         "a_step_that_fails_is_told_with_its_last_lines_and_leaves_no_tag",
@@ -67,6 +71,42 @@ fn one_file() {
     let baked = world.bake(&full()).unwrap();
     assert_eq!(cached(&baked), [true, true, false, false]);
     assert_eq!(world.file(&baked, "opt/app/file").unwrap().0, b"two");
+}
+
+/// In two stores: one that baked the base before, one where the image is the first.
+fn on_another() {
+    let mut above = image();
+    above.name = "above".parse().unwrap();
+    above.base = Some(Box::new(full()));
+    above.copies = vec![copy("more", "/opt/app/more", None)];
+    above.run = vec![
+        "cat /opt/app/who /opt/app/file /opt/app/more > /tmp/all; cp /tmp/all /var/tmp/all".into(),
+    ];
+    above.run_as = Some("app".into());
+    let write = |world: &World| {
+        world.write("app/file", "file\n");
+        world.write("more", "more\n");
+    };
+    let world = World::fresh();
+    write(&world);
+    let base = world.bake(&full()).unwrap();
+    let baked = world
+        .bake(&above)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert_eq!(cached(&baked), [true, true, true, true, false, false]);
+    let all = world.file(&baked, "var/tmp/all").unwrap();
+    assert_eq!(all, (b"app\nfile\nmore\n".to_vec(), 1000, 1000));
+    // Its packages are those of the base's entry, and it has none of its own.
+    assert_eq!(baked.lock, base.lock);
+    let alone = World::fresh();
+    write(&alone);
+    let again = alone.bake(&above).unwrap();
+    assert_eq!(cached(&again), [false; 6]);
+    assert_eq!(again.digest, baked.digest);
+    // What the base copies is part of what is baked.
+    world.write("app/file", "other\n");
+    let changed = world.bake(&above).unwrap();
+    assert_eq!(cached(&changed), [true, true, false, false, false, false]);
 }
 
 fn commit() {

@@ -52,6 +52,7 @@ pub(crate) fn image() -> ImageSpec {
     ImageSpec {
         name: "tiny".parse().unwrap(),
         version: "1".into(),
+        base: None,
         debian: DebianSpec {
             suite: "bookworm".into(),
             packages: Vec::new(),

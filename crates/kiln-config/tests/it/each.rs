@@ -196,3 +196,145 @@ fn what_is_wrong_with_for_each_is_shown() {
     let errors = read(&text, "dev").unwrap_err();
     assert_eq!(errors.diagnostics.len(), 1, "{errors}");
 }
+
+const BASES: &str = r#"
+project = "p"
+image "app" {
+  version = "2"
+  from    = image.base
+  env     = { B = "app" }
+  run     = ["two"]
+  labels  = { l = "app" }
+  cmd     = ["app"]
+}
+image "base" {
+  version = "1"
+  debian { suite = "sid" }
+  user "app" { uid = 1000 }
+  run        = ["one"]
+  run_as     = "app"
+  env        = { A = "base", B = "base" }
+  labels     = { k = "base", l = "base" }
+  entrypoint = ["start"]
+  cmd        = ["base"]
+  workdir    = "/srv"
+  allow_leak = ["password:/etc/x"]
+}
+image "edge" {
+  for_each = ["x"]
+  version  = "3"
+  from     = image.app
+}
+"#;
+
+#[test]
+fn an_image_starts_from_another_whatever_the_order_is() {
+    let spec = read(BASES, "dev").unwrap();
+    let app = &spec.images[&"app".parse().unwrap()];
+    let base = &spec.images[&"base".parse().unwrap()];
+    assert_eq!(app.base.as_deref(), Some(base));
+    assert_eq!(app.debian, base.debian);
+    assert_eq!(
+        (app.env["A"].as_str(), app.env["B"].as_str()),
+        ("base", "app")
+    );
+    assert_eq!(
+        (app.labels["k"].as_str(), app.labels["l"].as_str()),
+        ("base", "app")
+    );
+    assert_eq!(
+        (&app.run, &app.run_as),
+        (&vec!["two".to_owned()], &base.run_as)
+    );
+    assert_eq!(app.workdir, base.workdir);
+    assert_eq!(app.allow_leak, ["password:/etc/x"]);
+    assert_eq!(
+        (&app.entrypoint, &app.cmd),
+        (&base.entrypoint, &vec!["app".to_owned()])
+    );
+    // What an entry point is replaced by has arguments of its own.
+    let own = BASES.replace("cmd     = [\"app\"]", "entrypoint = [\"other\"]");
+    let spec = read(&own, "dev").unwrap();
+    let app = &spec.images[&"app".parse().unwrap()];
+    assert_eq!(
+        (app.entrypoint.as_slice(), app.cmd.as_slice()),
+        (&["other".to_owned()][..], &[][..])
+    );
+    let edge = &spec.images[&"edge-x".parse().unwrap()];
+    let names: Vec<&str> = edge
+        .chain()
+        .iter()
+        .map(|image| image.name.as_str())
+        .collect();
+    assert_eq!(names, ["base", "app", "edge-x"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_base_is_shown() {
+    let circle = "  debian { suite = \"sid\" }\n";
+    for (from, to, count, parts) in [
+        (
+            circle,
+            "  from = image.edge[\"x\"]\n",
+            3,
+            &["the image `app` depends on itself", "the image `edge-x`"][..],
+        ),
+        (
+            circle,
+            "  from = image.base\n",
+            1,
+            &["the image `base` depends on itself"],
+        ),
+        (
+            "from    = image.base",
+            "from    = image.bsae",
+            1,
+            &["write `image.base`"],
+        ),
+        (
+            "from    = image.base",
+            "from    = \"base\"",
+            1,
+            &["write image.base, without quotes"],
+        ),
+        (
+            "from    = image.base",
+            "from = image.base\n  debian { suite = \"sid\" }",
+            1,
+            &["both `from` and `debian`"],
+        ),
+        (
+            "from     = image.app",
+            "from     = image.edge",
+            1,
+            &["choose one of them"],
+        ),
+    ] {
+        assert!(BASES.contains(from), "{from}");
+        let errors = read(&BASES.replacen(from, to, 1), "dev").unwrap_err();
+        for part in parts {
+            assert!(
+                errors.to_string().contains(part),
+                "{to}: no {part:?} in:\n{errors}"
+            );
+        }
+        assert_eq!(errors.diagnostics.len(), count, "{errors}");
+    }
+    let mut long = String::from(
+        "project = \"p\"\nimage \"i0\" {\n  version = \"1\"\n  debian { suite = \"sid\" }\n}\n",
+    );
+    for n in 1..40 {
+        long.push_str(&format!(
+            "image \"i{n}\" {{\n  version = \"1\"\n  from = image.i{}\n}}\n",
+            n - 1
+        ));
+    }
+    let errors = read(&long, "dev").unwrap_err();
+    assert_eq!(errors.diagnostics.len(), 1, "{errors}");
+    assert!(
+        errors
+            .to_string()
+            .contains("the chain of images below `i16`"),
+        "{errors}"
+    );
+}
