@@ -372,7 +372,7 @@ fn what_depends_on_itself_is_refused() {
 /// A failure inside `try` is found again where nothing catches it.
 #[test]
 fn try_forgets_only_what_it_catches() {
-    let head = "locals {\n  bad  = [][0]\n  kept = try(local.bad, \"fallback\")\n}";
+    let head = "locals {\n  wrong = [][0]\n  kept  = try(local.wrong, \"fallback\")\n}";
     let errors = evaluated(head, "local.kept", &inputs("dev")).unwrap_err();
     assert_eq!(errors.diagnostics.len(), 1, "{errors}");
     worth(
