@@ -240,13 +240,13 @@ fn tag(image: &ImageSpec, commit: Option<&CommitInfo>, digest: &Digest) -> Strin
     }
 }
 
-fn recorded(store: &Store, key: &Digest) -> Option<Layer> {
+pub(crate) fn recorded(store: &Store, key: &Digest) -> Option<Layer> {
     let layer: Layer = serde_json::from_slice(&store.cache_get(key)?).ok()?;
     // A record whose blob is gone is no record.
     store.has(&layer.blob.digest).then_some(layer)
 }
 
-fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> {
+pub(crate) fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> {
     let folder = store.dir().join("locks");
     fs::create_dir_all(&folder).map_err(BakeError::io(&folder))?;
     let path = folder.join(key.hex());
@@ -402,10 +402,10 @@ fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError>
 }
 
 /// A folder of a step's own, removed with everything in it.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(work: &Path, store: &Store) -> Result<Self, BakeError> {
+    pub(crate) fn new(work: &Path, store: &Store) -> Result<Self, BakeError> {
         let _ = store;
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -414,7 +414,7 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    fn folder(&self, name: &str) -> Result<PathBuf, BakeError> {
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, BakeError> {
         let path = self.0.join(name);
         fs::create_dir_all(&path).map_err(BakeError::io(&path))?;
         Ok(path)
@@ -429,7 +429,7 @@ impl Drop for Scratch {
 }
 
 /// Scratch folders of bakes that were killed.
-fn sweep(work: &Path) {
+pub(crate) fn sweep(work: &Path) {
     for entry in fs::read_dir(work)
         .into_iter()
         .flatten()
@@ -445,7 +445,7 @@ fn sweep(work: &Path) {
     }
 }
 
-fn said(progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
+pub(crate) fn said(progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
     |line| {
         progress(BakeProgress::Said {
             line: line.to_owned(),
@@ -481,6 +481,7 @@ fn carry_out(
         lowers: lowers.clone(),
         upper: &upper,
         work: &work,
+        binds: Vec::new(),
     };
     let mut tree = match &step.work {
         Work::Debian { .. } => {

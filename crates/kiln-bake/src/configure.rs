@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use kiln_engine::sandbox::{self, SandboxExit, SandboxSpec};
+use kiln_engine::sandbox::{self, SandboxBind, SandboxExit, SandboxSpec};
 
 use crate::error::BakeError;
 
@@ -37,6 +37,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) lowers: Vec<std::path::PathBuf>,
     pub(crate) upper: &'a Path,
     pub(crate) work: &'a Path,
+    pub(crate) binds: Vec<SandboxBind>,
 }
 
 /// Runs one command of a step to its end; anything but success is an error with the last lines it said.
@@ -57,7 +58,7 @@ pub(crate) fn run(
         cwd: cwd.to_owned(),
         user: user.to_owned(),
         hostname: "kiln".to_owned(),
-        binds: Vec::new(),
+        binds: ground.binds.clone(),
         memory: None,
         pids: Some(PROCESSES),
         time_limit: Some(TIME_LIMIT_MS),

@@ -133,6 +133,17 @@ pub enum BakeError {
         #[source]
         source: io::Error,
     },
+    /// A whole text with its place and help.
+    #[error(transparent)]
+    Dockerfile(#[from] kiln_config::dockerfile::DockerfileError),
+    #[error("`{step}`: {reason}")]
+    DockerfileStep { step: String, reason: String },
+    #[error("{place}")]
+    Instruction {
+        place: Box<kiln_config::dockerfile::DockerfileError>,
+        #[source]
+        source: Box<BakeError>,
+    },
     #[error("a step has no canonical form")]
     Canonical(#[from] kiln_model::CanonicalError),
 }

@@ -1,8 +1,8 @@
 //! Bakes a definition into an image: a chain of steps, each cached by the digest of its inputs.
 //!
 //! [`graph`] says which steps there are and what their keys are made of, and is pure; [`bake`] carries them out: the Debian base
-//! from a verified archive ([`archive`], [`install`]), users, copied files, and commands in sealed containers. Another front end
-//! (a Dockerfile) makes other steps over the same chain.
+//! from a verified archive ([`archive`], [`install`]), users, copied files, and commands in sealed containers. The other front end,
+//! [`dockerfile`], makes other steps over the same chain.
 
 #![allow(clippy::disallowed_methods)] // the edge: step times are measured, and expiry is compared with the wall clock
 
@@ -13,6 +13,7 @@ mod control;
 mod copy;
 mod deb;
 mod diff;
+mod dockerfile;
 mod error;
 mod fetch;
 mod graph;
@@ -32,6 +33,7 @@ mod version;
 
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
+pub use dockerfile::{BakedDockerfile, DockerfileRequest, bake_dockerfile};
 pub use error::BakeError;
 pub use lock::{Lock, LockError};
 pub use provenance::MEDIA_IN_TOTO;

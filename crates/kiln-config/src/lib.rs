@@ -5,6 +5,7 @@
 //! version does nothing with is an error: one that is accepted and ignored would be a lie.
 
 mod diagnostic;
+pub mod dockerfile;
 mod each;
 mod expression;
 mod format;

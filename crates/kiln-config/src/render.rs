@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{Diagnostic, Sources};
+use crate::{Diagnostic, Source, Sources};
 
 pub(crate) fn errors(sources: &Sources, diagnostics: &[Diagnostic]) -> String {
     let mut out = String::new();
@@ -37,20 +37,41 @@ fn one(out: &mut String, sources: &Sources, diagnostic: &Diagnostic) {
         expected,
         help,
     } = diagnostic;
-    let _ = writeln!(out, "error: {problem}");
-    let place = span
-        .as_ref()
-        .and_then(|span| Some((sources.at(span.start)?, span.len())));
-    let indent = match place {
+    let name = sources.first().map_or("", |source| source.name.as_str());
+    let found = span.as_ref().and_then(|span| {
+        let (source, at) = sources.at(span.start)?;
+        Some((source, at, span.len()))
+    });
+    place(
+        out,
+        &format!("error: {problem}"),
+        found,
+        name,
+        expected,
+        help,
+    );
+}
+
+/// A headline, the line of the text with carets below it, and what to do. `found`: the text, a byte of it, and how many. `name`: what
+/// is shown without that.
+pub(crate) fn place(
+    out: &mut String,
+    headline: &str,
+    found: Option<(&Source, usize, usize)>,
+    name: &str,
+    expected: &str,
+    help: &str,
+) {
+    let _ = writeln!(out, "{headline}");
+    let indent = match found {
         None => {
-            let name = sources.first().map_or("", |source| source.name.as_str());
             let _ = writeln!(out, "  --> {name}");
             if !expected.is_empty() {
                 let _ = writeln!(out, "   = expected: {expected}");
             }
             3
         }
-        Some(((source, at), length)) => {
+        Some((source, at, length)) => {
             let position = source.position(at);
             let (start, line) = source.line_at(at);
             let number = position.line.to_string();

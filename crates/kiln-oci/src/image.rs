@@ -44,6 +44,8 @@ pub struct ImageConfig {
     /// RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
     #[serde(default)]
     pub config: RunConfig,
     #[serde(default)]
@@ -94,6 +96,43 @@ pub struct RunConfig {
         deserialize_with = "null_is_empty"
     )]
     pub volumes: BTreeMap<String, Empty>,
+    /// What a Dockerfile's next shell forms are given to; docker's own, as the two below.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
+    pub shell: Vec<String>,
+    /// The instructions that a Dockerfile's stage on top of the image begins with.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
+    pub on_build: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// How docker asks whether an instance is well. Durations are in nanoseconds; 0 is the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", line]`.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub test: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub interval: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_period: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_interval: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The `{}` that the specification has as the value of a set's members.

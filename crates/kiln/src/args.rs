@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
-use kiln_model::{EnvName, ImageName, ServiceName};
+use kiln_model::{EnvName, ServiceName};
 use kiln_oci::Output;
 
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
@@ -38,8 +38,10 @@ pub(crate) enum Command {
     /// Indentation, blanks and the alignment of `=` and comments; nothing else changes. Prints the names of the files
     /// that it changed.
     Fmt(Fmt),
-    /// Bake images
-    Bake(Bake),
+    /// Bake images, of a definition or of a Dockerfile
+    ///
+    /// With --dockerfile no definition is needed: `kiln bake --dockerfile Dockerfile --tag api:1 .`
+    Bake(Box<Bake>),
     /// List the images of the store
     Images(Images),
     /// Show what changed from one image to another: packages, configuration, files, layers
@@ -165,20 +167,57 @@ pub(crate) struct Fmt {
 
 #[derive(Debug, Group)]
 pub(crate) struct Bake {
-    /// Only these images
-    #[arg(value_name = "IMAGE")]
-    pub(crate) images: Vec<ImageName>,
+    /// Only these images; with --dockerfile, the folder whose files can be copied [default: .]
+    #[arg(value_name = "IMAGE|CONTEXT")]
+    pub(crate) images: Vec<String>,
     /// Write the image as well: oci:DIR, oci-archive:FILE, docker-archive:FILE or tar:FILE (its files alone)
     ///
     /// May be given several times. Only a layout's folder (oci:DIR) takes more than one image.
     #[arg(long, value_name = "TYPE:PATH")]
     pub(crate) output: Vec<Output>,
     #[command(flatten)]
+    pub(crate) dockerfile: Dockerfile,
+    #[command(flatten)]
     pub(crate) definition: Definition,
     #[command(flatten)]
     pub(crate) root: Root,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Dockerfile {
+    /// Bake this Dockerfile, with no definition
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dockerfile: Option<PathBuf>,
+    /// The tag of the Dockerfile's image
+    #[arg(long, short, value_name = "TAG", requires = "dockerfile")]
+    pub(crate) tag: Option<String>,
+    /// The value of an ARG; without a value, that of the environment
+    #[arg(
+        long = "build-arg",
+        value_name = "NAME[=VALUE]",
+        requires = "dockerfile"
+    )]
+    pub(crate) build_args: Vec<String>,
+    /// The stage to bake instead of the last one
+    #[arg(long, value_name = "STAGE", requires = "dockerfile")]
+    pub(crate) target: Option<String>,
+    /// What the image NAME of a FROM means: a tag or digest that `kiln images` lists
+    #[arg(long = "base", value_name = "NAME=REF", value_parser = variable, requires = "dockerfile")]
+    pub(crate) bases: Vec<(String, String)>,
+    /// A folder that `--from=NAME` copies from
+    #[arg(long = "build-context", value_name = "NAME=DIR", value_parser = variable, requires = "dockerfile")]
+    pub(crate) build_contexts: Vec<(String, String)>,
+    /// The platform, which has to be this machine's
+    #[arg(long, value_name = "PLATFORM", requires = "dockerfile")]
+    pub(crate) platform: Option<String>,
+    /// Do every step anew
+    #[arg(long, requires = "dockerfile")]
+    pub(crate) no_cache: bool,
+    /// Only read the Dockerfile, and show what is wrong and what is doubtful in it
+    #[arg(long, requires = "dockerfile")]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Group)]
@@ -393,6 +432,8 @@ mod tests {
             &["kiln", "logs", "api", "--instance", "a&b=c"],
             &["kiln", "down", "--json"],
             &["kiln", "bake", "--output", "zip:x"],
+            &["kiln", "bake", "--tag", "a:1"],
+            &["kiln", "bake", "--dockerfile", "D", "--base", "debian"],
         ] {
             assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
         }

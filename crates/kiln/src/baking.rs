@@ -242,7 +242,7 @@ impl<'a> Baking<'a> {
 }
 
 /// The columns of standard error, where that is a terminal.
-fn columns() -> Option<usize> {
+pub(crate) fn columns() -> Option<usize> {
     let error = std::io::stderr();
     if !error.is_terminal() {
         return None;
@@ -253,7 +253,7 @@ fn columns() -> Option<usize> {
 }
 
 /// What a bake is doing, as it does it: one line that is drawn again on a terminal, whole lines elsewhere.
-struct Live<'a, W: Write> {
+pub(crate) struct Live<'a, W: Write> {
     image: &'a str,
     out: W,
     /// `None`: no terminal.
@@ -265,7 +265,7 @@ struct Live<'a, W: Write> {
 }
 
 impl<'a, W: Write> Live<'a, W> {
-    fn new(image: &'a str, out: W, columns: Option<usize>) -> Self {
+    pub(crate) fn new(image: &'a str, out: W, columns: Option<usize>) -> Self {
         Self {
             image,
             out,
@@ -277,7 +277,7 @@ impl<'a, W: Write> Live<'a, W> {
     }
 
     /// Tells it, and gives the line that stays once a step has ended.
-    fn tell(&mut self, progress: BakeProgress) -> Option<String> {
+    pub(crate) fn tell(&mut self, progress: BakeProgress) -> Option<String> {
         match progress {
             BakeProgress::Resolving { suite } => {
                 self.show(&format!("asking the archive what {suite} has"));
@@ -333,7 +333,7 @@ impl<'a, W: Write> Live<'a, W> {
     }
 
     /// Takes the drawn line away.
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.drawn) {
             let _ = write!(self.out, "\r\x1b[K");
             let _ = self.out.flush();

@@ -42,6 +42,34 @@ pub(crate) enum Failure {
     /// Already whole sentences with places and help.
     #[error("{0}")]
     Definition(#[from] kiln_config::ConfigErrors),
+    /// As a definition's.
+    #[error("{0}")]
+    Dockerfile(Box<kiln_config::dockerfile::DockerfileError>),
+    #[error("{place}")]
+    Instruction {
+        place: Box<kiln_config::dockerfile::DockerfileError>,
+        #[source]
+        source: Box<kiln_bake::BakeError>,
+    },
+    #[error("{} can't be read", path.display())]
+    ReadDockerfile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{}: the pattern in line {line} is malformed", path.display())]
+    Ignore { path: PathBuf, line: usize },
+    #[error("the context {} can't be used", path.display())]
+    Context {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{what}")]
+    Arguments {
+        what: &'static str,
+        help: &'static str,
+    },
     #[error("there is no definition at {}", path.display())]
     NoDefinition { path: PathBuf },
     #[error("the definition {} can't be read", path.display())]
@@ -124,14 +152,28 @@ pub(crate) enum Failure {
     Output(#[source] std::io::Error),
 }
 
+impl From<kiln_config::dockerfile::DockerfileError> for Failure {
+    fn from(error: kiln_config::dockerfile::DockerfileError) -> Self {
+        Self::Dockerfile(Box::new(error))
+    }
+}
+
 impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::NoImage { .. } | Self::OneOutput { .. } | Self::RootTooLong { .. } => Exit::Usage,
+            Self::NoImage { .. }
+            | Self::OneOutput { .. }
+            | Self::RootTooLong { .. }
+            | Self::Arguments { .. } => Exit::Usage,
             // Whoever closed the pipe has read what it wanted.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Interrupted { .. } => Exit::Interrupted,
             Self::Definition(_)
+            | Self::Dockerfile(_)
+            | Self::Instruction { .. }
+            | Self::ReadDockerfile { .. }
+            | Self::Ignore { .. }
+            | Self::Context { .. }
             | Self::NoDefinition { .. }
             | Self::ReadDefinition { .. }
             | Self::WriteDefinition { .. }
@@ -166,6 +208,12 @@ impl Failure {
                 "go to the folder of a kiln.hcl, or name it with `--file` (`kiln up DIR`)"
                     .to_owned()
             }
+            Self::ReadDockerfile { .. } => "name a readable UTF-8 file".to_owned(),
+            Self::Ignore { .. } => "a `[` has to be closed, and `!` needs a pattern".to_owned(),
+            Self::Context { .. } => {
+                "name the folder whose files are copied, at the end of the command".to_owned()
+            }
+            Self::Arguments { help, .. } => (*help).to_owned(),
             Self::ReadDefinition { .. } => "make it a readable UTF-8 file".to_owned(),
             Self::WriteDefinition { .. } => {
                 "nothing of it was changed: make its folder writable".to_owned()
@@ -214,6 +262,8 @@ impl Failure {
                 format!("{} says why", root.join("log/supervise.log").display())
             }
             Self::Definition(_)
+            | Self::Dockerfile(_)
+            | Self::Instruction { .. }
             | Self::Api(_)
             | Self::Store(_)
             | Self::Bake { .. }

@@ -10,6 +10,7 @@ mod baking;
 mod client;
 mod cmd;
 mod definition;
+mod dockerfile;
 mod failure;
 mod git;
 mod interrupt;

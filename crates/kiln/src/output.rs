@@ -51,6 +51,11 @@ pub(crate) fn warning(text: &str) {
     warning_line(&format!("warning: {text}"));
 }
 
+/// Something whole that is told aside.
+pub(crate) fn aside(text: &str) {
+    warning_line(text);
+}
+
 fn warning_line(text: &str) {
     // Nothing can be told to anyone when standard error is closed.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
@@ -63,6 +68,8 @@ pub(crate) fn failure(failure: &Failure) {
     let mut text = match failure {
         // Each of its errors begins with the word.
         Failure::Definition(errors) => errors.to_string(),
+        Failure::Dockerfile(error) => error.to_string(),
+        Failure::Instruction { place, .. } => place.to_string(),
         // Asked for, so no error.
         interrupted @ Failure::Interrupted { .. } => interrupted.to_string(),
         other => format!("error: {other}"),

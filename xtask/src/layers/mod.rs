@@ -17,7 +17,10 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("kiln-sim", &["kiln-model", "kiln-plan", "kiln-proxy"]),
     ("kiln-oci", &["kiln-model"]),
     ("kiln-engine", &["kiln-model", "kiln-oci"]),
-    ("kiln-bake", &["kiln-model", "kiln-oci", "kiln-engine"]),
+    (
+        "kiln-bake",
+        &["kiln-model", "kiln-config", "kiln-oci", "kiln-engine"],
+    ),
     ("kiln-cloud", &["kiln-model"]),
     ("kiln-proxy", &["kiln-model"]),
     (

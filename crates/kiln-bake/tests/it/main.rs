@@ -8,6 +8,7 @@ mod archive;
 mod around;
 mod bakes;
 mod copies;
+mod dockerfile;
 mod faults;
 mod world;
 
@@ -19,6 +20,7 @@ fn main() {
     let tests = bakes::TESTS
         .iter()
         .chain(copies::TESTS)
+        .chain(dockerfile::TESTS)
         .chain(faults::TESTS)
         .chain(around::TESTS);
     let trials = tests

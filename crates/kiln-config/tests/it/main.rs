@@ -1,6 +1,7 @@
 //! Definitions as a person writes them, right and wrong.
 
 mod accepted;
+mod dockerfile;
 mod each;
 mod format;
 mod functions;

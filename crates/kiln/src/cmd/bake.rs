@@ -1,10 +1,14 @@
-//! `kiln bake`: definition → images in the store.
+//! `kiln bake`: definition, or Dockerfile → images in the store.
 
+use std::path::PathBuf;
+
+use kiln_bake::StepReport;
 use kiln_model::ImageName;
 use kiln_oci::Output;
 use serde::Serialize;
 
 use crate::baking::Baking;
+use crate::dockerfile::DockerfileSettings;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
@@ -31,15 +35,30 @@ struct Step {
 }
 
 pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
+    if let Some(path) = args.dockerfile.dockerfile.clone() {
+        return dockerfile(path, args);
+    }
     settings::need_root("`kiln bake`")?;
     kiln_engine::Engine::check()?;
     let root = settings::root(args.root)?;
     let definition = definition::read(args.definition.into())?;
     let audience = Audience::of(args.json.json);
+    let known = definition.spec.images.keys();
     let names = if args.images.is_empty() {
-        definition.spec.images.keys().cloned().collect()
+        known.cloned().collect()
     } else {
+        let find = |name: &String| known.clone().find(|known| known.as_str() == name).cloned();
+        let unknown = |name: &String| Failure::NoImage {
+            name: name.clone(),
+            known: match known.clone().map(ImageName::as_str).collect::<Vec<_>>() {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.join(", "),
+            },
+        };
         args.images
+            .iter()
+            .map(|name| find(name).ok_or_else(|| unknown(name)))
+            .collect::<Result<Vec<_>, _>>()?
     };
     let only_one = |output: &&Output| !matches!(output, Output::OciLayout(_));
     if let Some(output) = args
@@ -71,17 +90,53 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
                 name: name.to_string(),
                 tag: image.tag,
                 digest: image.digest,
-                steps: image
-                    .steps
-                    .into_iter()
-                    .map(|step| Step {
-                        name: step.name,
-                        cached: step.cached,
-                        duration_ms: step.duration_ms,
-                    })
-                    .collect(),
+                steps: steps(image.steps),
             })
             .collect();
+        output::json(&Answer { images })?;
+    }
+    Ok(Exit::Done)
+}
+
+fn steps(steps: Vec<StepReport>) -> Vec<Step> {
+    steps
+        .into_iter()
+        .map(|step| Step {
+            name: step.name,
+            cached: step.cached,
+            duration_ms: step.duration_ms,
+        })
+        .collect()
+}
+
+fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
+    let settings = DockerfileSettings::new(path, args.dockerfile, args.images)?;
+    let dockerfile = settings.read()?;
+    if settings.check {
+        for warning in &dockerfile.warnings {
+            output::aside(&warning.render(&dockerfile.file));
+        }
+        return Ok(if dockerfile.warnings.is_empty() {
+            Exit::Done
+        } else {
+            Exit::Failed
+        });
+    }
+    settings::need_root("`kiln bake`")?;
+    kiln_engine::Engine::check()?;
+    let root = settings::root(args.root)?;
+    let audience = Audience::of(args.json.json);
+    let baked = Interrupts::catch()?.during(
+        || settings.bake(&root, &dockerfile, &args.output, audience),
+        || "the steps that ended are kept for the next bake".to_owned(),
+    )?;
+    if audience == Audience::Program {
+        let images = vec![Image {
+            name: settings.tag.unwrap_or_default(),
+            tag: baked.tag,
+            digest: baked.digest,
+            steps: steps(baked.steps),
+        }];
         output::json(&Answer { images })?;
     }
     Ok(Exit::Done)

@@ -27,7 +27,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Down(args) => down::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Fmt(args) => fmt::run(args),
-        Command::Bake(args) => bake::run(args),
+        Command::Bake(args) => bake::run(*args),
         Command::Images(args) => images::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Sbom(args) => sbom::run(args),

@@ -319,3 +319,34 @@ fn a_data_root_whose_sockets_would_have_too_long_a_path_is_refused() {
     assert_eq!(output.status.code(), Some(64));
     assert!(!Path::new(&long).exists());
 }
+
+#[test]
+fn a_dockerfile_is_checked_without_root_and_its_arguments_are_told() {
+    let folder = Folder::new();
+    folder.write("Dockerfile", "FROM scratch AS Base\nCMD run\n");
+    let bake = |arguments: &[&str]| {
+        let mut all = vec!["bake", "--dockerfile", "Dockerfile"];
+        all.extend(arguments);
+        let output = folder.kiln(&all, &[]);
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, said) = bake(&["--check"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("(StageNameCasing)\n  --> Dockerfile:1:17\n"),
+        "{said}"
+    );
+    assert!(said.contains("(JSONArgsRecommended)"), "{said}");
+    let (code, said) = bake(&[]);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("--tag NAME:VERSION"), "{said}");
+    folder.write("Dockerfile", "FROM scratch\nCOPPY a b\n");
+    let (code, said) = bake(&["--check"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("error: `COPPY`") && said.contains("did you mean COPY?"),
+        "{said}"
+    );
+    folder.write("Dockerfile", "FROM scratch\nCMD [\"run\"]\n");
+    assert_eq!(bake(&["--check"]), (Some(0), String::new()));
+}

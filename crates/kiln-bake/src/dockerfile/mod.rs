@@ -1,0 +1,258 @@
+//! The other front end: a Dockerfile's stages carried out over the same store, sandbox and cache as a definition's steps.
+//!
+//! A stage is baked when something needs it, so that what the target does not need never runs. Layers and configuration
+//! are what BuildKit makes of the same instructions; times are those of the base at most, so that two bakes are one image.
+
+mod base;
+mod mode;
+mod place;
+mod run;
+mod scope;
+mod source;
+mod stage;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore};
+use kiln_model::{Digest, Timestamp};
+use kiln_oci::{ImageConfig, Layer, Store};
+
+use crate::archive;
+use crate::bake::{BakeProgress, StepReport};
+use crate::error::BakeError;
+use crate::seen::Seen;
+use scope::Scope;
+
+pub struct DockerfileRequest<'a> {
+    pub dockerfile: &'a Dockerfile,
+    pub context: &'a Path,
+    pub ignore: &'a Ignore,
+    pub tag: &'a str,
+    pub build_args: &'a BTreeMap<String, String>,
+    /// None: the last stage.
+    pub target: Option<&'a str>,
+    /// What a name of an image in the Dockerfile means in the store.
+    pub bases: &'a BTreeMap<String, String>,
+    /// Folders that COPY and RUN know by a name.
+    pub contexts: &'a BTreeMap<String, PathBuf>,
+    /// Has to be this machine's.
+    pub platform: Option<&'a str>,
+    /// Does every step anew.
+    pub no_cache: bool,
+    /// For what is made on the way; on the store's file system.
+    pub work: &'a Path,
+}
+
+pub struct BakedDockerfile {
+    pub tag: String,
+    pub digest: Digest,
+    pub steps: Vec<StepReport>,
+    pub config: ImageConfig,
+    /// In the order in which they were found.
+    pub warnings: Vec<Complaint>,
+}
+
+/// A stage that was carried out, or an image.
+#[derive(Clone)]
+struct Stage {
+    layers: Vec<Layer>,
+    config: ImageConfig,
+    /// No time in its layers is later: seconds since 1970.
+    date: i64,
+}
+
+struct Bake<'a> {
+    store: &'a Store,
+    request: &'a DockerfileRequest<'a>,
+    progress: &'a mut dyn FnMut(BakeProgress),
+    /// The ARGs before the first FROM.
+    globals: BTreeMap<String, String>,
+    stages: Vec<Option<Rc<Stage>>>,
+    seen: Seen,
+    reports: Vec<StepReport>,
+    warnings: Vec<Complaint>,
+    used_args: BTreeSet<String>,
+}
+
+/// Arguments that need no ARG, and are in no key: what they are is the network's business.
+const PROXIES: [&str; 12] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "SOURCE_DATE_EPOCH",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+];
+
+/// Bakes the Dockerfile's target. To be called from a thread that lives until the end.
+pub fn bake_dockerfile(
+    store: &Store,
+    request: &DockerfileRequest<'_>,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<BakedDockerfile, BakeError> {
+    let file = request.dockerfile;
+    let target = match request.target {
+        None => file.stages.len() - 1,
+        Some(name) => file.stage(name, file.stages.len()).ok_or_else(|| {
+            let names: Vec<_> = file
+                .stages
+                .iter()
+                .flat_map(|stage| stage.name.clone())
+                .collect();
+            let last = file.stages[file.stages.len() - 1].from.span.clone();
+            file.error(Complaint::error(
+                last,
+                format!("the Dockerfile has no stage `{name}`"),
+                match &names[..] {
+                    [] => "none of its stages has a name: FROM IMAGE AS NAME gives one".to_owned(),
+                    names => format!("it has: {}", names.join(", ")),
+                },
+            ))
+        })?,
+    };
+    let here = format!("linux/{}", archive::arch());
+    if let Some(wanted) = request.platform.filter(|wanted| *wanted != here) {
+        return Err(BakeError::Dockerfile(file.error(Complaint::error(
+            file.stages[target].from.span.clone(),
+            format!("kiln bakes for this machine's platform only, and `{wanted}` is another"),
+            format!("it is {here}"),
+        ))));
+    }
+    let mut bake = Bake {
+        store,
+        request,
+        progress,
+        globals: BTreeMap::new(),
+        stages: vec![None; file.stages.len()],
+        seen: Seen::load(store, request.context, request.tag, SystemTime::now()),
+        reports: Vec::new(),
+        warnings: Vec::new(),
+        used_args: BTreeSet::new(),
+    };
+    bake.set_globals(target)?;
+    let stage = bake.stage(target)?;
+    let Bake {
+        seen,
+        reports,
+        mut warnings,
+        used_args,
+        ..
+    } = bake;
+    seen.keep(store);
+    let unused: Vec<&str> = request
+        .build_args
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !used_args.contains(*name) && !PROXIES.contains(name))
+        .collect();
+    if !unused.is_empty() {
+        let span = file.stages[target].from.span.clone();
+        warnings.push(Complaint::warning(
+            "UnusedBuildArg",
+            span,
+            format!("no ARG takes the build argument {}", unused.join(", ")),
+            "is its name right?",
+        ));
+    }
+    let digest = store.put_image(&stage.config, &stage.layers)?;
+    store.tag(request.tag, &digest)?;
+    Ok(BakedDockerfile {
+        tag: request.tag.to_owned(),
+        digest,
+        steps: reports,
+        config: stage.config.clone(),
+        warnings,
+    })
+}
+
+impl Bake<'_> {
+    fn set_globals(&mut self, target: usize) -> Result<(), BakeError> {
+        let file = self.request.dockerfile;
+        let arch = archive::arch();
+        let platform = format!("linux/{arch}");
+        let stage = &file.stages[target];
+        for (kind, os, cpu) in [("TARGET", "linux", arch), ("BUILD", "linux", arch)] {
+            for (name, value) in [
+                ("PLATFORM", platform.as_str()),
+                ("OS", os),
+                ("ARCH", cpu),
+                ("VARIANT", ""),
+            ] {
+                self.globals
+                    .insert(format!("{kind}{name}"), value.to_owned());
+            }
+        }
+        let name = stage.name.clone().unwrap_or_else(|| target.to_string());
+        self.globals.insert(
+            "TARGETSTAGE".to_owned(),
+            if self.request.target.is_some() {
+                name
+            } else {
+                "default".to_owned()
+            },
+        );
+        for instruction in &file.args {
+            let Action::Arg(args) = &instruction.action else {
+                continue;
+            };
+            for (name, value) in args {
+                self.used_args.insert(name.clone());
+                let value = match (self.request.build_args.get(name), value) {
+                    (Some(given), _) => Some(given.clone()),
+                    (None, Some(value)) => {
+                        let mut scope = Scope::new(&[], &self.globals);
+                        let text = scope.expand(file, value)?;
+                        self.warnings.extend(scope.warnings);
+                        Some(text)
+                    }
+                    (None, None) => self.globals.get(name).cloned(),
+                };
+                match value {
+                    Some(value) => self.globals.insert(name.clone(), value),
+                    None => self.globals.remove(name),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// The stage of this number, carried out once.
+    fn stage(&mut self, index: usize) -> Result<Rc<Stage>, BakeError> {
+        if let Some(stage) = &self.stages[index] {
+            return Ok(stage.clone());
+        }
+        let stage = Rc::new(stage::carry_out(self, index)?);
+        self.stages[index] = Some(stage.clone());
+        Ok(stage)
+    }
+
+    fn error(&self, complaint: Complaint) -> BakeError {
+        BakeError::Dockerfile(self.request.dockerfile.error(complaint))
+    }
+}
+
+/// `source` happened while an instruction was carried out.
+fn at(place: DockerfileError, source: BakeError) -> BakeError {
+    match source {
+        // Tells its own place.
+        source @ (BakeError::Dockerfile(_) | BakeError::Instruction { .. }) => source,
+        source => BakeError::Instruction {
+            place: Box::new(place),
+            source: Box::new(source),
+        },
+    }
+}
+
+fn created(date: i64) -> String {
+    Timestamp(u64::try_from(date).unwrap_or(0) * 1000).rfc3339()
+}

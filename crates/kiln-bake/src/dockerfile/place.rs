@@ -1,0 +1,178 @@
+//! Where COPY puts what it takes, by BuildKit's rules: a layer over the view of what is below.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_oci::{Content, Entry, Kind, LayerError, Tree};
+use rustix::fs::{Mode, OFlags};
+
+use super::mode::Chmod;
+use super::source::{Found, Taken, TakenKind, resolve};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    #[error("`/{0}` is no folder in the image, and a folder is copied there")]
+    NotAFolder(String),
+    #[error("`/{0}` is a folder in the image, and a file is copied there")]
+    IsAFolder(String),
+    #[error("{path} can't be read")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the layer can't be described")]
+    Layer(#[from] LayerError),
+}
+
+/// The layer of one instruction.
+pub(super) struct Placing<'a> {
+    /// The image so far.
+    pub(super) view: &'a Path,
+    /// Of everything that is made; what comes from a stage keeps its own where this is none.
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) chmod: Option<&'a Chmod>,
+    pub(super) date: i64,
+    pub(super) tree: Tree,
+}
+
+impl Placing<'_> {
+    fn is_folder(&self, path: &Path) -> Option<bool> {
+        if let Some(entry) = self.tree.get(path) {
+            return Some(matches!(entry.kind, Kind::Dir { .. }));
+        }
+        fs::symlink_metadata(self.view.join(path))
+            .ok()
+            .map(|there| there.is_dir())
+    }
+
+    /// `path` and what is above it: as the image has them, or new.
+    pub(super) fn folder(&mut self, path: &Path) -> Result<(), PlaceError> {
+        let mut inside = PathBuf::new();
+        for part in path.components() {
+            inside.push(part);
+            if self.tree.get(&inside).is_some() {
+                continue;
+            }
+            let entry = match fs::symlink_metadata(self.view.join(&inside)) {
+                Ok(there) if there.is_dir() => Entry::dir(there.mode() & 0o7777)
+                    .owner(there.uid(), there.gid())
+                    .mtime(there.mtime()),
+                Ok(_) => return Err(PlaceError::NotAFolder(inside.display().to_string())),
+                Err(_) => {
+                    let (uid, gid) = self.owner.unwrap_or((0, 0));
+                    Entry::dir(0o755).owner(uid, gid).mtime(self.date)
+                }
+            };
+            self.tree.insert(&inside, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Where `to` is in the image, links followed.
+    pub(super) fn target(&self, to: &str) -> Result<PathBuf, PlaceError> {
+        let path = Path::new(to);
+        resolve(self.view, path, true).map_err(|source| PlaceError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Puts one source at `to`.
+    pub(super) fn put(&mut self, found: &Found, root: &Path, to: &str) -> Result<(), PlaceError> {
+        let target = self.target(to)?;
+        let into = found.is_folder || to.ends_with('/') || self.is_folder(&target) == Some(true);
+        let (base, parent) = match (found.is_folder, into) {
+            (true, _) => (target.clone(), Some(target.as_path())),
+            (false, true) => (target.join(&found.name), Some(target.as_path())),
+            (false, false) => (target.clone(), target.parent()),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(|errno| PlaceError::Io {
+            path: root.to_owned(),
+            source: errno.into(),
+        })?;
+        let dir = Arc::new(dir);
+        let is_new = self.is_folder(&target).is_none();
+        if let Some(parent) = parent {
+            self.folder(parent)?;
+        }
+        for taken in &found.entries {
+            let place = if taken.path.as_os_str().is_empty() {
+                base.clone()
+            } else {
+                base.join(&taken.path)
+            };
+            // The folder whose contents are copied gives its mode only to one that is not there.
+            if found.is_folder && taken.path.as_os_str().is_empty() && !is_new {
+                continue;
+            }
+            self.one(taken, &dir, &place)?;
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, taken: &Taken, dir: &Arc<OwnedFd>, place: &Path) -> Result<(), PlaceError> {
+        let there = self.is_folder(place);
+        let kind = match &taken.kind {
+            TakenKind::Folder => Kind::Dir { opaque: false },
+            TakenKind::File { .. } => Kind::File {
+                content: Content::Under {
+                    dir: dir.clone(),
+                    path: taken.at.clone(),
+                },
+                size: taken.size,
+            },
+            TakenKind::Link { target } => Kind::Symlink {
+                target: target.as_os_str().as_encoded_bytes().to_vec(),
+            },
+            TakenKind::Fifo => Kind::Fifo,
+        };
+        let folder = matches!(kind, Kind::Dir { .. });
+        match there {
+            Some(true) if !folder => {
+                return Err(PlaceError::IsAFolder(place.display().to_string()));
+            }
+            Some(false) if folder => {
+                return Err(PlaceError::NotAFolder(place.display().to_string()));
+            }
+            _ => {}
+        }
+        let mode = match (&taken.kind, self.chmod) {
+            (TakenKind::Link { .. }, _) => 0o777,
+            (_, Some(chmod)) => chmod.apply(taken.mode, folder),
+            (_, None) => taken.mode,
+        };
+        let (uid, gid) = self.owner.or(taken.owner).unwrap_or((0, 0));
+        let mut entry = Entry::new(kind, mode)
+            .owner(uid, gid)
+            .mtime(taken.mtime.unwrap_or(self.date));
+        entry.xattrs = taken.xattrs.iter().cloned().collect::<BTreeMap<_, _>>();
+        self.tree.insert(place, entry)?;
+        Ok(())
+    }
+
+    /// A file of a here-document.
+    pub(super) fn bytes(&mut self, name: &str, text: String, to: &str) -> Result<(), PlaceError> {
+        let target = self.target(to)?;
+        let into = to.ends_with('/') || self.is_folder(&target) == Some(true);
+        let place = if into { target.join(name) } else { target };
+        if let Some(parent) = place.parent() {
+            self.folder(parent)?;
+        }
+        if self.is_folder(&place) == Some(true) {
+            return Err(PlaceError::IsAFolder(place.display().to_string()));
+        }
+        let mode = self.chmod.map_or(0o644, |chmod| chmod.apply(0o644, false));
+        let (uid, gid) = self.owner.unwrap_or((0, 0));
+        let entry = Entry::bytes(text.into_bytes(), mode)
+            .owner(uid, gid)
+            .mtime(self.date);
+        self.tree.insert(&place, entry)?;
+        Ok(())
+    }
+}

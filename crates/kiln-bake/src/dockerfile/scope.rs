@@ -1,0 +1,99 @@
+//! What variables are at one place of a stage.
+
+use std::collections::BTreeMap;
+
+use kiln_config::dockerfile::{
+    Complaint, Dockerfile, DockerfileError, Text, Variables, WordError, expand, expand_heredoc,
+    expand_words,
+};
+
+/// ENV before ARG.
+pub(super) struct Scope<'a> {
+    env: &'a [String],
+    args: &'a BTreeMap<String, String>,
+    undefined: Vec<String>,
+    pub(super) warnings: Vec<Complaint>,
+}
+
+impl Variables for Scope<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        let from_env = self.env.iter().find_map(|pair| {
+            let (known, value) = pair.split_once('=')?;
+            (known == name).then(|| value.to_owned())
+        });
+        from_env.or_else(|| self.args.get(name).cloned())
+    }
+
+    fn undefined(&mut self, name: &str) {
+        self.undefined.push(name.to_owned());
+    }
+}
+
+impl<'a> Scope<'a> {
+    pub(super) fn new(env: &'a [String], args: &'a BTreeMap<String, String>) -> Self {
+        Self {
+            env,
+            args,
+            undefined: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn with<T>(
+        &mut self,
+        file: &Dockerfile,
+        text: &Text,
+        expand: impl FnOnce(&str, char, &mut dyn Variables) -> Result<T, WordError>,
+    ) -> Result<T, DockerfileError> {
+        let result = expand(&text.text, file.escape, self).map_err(|error| {
+            file.error(Complaint::error(
+                text.whole(),
+                error.to_string(),
+                "`$name`, `${name}` or `${name:-default}`; `\\$` is the character itself",
+            ))
+        });
+        for name in std::mem::take(&mut self.undefined) {
+            let at = text.text.find(&name).unwrap_or(0);
+            self.warnings.push(Complaint::warning(
+                "UndefinedVar",
+                text.span(at..at + name.len()),
+                format!("the variable `{name}` has no value here"),
+                "give it one with ARG or ENV before, or a default: ${NAME:-default}",
+            ));
+        }
+        result
+    }
+
+    /// As one word.
+    pub(super) fn expand(
+        &mut self,
+        file: &Dockerfile,
+        text: &Text,
+    ) -> Result<String, DockerfileError> {
+        self.with(file, text, |text, escape, scope| {
+            expand(text, escape, scope)
+        })
+    }
+
+    pub(super) fn words(
+        &mut self,
+        file: &Dockerfile,
+        text: &Text,
+    ) -> Result<Vec<String>, DockerfileError> {
+        self.with(file, text, |text, escape, scope| {
+            expand_words(text, escape, scope)
+        })
+    }
+
+    /// A here-document's content.
+    pub(super) fn heredoc(
+        &mut self,
+        file: &Dockerfile,
+        place: &Text,
+        content: &str,
+    ) -> Result<String, DockerfileError> {
+        self.with(file, place, |_, escape, scope| {
+            expand_heredoc(content, escape, scope)
+        })
+    }
+}

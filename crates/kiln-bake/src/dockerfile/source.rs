@@ -1,0 +1,425 @@
+//! What COPY takes: paths below the context, or below the view of a stage or an image. No link leads out of either.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use kiln_config::dockerfile::{Ignore, PathPattern, has_wildcards};
+use kiln_model::Digest;
+use serde::Serialize;
+
+use crate::seen::Seen;
+
+/// As Linux follows at most (MAXSYMLINKS).
+const LINKS_MAX: usize = 40;
+
+/// One path that is copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Taken {
+    /// Below the root of the source.
+    #[serde(skip)]
+    pub(super) at: PathBuf,
+    /// Below the destination's folder; empty for a folder whose contents are copied.
+    pub(super) path: PathBuf,
+    pub(super) mode: u32,
+    /// None: the context's, which have no owner.
+    pub(super) owner: Option<(u32, u32)>,
+    #[serde(skip)]
+    pub(super) mtime: Option<i64>,
+    #[serde(skip)]
+    pub(super) size: u64,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) kind: TakenKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum TakenKind {
+    Folder,
+    /// The digest where it is part of a key.
+    File {
+        digest: Option<Digest>,
+    },
+    Link {
+        target: PathBuf,
+    },
+    Fifo,
+}
+
+/// One source of a COPY, found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Found {
+    /// The name that a file gets below a destination that is a folder.
+    pub(super) name: OsString,
+    pub(super) is_folder: bool,
+    /// The source itself first; folders before what is in them.
+    pub(super) entries: Vec<Taken>,
+}
+
+/// Where sources are looked for.
+pub(super) struct Root<'a> {
+    pub(super) path: &'a Path,
+    /// The context's; a stage's files are all there.
+    pub(super) ignore: Option<&'a Ignore>,
+    pub(super) exclude: &'a Ignore,
+    /// The context's files are known by their digests.
+    pub(super) seen: Option<&'a mut Seen>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error("there is no `{0}`")]
+    Missing(String),
+    #[error("`{0}` is there and left out by .dockerignore")]
+    Ignored(String),
+    #[error("`{0}` is no pattern: a `[` is not closed")]
+    Pattern(String),
+    #[error("{path} can't be read")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> SourceError {
+    let path = path.to_owned();
+    move |source| SourceError::Io { path, source }
+}
+
+/// `path` below `root` with all links followed inside it, the last one only where asked. What is not there is taken as it is named.
+pub(super) fn resolve(root: &Path, path: &Path, follow_last: bool) -> io::Result<PathBuf> {
+    let mut left: Vec<OsString> = Vec::new();
+    let push = |left: &mut Vec<OsString>, path: &Path| {
+        for part in path.components().rev() {
+            match part {
+                Component::Normal(name) => left.push(name.to_owned()),
+                Component::ParentDir => left.push("..".into()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+    };
+    push(&mut left, path);
+    let mut inside = PathBuf::new();
+    let mut links = 0;
+    while let Some(name) = left.pop() {
+        if name == ".." {
+            inside.pop();
+            continue;
+        }
+        let next = inside.join(&name);
+        let is_link = fs::symlink_metadata(root.join(&next)).is_ok_and(|there| there.is_symlink());
+        if !is_link || left.is_empty() && !follow_last {
+            inside = next;
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(io::Error::other("it leads through too many links"));
+        }
+        let target = fs::read_link(root.join(&next))?;
+        if target.is_absolute() {
+            inside = PathBuf::new();
+        }
+        push(&mut left, &target);
+    }
+    Ok(inside)
+}
+
+/// `path` without `.`, `..` and a leading `/`: below the root whatever it says.
+pub(super) fn lexical(path: &str) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+impl Root<'_> {
+    fn ignored(&self, path: &Path) -> bool {
+        let text = path.to_string_lossy();
+        !text.is_empty() && self.ignore.is_some_and(|ignore| ignore.ignores(&text))
+    }
+
+    /// What one source of COPY means.
+    pub(super) fn find(&mut self, source: &str) -> Result<Vec<Found>, SourceError> {
+        let clean = lexical(source);
+        let text = clean.to_string_lossy().into_owned();
+        let wild = has_wildcards(&text);
+        let paths = if wild {
+            self.expand(&text, false)?
+        } else {
+            vec![clean]
+        };
+        let mut found = Vec::new();
+        for path in paths {
+            let at = resolve(self.path, &path, true).map_err(io_at(&path))?;
+            match fs::symlink_metadata(self.path.join(&at)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && wild => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(SourceError::Missing(source.to_owned()));
+                }
+                Err(error) => return Err(io_at(&self.path.join(&at))(error)),
+                Ok(_) => {}
+            }
+            let mut entries = Vec::new();
+            self.walk(&at, Path::new(""), &mut entries)?;
+            let name = path.file_name().unwrap_or_default().to_owned();
+            // Only what is below tells whether a rule takes something of it back.
+            if self.ignored(&at) && entries.len() <= 1 {
+                if wild {
+                    continue;
+                }
+                return Err(SourceError::Ignored(source.to_owned()));
+            }
+            let is_folder = entries
+                .first()
+                .is_some_and(|entry| entry.kind == TakenKind::Folder);
+            if !is_folder && self.exclude.ignores(&name.to_string_lossy()) {
+                continue;
+            }
+            found.push(Found {
+                name,
+                is_folder,
+                entries,
+            });
+        }
+        Ok(found)
+    }
+
+    /// What one source of `COPY --parents` means: everything keeps its path, from `/./` on.
+    pub(super) fn find_with_parents(&mut self, source: &str) -> Result<Found, SourceError> {
+        let trimmed = source.trim_start_matches("./");
+        let (base, rest) = match format!("/{trimmed}").split_once("/./") {
+            Some((base, rest)) => (lexical(base), lexical(rest)),
+            None => (PathBuf::new(), lexical(trimmed)),
+        };
+        let base = resolve(self.path, &base, true).map_err(io_at(&base))?;
+        let text = base.join(&rest).to_string_lossy().into_owned();
+        let wild = has_wildcards(&text);
+        let paths = if wild {
+            self.expand(&text, true)?
+        } else {
+            vec![base.join(&rest)]
+        };
+        let mut entries: Vec<Taken> = Vec::new();
+        for path in paths {
+            let below = path.strip_prefix(&base).unwrap_or(&path).to_owned();
+            if fs::symlink_metadata(self.path.join(&path)).is_err() {
+                return Err(SourceError::Missing(source.to_owned()));
+            }
+            let mut parent = PathBuf::new();
+            for part in below.parent().into_iter().flat_map(Path::components) {
+                parent.push(part);
+                if !entries.iter().any(|entry| entry.path == parent) {
+                    let folder = self.one(&base.join(&parent), &parent)?;
+                    entries.extend(folder);
+                }
+            }
+            self.walk(&path, &below, &mut entries)?;
+        }
+        if entries.is_empty() && !wild {
+            return Err(SourceError::Ignored(source.to_owned()));
+        }
+        let mut known = std::collections::BTreeSet::new();
+        entries.retain(|entry| known.insert(entry.path.clone()));
+        Ok(Found {
+            name: OsString::new(),
+            is_folder: true,
+            entries,
+        })
+    }
+
+    /// The paths that fit a pattern, in order.
+    fn expand(&self, pattern: &str, deep: bool) -> Result<Vec<PathBuf>, SourceError> {
+        let compiled = if deep {
+            PathPattern::deep(pattern)
+        } else {
+            PathPattern::flat(pattern)
+        }
+        .ok_or_else(|| SourceError::Pattern(pattern.to_owned()))?;
+        // Nothing above the first wildcard has to be looked through.
+        let fixed: PathBuf = Path::new(pattern)
+            .components()
+            .take_while(|part| !has_wildcards(&part.as_os_str().to_string_lossy()))
+            .collect();
+        let depth = (!deep).then(|| Path::new(pattern).components().count());
+        let mut found = Vec::new();
+        self.matching(&fixed, &compiled, depth, &mut found)?;
+        Ok(found)
+    }
+
+    fn matching(
+        &self,
+        folder: &Path,
+        pattern: &PathPattern,
+        depth: Option<usize>,
+        found: &mut Vec<PathBuf>,
+    ) -> Result<(), SourceError> {
+        let real = self
+            .path
+            .join(resolve(self.path, folder, true).map_err(io_at(folder))?);
+        let Ok(entries) = fs::read_dir(&real) else {
+            return Ok(());
+        };
+        let mut names = entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(io_at(&real))?;
+        names.sort();
+        for name in names {
+            let path = folder.join(&name);
+            if pattern.fits(&path.to_string_lossy()) {
+                found.push(path.clone());
+            }
+            let is_folder =
+                fs::symlink_metadata(real.join(&name)).is_ok_and(|there| there.is_dir());
+            if is_folder && depth.is_none_or(|depth| path.components().count() < depth) {
+                self.matching(&path, pattern, depth, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(
+        &mut self,
+        at: &Path,
+        inside: &Path,
+        entries: &mut Vec<Taken>,
+    ) -> Result<(), SourceError> {
+        let text = inside.to_string_lossy();
+        if !text.is_empty() && self.exclude.ignores(&text) && !self.exclude.takes_back() {
+            return Ok(());
+        }
+        let ignored = self.ignored(at);
+        if ignored && !self.ignore.is_some_and(Ignore::takes_back) {
+            // The source itself is told as ignored by whoever asked for it.
+            return Ok(());
+        }
+        let Some(entry) = self.one(at, inside)? else {
+            return Ok(());
+        };
+        let is_folder = entry.kind == TakenKind::Folder;
+        let excluded = !text.is_empty() && self.exclude.ignores(&text);
+        let place = entries.len();
+        entries.push(entry);
+        if is_folder {
+            let path = self.path.join(at);
+            let mut names = fs::read_dir(&path)
+                .and_then(|entries| {
+                    entries
+                        .map(|entry| entry.map(|entry| entry.file_name()))
+                        .collect::<io::Result<Vec<_>>>()
+                })
+                .map_err(io_at(&path))?;
+            names.sort();
+            for name in names {
+                self.walk(&at.join(&name), &inside.join(&name), entries)?;
+            }
+        }
+        // A folder that is left out stays for what a rule takes back in it.
+        if (ignored || excluded) && entries.len() == place + 1 && !inside.as_os_str().is_empty() {
+            entries.pop();
+        }
+        Ok(())
+    }
+
+    /// One path; none for a socket, which no layer has.
+    fn one(&mut self, at: &Path, inside: &Path) -> Result<Option<Taken>, SourceError> {
+        let path = self.path.join(at);
+        let there = fs::symlink_metadata(&path).map_err(io_at(&path))?;
+        let kind = there.file_type();
+        let kind = if kind.is_dir() {
+            TakenKind::Folder
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).map_err(io_at(&path))?;
+            TakenKind::Link { target }
+        } else if kind.is_file() {
+            let digest = match &mut self.seen {
+                Some(seen) => Some(seen.digest(&path, &there).map_err(io_at(&path))?),
+                None => None,
+            };
+            TakenKind::File { digest }
+        } else if kind.is_fifo() {
+            TakenKind::Fifo
+        } else if kind.is_socket() || self.ignore.is_some() {
+            return Ok(None);
+        } else {
+            return Err(io_at(&path)(io::Error::other("a device can't be copied")));
+        };
+        let is_context = self.seen.is_some();
+        Ok(Some(Taken {
+            at: at.to_owned(),
+            path: inside.to_owned(),
+            mode: there.mode() & 0o7777,
+            owner: (!is_context).then(|| (there.uid(), there.gid())),
+            mtime: (!is_context).then(|| there.mtime()),
+            size: there.len(),
+            xattrs: if is_context {
+                Vec::new()
+            } else {
+                xattrs(&path).map_err(io_at(&path))?
+            },
+            kind,
+        }))
+    }
+}
+
+fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // Linux's bound for both (XATTR_LIST_MAX, XATTR_SIZE_MAX).
+    let mut buffer = vec![0; 65536];
+    let length = match rustix::fs::llistxattr(path, &mut buffer[..]) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        Err(errno) => return Err(errno.into()),
+    };
+    let names = buffer[..length].to_vec();
+    let names = names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty() && !name.starts_with(b"trusted.overlay."));
+    names
+        .map(|name| {
+            let length = rustix::fs::lgetxattr(path, name, &mut buffer[..])?;
+            Ok((name.to_vec(), buffer[..length].to_vec()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_inside_and_never_out() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        symlink("usr/bin", root.join("bin")).unwrap();
+        symlink("/usr/../../../../usr", root.join("far")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        for (path, expected) in [
+            ("/bin/sh", "usr/bin/sh"),
+            ("far/bin", "usr/bin"),
+            ("../../etc/passwd", "etc/passwd"),
+            ("none/../bin/x", "usr/bin/x"),
+        ] {
+            let found = resolve(root, Path::new(path), true).unwrap();
+            assert_eq!(found, Path::new(expected), "{path}");
+        }
+        assert_eq!(
+            resolve(root, Path::new("bin"), false).unwrap(),
+            Path::new("bin")
+        );
+        assert!(resolve(root, Path::new("loop"), true).is_err());
+    }
+}

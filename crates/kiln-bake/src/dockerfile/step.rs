@@ -1,0 +1,130 @@
+//! The keys of a Dockerfile's steps, and a step's way through the cache.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use kiln_model::{Digest, canonical_json};
+use kiln_oci::Layer;
+use serde::Serialize;
+
+use super::Bake;
+use super::source::Found;
+use crate::bake::{BakeProgress, StepReport, recorded, step_lock};
+use crate::error::BakeError;
+
+/// Changed whenever the same inputs would give another result.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Inputs<'a> {
+    Run {
+        argv: &'a [String],
+        env: &'a [(String, String)],
+        user: &'a str,
+        workdir: &'a str,
+        script: Option<&'a str>,
+    },
+    Copy {
+        origin: &'a Origin,
+        heredocs: &'a [(String, String)],
+        to: &'a str,
+        owner: Option<&'a str>,
+        chmod: Option<&'a str>,
+        link: bool,
+    },
+    Folder {
+        path: &'a str,
+        owner: &'a str,
+    },
+}
+
+/// What a COPY takes.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Origin {
+    /// Files of a folder, each with its digest.
+    Files(Vec<Found>),
+    /// A stage's or an image's, whose layers say all.
+    Layers {
+        layers: Vec<Digest>,
+        sources: Vec<String>,
+        exclude: Vec<String>,
+        parents: bool,
+    },
+}
+
+impl Bake<'_> {
+    /// The layer of a step: the recorded one, or what `make` gives. None: the step has nothing to say.
+    pub(super) fn step(
+        &mut self,
+        name: &str,
+        below: &[Layer],
+        date: i64,
+        inputs: &Inputs<'_>,
+        make: impl FnOnce(&mut Self) -> Result<Layer, BakeError>,
+    ) -> Result<Layer, BakeError> {
+        #[derive(Serialize)]
+        struct Key<'a> {
+            front_end: &'a str,
+            format: u32,
+            below: Vec<Digest>,
+            date: i64,
+            inputs: &'a Inputs<'a>,
+        }
+        let began = Instant::now();
+        let key = Digest::of(&canonical_json(&Key {
+            front_end: "dockerfile",
+            format: FORMAT,
+            below: below.iter().map(|layer| layer.diff_id).collect(),
+            date,
+            inputs,
+        })?);
+        let known = if self.request.no_cache {
+            None
+        } else {
+            recorded(self.store, &key)
+        };
+        let cached = known.is_some();
+        (self.progress)(BakeProgress::Step {
+            name: name.to_owned(),
+            cached,
+        });
+        let layer = match known {
+            Some(layer) => layer,
+            None => {
+                let _only_one = step_lock(self.store, &key)?;
+                // Another bake may have done it while this one waited.
+                let meanwhile = if self.request.no_cache {
+                    None
+                } else {
+                    recorded(self.store, &key)
+                };
+                match meanwhile {
+                    Some(layer) => layer,
+                    None => {
+                        let layer = make(self)?;
+                        let record = serde_json::to_vec(&layer).unwrap_or_default();
+                        self.store.cache_put(&key, &record)?;
+                        layer
+                    }
+                }
+            }
+        };
+        let report = StepReport {
+            name: name.to_owned(),
+            cached,
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        (self.progress)(BakeProgress::Ended(report.clone()));
+        self.reports.push(report);
+        Ok(layer)
+    }
+
+    pub(super) fn lowers(&self, layers: &[Layer]) -> Result<Vec<PathBuf>, BakeError> {
+        layers
+            .iter()
+            .map(|layer| Ok(self.store.erofs(layer)?))
+            .collect()
+    }
+}

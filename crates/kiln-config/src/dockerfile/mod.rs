@@ -1,0 +1,205 @@
+//! Dockerfiles, as BuildKit reads them (Dockerfile reference, syntax 1): text → stages of instructions, each piece with
+//! its place, so that an error that is only found when a variable is known can still point at it.
+//!
+//! Variables are replaced where the instruction is carried out ([`expand`] and its like), since what they are depends on the base.
+
+mod instruction;
+mod lines;
+mod lint;
+mod pattern;
+mod words;
+
+use std::fmt;
+use std::ops::Range;
+
+pub use instruction::{
+    Action, Command, Copy, Flag, From, Healthcheck, Instruction, Run, Source as CopySource,
+};
+pub use lines::{Heredoc, Text};
+pub use pattern::{Ignore, PathPattern, has_wildcards};
+pub use words::{Variables, WordError, expand, expand_heredoc, expand_words};
+
+use crate::{Source, render};
+use instruction::Parsed;
+
+/// Something about a place of a Dockerfile: an error, or a warning under the name that people know it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// None: an error.
+    pub rule: Option<&'static str>,
+    pub span: Range<usize>,
+    pub what: String,
+    pub help: String,
+}
+
+impl Complaint {
+    pub fn error(span: Range<usize>, what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            rule: None,
+            span,
+            what: what.into(),
+            help: help.into(),
+        }
+    }
+
+    pub fn warning(
+        rule: &'static str,
+        span: Range<usize>,
+        what: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self {
+            rule: Some(rule),
+            ..Self::error(span, what, help)
+        }
+    }
+
+    /// With the line, carets below it, and the help.
+    pub fn render(&self, source: &Source) -> String {
+        let headline = match self.rule {
+            Some(rule) => format!("warning: {} ({rule})", self.what),
+            None => format!("error: {}", self.what),
+        };
+        let mut out = String::new();
+        render::place(
+            &mut out,
+            &headline,
+            Some((source, self.span.start, self.span.len())),
+            &source.name,
+            "",
+            &self.help,
+        );
+        let lines: Vec<_> = out.lines().map(str::trim_end).collect();
+        lines.join("\n")
+    }
+}
+
+/// What is wrong with a Dockerfile, with the text that it is about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct DockerfileError {
+    pub file: Source,
+    pub complaint: Box<Complaint>,
+}
+
+impl fmt::Display for DockerfileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.complaint.render(&self.file))
+    }
+}
+
+/// A Dockerfile whose every instruction is understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dockerfile {
+    pub file: Source,
+    pub escape: char,
+    /// The ARGs before the first FROM.
+    pub args: Vec<Instruction>,
+    /// Never empty.
+    pub stages: Vec<Stage>,
+    pub warnings: Vec<Complaint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    pub from: From,
+    /// Lower case.
+    pub name: Option<String>,
+    pub instructions: Vec<Instruction>,
+}
+
+impl Dockerfile {
+    pub fn parse(file: Source) -> Result<Self, DockerfileError> {
+        match parse(&file) {
+            Ok((escape, args, stages, warnings)) => Ok(Self {
+                file,
+                escape,
+                args,
+                stages,
+                warnings,
+            }),
+            Err(complaint) => Err(DockerfileError {
+                file,
+                complaint: Box::new(complaint),
+            }),
+        }
+    }
+
+    /// The stage before `before` that has this name or number.
+    pub fn stage(&self, name: &str, before: usize) -> Option<usize> {
+        let name = name.to_lowercase();
+        let named = (0..before).rev().find(|index| {
+            self.stages
+                .get(*index)
+                .is_some_and(|stage| stage.name.as_ref() == Some(&name))
+        });
+        named.or_else(|| name.parse().ok().filter(|index| *index < before))
+    }
+
+    pub fn error(&self, complaint: Complaint) -> DockerfileError {
+        DockerfileError {
+            file: self.file.clone(),
+            complaint: Box::new(complaint),
+        }
+    }
+}
+
+type Parts = (char, Vec<Instruction>, Vec<Stage>, Vec<Complaint>);
+
+fn parse(file: &Source) -> Result<Parts, Complaint> {
+    let (directives, raws) = lines::read(file)?;
+    let mut args = Vec::new();
+    let mut stages: Vec<Stage> = Vec::new();
+    for raw in &raws {
+        match instruction::parse(raw, directives.escape)? {
+            Parsed::From(from) => stages.push(Stage {
+                name: from.name.as_ref().map(|name| name.text.to_lowercase()),
+                from,
+                instructions: Vec::new(),
+            }),
+            Parsed::Other(instruction) => match (stages.last_mut(), &instruction.action) {
+                (Some(stage), _) => stage.instructions.push(instruction),
+                (None, Action::Arg(_)) => args.push(instruction),
+                (None, _) => {
+                    return Err(Complaint::error(
+                        raw.keyword.whole(),
+                        format!("{} stands before the first FROM", raw.keyword.text),
+                        "begin with FROM; only ARG may stand before it",
+                    ));
+                }
+            },
+        }
+    }
+    if stages.is_empty() {
+        return Err(Complaint::error(
+            0..0,
+            "the Dockerfile has no FROM",
+            "begin with FROM IMAGE, or FROM scratch for an empty one",
+        ));
+    }
+    let warnings = lint::warnings(&directives, &raws, &args, &stages);
+    Ok((directives.escape, args, stages, warnings))
+}
+
+/// The instructions that a base asks a stage on top of it to begin with (ONBUILD).
+pub fn triggers(texts: &[String]) -> Result<(Source, Vec<Instruction>), DockerfileError> {
+    let file = Source {
+        name: "ONBUILD of the base".to_owned(),
+        text: texts.iter().map(|text| format!("{text}\n")).collect(),
+    };
+    let read = || {
+        let (directives, raws) = lines::read(&file)?;
+        raws.iter()
+            .map(|raw| match instruction::parse(raw, directives.escape)? {
+                Parsed::Other(instruction) => Ok(instruction),
+                Parsed::From(from) => Err(from.image.complain("ONBUILD can't have FROM", "")),
+            })
+            .collect::<Result<Vec<_>, Complaint>>()
+    };
+    match read() {
+        Ok(instructions) => Ok((file, instructions)),
+        Err(complaint) => Err(DockerfileError {
+            file,
+            complaint: Box::new(complaint),
+        }),
+    }
+}

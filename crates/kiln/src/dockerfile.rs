@@ -1,0 +1,195 @@
+//! A bake of a Dockerfile alone: what was typed made into a request, and what happens told as for a definition's images.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest};
+use kiln_config::Source;
+use kiln_config::dockerfile::{Dockerfile, Ignore};
+use kiln_oci::{Output, Store};
+
+use crate::baking::{Live, columns};
+use crate::failure::Failure;
+use crate::output::{self, Audience};
+use crate::{args, table};
+
+pub(crate) struct DockerfileSettings {
+    path: PathBuf,
+    context: PathBuf,
+    pub(crate) tag: Option<String>,
+    build_args: BTreeMap<String, String>,
+    target: Option<String>,
+    bases: BTreeMap<String, String>,
+    contexts: BTreeMap<String, PathBuf>,
+    platform: Option<String>,
+    no_cache: bool,
+    pub(crate) check: bool,
+}
+
+impl DockerfileSettings {
+    pub(crate) fn new(
+        path: PathBuf,
+        arguments: args::Dockerfile,
+        contexts: Vec<String>,
+    ) -> Result<Self, Failure> {
+        let args::Dockerfile {
+            dockerfile: _,
+            tag,
+            build_args,
+            target,
+            bases,
+            build_contexts,
+            platform,
+            no_cache,
+            check,
+        } = arguments;
+        if tag.is_none() && !check {
+            return Err(Failure::Arguments {
+                what: "a Dockerfile's image needs a tag",
+                help: "give it one: --tag NAME:VERSION",
+            });
+        }
+        let context = match &contexts[..] {
+            [] => PathBuf::from("."),
+            [one] => PathBuf::from(one),
+            _ => {
+                return Err(Failure::Arguments {
+                    what: "a Dockerfile has one context",
+                    help: "name one folder: kiln bake --dockerfile FILE --tag TAG CONTEXT",
+                });
+            }
+        };
+        // As docker has it: a name alone is the caller's own variable, and one that it has not is not given.
+        let build_args = build_args
+            .into_iter()
+            .filter_map(|given| match given.split_once('=') {
+                Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+                None => std::env::var(&given).ok().map(|value| (given, value)),
+            })
+            .collect();
+        Ok(Self {
+            path,
+            context,
+            tag,
+            build_args,
+            target,
+            bases: bases.into_iter().collect(),
+            contexts: build_contexts
+                .into_iter()
+                .map(|(name, path)| (name, PathBuf::from(path)))
+                .collect(),
+            platform,
+            no_cache,
+            check,
+        })
+    }
+
+    pub(crate) fn read(&self) -> Result<Dockerfile, Failure> {
+        let text =
+            std::fs::read_to_string(&self.path).map_err(|source| Failure::ReadDockerfile {
+                path: self.path.clone(),
+                source,
+            })?;
+        let name = self.path.display().to_string();
+        Ok(Dockerfile::parse(Source { name, text })?)
+    }
+
+    /// `Dockerfile.dockerignore` beside the Dockerfile, or the context's `.dockerignore`.
+    fn ignore(&self) -> Result<Ignore, Failure> {
+        let mut own = self.path.clone().into_os_string();
+        own.push(".dockerignore");
+        for path in [PathBuf::from(own), self.context.join(".dockerignore")] {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    return Ignore::parse(&text).map_err(|line| Failure::Ignore { path, line });
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(source) => return Err(Failure::ReadDockerfile { path, source }),
+            }
+        }
+        Ok(Ignore::default())
+    }
+
+    pub(crate) fn bake(
+        &self,
+        root: &Path,
+        dockerfile: &Dockerfile,
+        outputs: &[Output],
+        audience: Audience,
+    ) -> Result<BakedDockerfile, Failure> {
+        for folder in self.contexts.values().chain([&self.context]) {
+            let is_folder = folder.metadata().map(|there| there.is_dir());
+            let source = match is_folder {
+                Ok(true) => continue,
+                Ok(false) => ErrorKind::NotADirectory.into(),
+                Err(error) => error,
+            };
+            return Err(Failure::Context {
+                path: folder.clone(),
+                source,
+            });
+        }
+        let ignore = self.ignore()?;
+        let work = root.join("work");
+        std::fs::create_dir_all(&work).map_err(|source| Failure::Root {
+            path: root.to_owned(),
+            source,
+        })?;
+        let store = Store::open(root)?;
+        let tag = self.tag.clone().unwrap_or_default();
+        let request = DockerfileRequest {
+            dockerfile,
+            context: &self.context,
+            ignore: &ignore,
+            tag: &tag,
+            build_args: &self.build_args,
+            target: self.target.as_deref(),
+            bases: &self.bases,
+            contexts: &self.contexts,
+            platform: self.platform.as_deref(),
+            no_cache: self.no_cache,
+            work: &work,
+        };
+        for warning in &dockerfile.warnings {
+            output::aside(&warning.render(&dockerfile.file));
+        }
+        let mut live = Live::new(&tag, std::io::stderr(), columns());
+        // Nobody reads any more: the bake is ended all the same, and the failure told then.
+        let mut told = Ok(());
+        let baked = kiln_bake::bake_dockerfile(&store, &request, &mut |progress| {
+            if let Some(line) = live.tell(progress)
+                && told.is_ok()
+            {
+                told = audience.progress(&line);
+            }
+        });
+        live.clear();
+        let baked = baked.map_err(|error| match error {
+            BakeError::Dockerfile(error) => Failure::Dockerfile(Box::new(error)),
+            BakeError::Instruction { place, source } => Failure::Instruction { place, source },
+            error => Failure::Bake {
+                image: tag.clone(),
+                source: Box::new(error),
+            },
+        })?;
+        told?;
+        for warning in &baked.warnings {
+            output::aside(&warning.render(&dockerfile.file));
+        }
+        let cached = baked.steps.iter().filter(|step| step.cached).count();
+        let took = Duration::from_millis(baked.steps.iter().map(|step| step.duration_ms).sum());
+        audience.progress(&format!(
+            "{tag}: baked ({}), {cached} of {} steps from the cache, {}",
+            baked.digest.short(),
+            baked.steps.len(),
+            table::duration(took)
+        ))?;
+        for output in outputs {
+            store.export(&baked.digest, &tag, output)?;
+            audience.progress(&format!("{tag}: written to {}", output.path().display()))?;
+        }
+        Ok(baked)
+    }
+}
