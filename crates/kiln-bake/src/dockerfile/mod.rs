@@ -4,13 +4,18 @@
 //! are what BuildKit makes of the same instructions; times are those of the base at most, so that two bakes are one image.
 
 mod base;
+mod config;
+mod copy;
+mod from;
 mod mode;
+mod owner;
 mod place;
 mod run;
 mod scope;
 mod source;
 mod stage;
 mod step;
+mod workdir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -8,15 +8,18 @@ use kiln_config::dockerfile::{Command, Complaint, Dockerfile, Flag, Instruction,
 use kiln_engine::sandbox::SandboxBind;
 use kiln_oci::{Kind, Layer, Tree};
 
-use super::Bake;
 use super::stage::Walk;
 use super::step::Inputs;
+use super::{Bake, PROXIES};
 use crate::bake::{Scratch, said, sweep};
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
 
 /// Where a here-document that is a script of its own is found while it runs.
 const SCRIPTS: &str = "run/kiln-heredoc";
+
+/// Names with their values.
+type Environment = Vec<(String, String)>;
 
 impl Walk {
     pub(super) fn run(
@@ -87,6 +90,34 @@ impl Walk {
             tree.clamp_mtime(date);
             Ok(bake.store.add_layer(&tree)?)
         })
+    }
+
+    /// What a RUN finds in its environment: ENV, ARG where no ENV has the name, and the network's own; and what of it is in its key.
+    fn environment(&self, bake: &Bake<'_>) -> (Environment, Environment) {
+        let mut env: Vec<(String, String)> = self
+            .stage
+            .config
+            .config
+            .env
+            .iter()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let has = |env: &[(String, String)], name: &str| env.iter().any(|(known, _)| known == name);
+        for (name, value) in &self.args {
+            if !has(&env, name) {
+                env.push((name.clone(), value.clone()));
+            }
+        }
+        let keyed = env.clone();
+        for name in PROXIES.iter().take(10) {
+            if let Some(value) = bake.request.build_args.get(*name)
+                && !has(&env, name)
+            {
+                env.push(((*name).to_owned(), value.clone()));
+            }
+        }
+        (env, keyed)
     }
 
     /// Flags that this version does nothing with.

@@ -1,0 +1,219 @@
+//! The instructions that change only what is said about the image.
+
+use kiln_config::dockerfile::{Command, Complaint, Dockerfile, Healthcheck, Text};
+
+use super::Bake;
+use super::stage::Walk;
+use crate::error::BakeError;
+
+impl Walk {
+    pub(super) fn arg(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        args: &[(String, Option<Text>)],
+    ) -> Result<(), BakeError> {
+        for (name, value) in args {
+            bake.used_args.insert(name.clone());
+            let value = match (bake.request.build_args.get(name), value) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(value)) => Some(self.expand(bake, file, value)?),
+                (None, None) => bake.globals.get(name).cloned(),
+            };
+            match value {
+                Some(value) => self.args.insert(name.clone(), value),
+                None => self.args.remove(name),
+            };
+        }
+        Ok(())
+    }
+
+    pub(super) fn env(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        pairs: &[(Text, Text)],
+    ) -> Result<(), BakeError> {
+        for (name, value) in self.pairs(bake, file, pairs)? {
+            let pair = format!("{name}={value}");
+            let env = &mut self.stage.config.config.env;
+            let known = env.iter_mut().find(|known| {
+                known
+                    .split_once('=')
+                    .is_some_and(|(known, _)| known == name)
+            });
+            match known {
+                Some(known) => *known = pair,
+                None => env.push(pair),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn user(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        user: &Text,
+    ) -> Result<(), BakeError> {
+        let wrong = |text: &Text, what: String, help: &str| {
+            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
+        };
+        let name = self.expand(bake, file, user)?;
+        if name.is_empty() {
+            return Err(wrong(
+                user,
+                "USER is empty once its variables are replaced".to_owned(),
+                "",
+            ));
+        }
+        self.stage.config.config.user = name;
+        Ok(())
+    }
+
+    pub(super) fn expose(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        ports: &[Text],
+    ) -> Result<(), BakeError> {
+        let wrong = |text: &Text, what: String, help: &str| {
+            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
+        };
+        for port in self.words(bake, file, ports)? {
+            let exposed = exposed(&port).ok_or_else(|| {
+                wrong(
+                    &ports[0],
+                    format!("`{port}` is not a port"),
+                    "write it as 80, 80/udp or 8000-8010/tcp",
+                )
+            })?;
+            for port in exposed {
+                let ports = &mut self.stage.config.config.exposed_ports;
+                ports.insert(port, kiln_oci::image::Empty {});
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn volume(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        volumes: &[Text],
+    ) -> Result<(), BakeError> {
+        let wrong = |text: &Text, what: String, help: &str| {
+            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
+        };
+        for volume in volumes {
+            let path = self.expand(bake, file, volume)?;
+            if path.is_empty() {
+                return Err(wrong(
+                    volume,
+                    "VOLUME is empty once its variables are replaced".to_owned(),
+                    "",
+                ));
+            }
+            let volumes = &mut self.stage.config.config.volumes;
+            volumes.insert(path, kiln_oci::image::Empty {});
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_signal(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        signal: &Text,
+    ) -> Result<(), BakeError> {
+        let wrong = |text: &Text, what: String, help: &str| {
+            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
+        };
+        let name = self.expand(bake, file, signal)?;
+        let number = name
+            .parse::<u8>()
+            .is_ok_and(|number| (1..65).contains(&number));
+        let bare = name.strip_prefix("SIG").unwrap_or(&name);
+        let named = bare
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || "+-".contains(c))
+            && bare.starts_with(|c: char| c.is_ascii_uppercase());
+        if !number && !named {
+            return Err(wrong(
+                signal,
+                format!("`{name}` is not a signal"),
+                "write SIGTERM or 15",
+            ));
+        }
+        self.stage.config.config.stop_signal = Some(name);
+        Ok(())
+    }
+
+    pub(super) fn healthcheck(&self, check: &Healthcheck) -> kiln_oci::image::Healthcheck {
+        match check {
+            Healthcheck::None => kiln_oci::image::Healthcheck {
+                test: vec!["NONE".to_owned()],
+                ..Default::default()
+            },
+            Healthcheck::Check {
+                command,
+                interval,
+                timeout,
+                start_period,
+                start_interval,
+                retries,
+            } => {
+                let mut test = match command {
+                    Command::Exec(_) => vec!["CMD".to_owned()],
+                    Command::Shell(_) => vec!["CMD-SHELL".to_owned()],
+                };
+                match command {
+                    Command::Exec(words) => test.extend(words.clone()),
+                    Command::Shell(line) => test.push(line.clone()),
+                }
+                kiln_oci::image::Healthcheck {
+                    test,
+                    interval: *interval,
+                    timeout: *timeout,
+                    start_period: *start_period,
+                    start_interval: *start_interval,
+                    retries: *retries,
+                }
+            }
+        }
+    }
+}
+
+/// `80`, `80/udp`, `8000-8002/tcp`, and of `host:container` the container's.
+fn exposed(text: &str) -> Option<Vec<String>> {
+    let (ports, protocol) = match text.split_once('/') {
+        Some((ports, protocol)) => (ports, protocol.to_lowercase()),
+        None => (text, "tcp".to_owned()),
+    };
+    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+        return None;
+    }
+    let ports = ports.rsplit(':').next()?;
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then(|| {
+        (first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_one_or_a_range() {
+        assert_eq!(exposed("80").unwrap(), ["80/tcp"]);
+        assert_eq!(exposed("127.0.0.1:8080:53/UDP").unwrap(), ["53/udp"]);
+        assert_eq!(exposed("8000-8001").unwrap(), ["8000/tcp", "8001/tcp"]);
+        for wrong in ["x", "80/x", "9-8", "70000", ""] {
+            assert_eq!(exposed(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! COPY and ADD: files of the context, a folder, a stage or an image, as a layer of their own.
+
+use std::io::Read;
+use std::path::Path;
+
+use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, Instruction, Text};
+use kiln_oci::{Layer, Tree};
+
+use super::Bake;
+use super::from::CopyFrom;
+use super::mode::Chmod;
+use super::owner::owner;
+use super::place::{PlaceError, Placing};
+use super::source::{Root, SourceError};
+use super::stage::Walk;
+use super::step::{Inputs, Origin};
+use crate::bake::Scratch;
+use crate::error::BakeError;
+
+impl Walk {
+    pub(super) fn copy(
+        &mut self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        instruction: &Instruction,
+        copy: &Copy,
+        is_add: bool,
+    ) -> Result<Layer, BakeError> {
+        let complain = |text: &Text, what: String, help: &str| {
+            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
+        };
+        let name = self.name(instruction);
+        let written_to = self.expand(bake, file, &copy.to)?;
+        let mut to = self.absolute(&written_to);
+        if written_to == "." || written_to.ends_with("/.") || written_to.ends_with("/..") {
+            to.push('/');
+        }
+        if copy.sources.len() > 1 && !to.ends_with('/') {
+            return Err(complain(
+                &copy.to,
+                "several sources need a folder as their destination".to_owned(),
+                "end it with `/`",
+            ));
+        }
+        let owner_text = match &copy.chown {
+            Some(text) => Some(self.expand(bake, file, text)?).filter(|owner| !owner.is_empty()),
+            None => None,
+        };
+        let chmod_text = match &copy.chmod {
+            Some(text) => Some((self.expand(bake, file, text)?, text)),
+            None => None,
+        };
+        let chmod = match &chmod_text {
+            Some((mode, text)) => Some(Chmod::parse(mode).ok_or_else(|| {
+                complain(
+                    text,
+                    format!("`{mode}` is not a mode"),
+                    "write it as 755 or u=rwX,go=rX",
+                )
+            })?),
+            None => None,
+        };
+        let mut exclude = Ignore::default();
+        let mut excluded = Vec::new();
+        for text in &copy.exclude {
+            let pattern = self.expand(bake, file, text)?;
+            exclude.add(&pattern).ok_or_else(|| {
+                complain(text, format!("`{pattern}` is no pattern"), "close its `[`")
+            })?;
+            excluded.push(pattern);
+        }
+        let mut paths = Vec::new();
+        let mut heredocs = Vec::new();
+        for source in &copy.sources {
+            match source {
+                CopySource::Path(text) => {
+                    let path = self.expand(bake, file, text)?;
+                    let remote = ["http://", "https://", "git://", "git@", "ssh://"]
+                        .iter()
+                        .any(|scheme| path.starts_with(scheme));
+                    if remote {
+                        let help = if is_add {
+                            "fetch it before the bake, and copy it"
+                        } else {
+                            "COPY takes files of the context"
+                        };
+                        return Err(complain(
+                            text,
+                            format!(
+                                "`{path}` is fetched from the network, which this version of kiln does not do"
+                            ),
+                            help,
+                        ));
+                    }
+                    paths.push((path, text));
+                }
+                CopySource::Heredoc(heredoc) => {
+                    let mut content = heredoc.chomped();
+                    if heredoc.expand {
+                        let mut scope = self.scope();
+                        content = scope.heredoc(file, &heredoc.content, &content)?;
+                        bake.warnings.extend(scope.warnings);
+                    }
+                    heredocs.push((heredoc.name.clone(), content));
+                }
+            }
+        }
+        let from = self.copied_from(bake, file, copy)?;
+        let unfound = |error: SourceError, text: &Text| match error {
+            SourceError::Io { path, source } => BakeError::io(path)(source),
+            error @ (SourceError::Missing(_) | SourceError::Pattern(_)) => {
+                let help = match &copy.from {
+                    None => {
+                        "the path is relative to the context, the folder at the end of the command"
+                    }
+                    Some(_) => "the path is relative to the root of what is copied from",
+                };
+                complain(text, error.to_string(), help)
+            }
+            error @ SourceError::Ignored(_) => complain(
+                text,
+                error.to_string(),
+                "take it back there with `!`, or copy something else",
+            ),
+        };
+        let find = |root: &mut Root<'_>| -> Result<Vec<_>, BakeError> {
+            let mut all = Vec::new();
+            for (path, text) in &paths {
+                if copy.parents {
+                    all.push(
+                        root.find_with_parents(path)
+                            .map_err(|error| unfound(error, text))?,
+                    );
+                } else {
+                    let found = root.find(path).map_err(|error| unfound(error, text))?;
+                    if found.len() > 1
+                        && !to.ends_with('/')
+                        && found.iter().any(|one| !one.is_folder)
+                    {
+                        return Err(complain(
+                            &copy.to,
+                            format!(
+                                "`{path}` is several files, which need a folder as their destination"
+                            ),
+                            "end it with `/`",
+                        ));
+                    }
+                    all.extend(found);
+                }
+            }
+            Ok(all)
+        };
+        let nothing = Ignore::default();
+        let origin = match &from {
+            CopyFrom::Folder { path, is_context } => Origin::Files(find(&mut Root {
+                path,
+                ignore: Some(if *is_context {
+                    bake.request.ignore
+                } else {
+                    &nothing
+                }),
+                exclude: &exclude,
+                seen: Some(&mut bake.seen),
+            })?),
+            CopyFrom::Stage(stage) => Origin::Layers {
+                layers: stage.layers.iter().map(|layer| layer.diff_id).collect(),
+                sources: paths.iter().map(|(path, _)| path.clone()).collect(),
+                exclude: excluded,
+                parents: copy.parents,
+            },
+        };
+        if is_add
+            && copy.unpack != Some(false)
+            && let (Origin::Files(found), CopyFrom::Folder { path, .. }) = (&origin, &from)
+        {
+            refuse_archives(found, path).map_err(|reason| copy_error(&name, reason))?;
+        }
+        if is_add && copy.keep_git_dir || copy.checksum.is_some() {
+            return Err(complain(
+                &copy.to,
+                "--checksum and --keep-git-dir are for what is fetched, which this version of kiln does not do".to_owned(),
+                "take them out",
+            ));
+        }
+        let to_folder = if copy.parents {
+            format!("{}/", to.trim_end_matches('/'))
+        } else {
+            to.clone()
+        };
+        let inputs = Inputs::Copy {
+            origin: &origin,
+            heredocs: &heredocs,
+            to: &to_folder,
+            owner: owner_text.as_deref(),
+            chmod: chmod_text.as_ref().map(|(mode, _)| mode.as_str()),
+            link: copy.link,
+        };
+        let (layers, date) = (self.stage.layers.clone(), self.stage.date);
+        // What is linked does not depend on what is below, except for the names of its owners.
+        let named = owner_text
+            .as_ref()
+            .is_some_and(|owner| !owner.chars().all(|c| c.is_ascii_digit() || c == ':'));
+        let below: &[Layer] = if copy.link && !named { &[] } else { &layers };
+        bake.step(&name, below, date, &inputs, |bake| {
+            let scratch = Scratch::new(bake.request.work, bake.store)?;
+            let view = self.view(bake, &layers, &scratch.folder("look")?)?;
+            let empty = scratch.folder("empty")?;
+            let owner = match &owner_text {
+                None => None,
+                Some(text) => {
+                    Some(owner(text, view.path()).map_err(|reason| copy_error(&name, reason))?)
+                }
+            };
+            let mut placing = Placing {
+                view: if copy.link { &empty } else { view.path() },
+                owner,
+                chmod: chmod.as_ref(),
+                date,
+                tree: Tree::new(),
+            };
+            // Mounted until the layer is written, since its files are read from it.
+            let mounted;
+            match (&origin, &from) {
+                (Origin::Files(found), CopyFrom::Folder { path, .. }) => {
+                    for one in found {
+                        placing
+                            .put(one, path, &to_folder)
+                            .map_err(|error| placed(&name, error))?;
+                    }
+                }
+                (_, CopyFrom::Stage(stage)) => {
+                    mounted = self.view(bake, &stage.layers, &scratch.folder("from")?)?;
+                    let mut root = Root {
+                        path: mounted.path(),
+                        ignore: None,
+                        exclude: &exclude,
+                        seen: None,
+                    };
+                    for one in &find(&mut root)? {
+                        placing
+                            .put(one, mounted.path(), &to_folder)
+                            .map_err(|error| placed(&name, error))?;
+                    }
+                }
+                (Origin::Layers { .. }, CopyFrom::Folder { .. }) => {}
+            }
+            for (name, content) in &heredocs {
+                placing
+                    .bytes(name, content.clone(), &to_folder)
+                    .map_err(|error| placed(name, error))?;
+            }
+            let mut tree = placing.tree;
+            tree.clamp_mtime(date);
+            Ok(bake.store.add_layer(&tree)?)
+        })
+    }
+
+    fn copied_from(
+        &self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        copy: &Copy,
+    ) -> Result<CopyFrom, BakeError> {
+        match &copy.from {
+            None => Ok(CopyFrom::Folder {
+                path: bake.request.context.to_owned(),
+                is_context: true,
+            }),
+            Some(name) => self.named(bake, file, name),
+        }
+    }
+}
+
+pub(super) fn copy_error(step: &str, reason: String) -> BakeError {
+    BakeError::DockerfileStep {
+        step: step.to_owned(),
+        reason,
+    }
+}
+
+pub(super) fn placed(step: &str, error: PlaceError) -> BakeError {
+    match error {
+        PlaceError::Io { path, source } => BakeError::io(path)(source),
+        PlaceError::Layer(error) => BakeError::Layer(error),
+        error @ (PlaceError::NotAFolder(_) | PlaceError::IsAFolder(_)) => {
+            copy_error(step, error.to_string())
+        }
+    }
+}
+
+/// ADD would unpack these; copying them as they are would be another image.
+fn refuse_archives(found: &[super::source::Found], root: &Path) -> Result<(), String> {
+    for one in found.iter().filter(|one| !one.is_folder) {
+        let Some(entry) = one.entries.first() else {
+            continue;
+        };
+        if is_archive(&root.join(&entry.at)) {
+            return Err(format!(
+                "`{}` is an archive, which ADD would unpack and this version of kiln does not: unpack it before, or COPY it as it is",
+                one.name.to_string_lossy()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_archive(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
+    let magic: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    read.is_ok()
+        && (magic.iter().any(|magic| start.starts_with(magic))
+            || start.get(257..262) == Some(b"ustar"))
+}

@@ -1,0 +1,56 @@
+//! What `--from` and `from=` name.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use kiln_config::dockerfile::{Complaint, Dockerfile, Text};
+
+use super::base::scratch;
+use super::stage::Walk;
+use super::{Bake, Stage};
+use crate::error::BakeError;
+
+/// Where a COPY or a mount takes from.
+pub(super) enum CopyFrom {
+    Folder { path: PathBuf, is_context: bool },
+    Stage(Rc<Stage>),
+}
+
+impl Walk {
+    /// What `--from` or `from=` names: a stage before this one, a named context, or an image.
+    pub(super) fn named(
+        &self,
+        bake: &mut Bake<'_>,
+        file: &Dockerfile,
+        name: &Text,
+    ) -> Result<CopyFrom, BakeError> {
+        let stages = bake.request.dockerfile;
+        if let Some(path) = bake.request.contexts.get(&name.text) {
+            return Ok(CopyFrom::Folder {
+                path: path.clone(),
+                is_context: false,
+            });
+        }
+        if let Some(index) = stages.stage(&name.text, self.index) {
+            return Ok(CopyFrom::Stage(bake.stage(index)?));
+        }
+        if stages.stage(&name.text, stages.stages.len()).is_some() {
+            return Err(BakeError::Dockerfile(file.error(Complaint::error(
+                name.whole(),
+                format!("the stage `{}` is not before this one", name.text),
+                "a stage takes from those above it only: move it up",
+            ))));
+        }
+        if name.text.contains('$') {
+            return Err(BakeError::Dockerfile(file.error(Complaint::error(
+                name.whole(),
+                "variables are not replaced in the name of what is copied from",
+                "make it a stage: FROM $NAME AS stage",
+            ))));
+        }
+        if name.text == "scratch" {
+            return Ok(CopyFrom::Stage(Rc::new(scratch())));
+        }
+        bake.image(&name.text, &name.whole()).map(CopyFrom::Stage)
+    }
+}
