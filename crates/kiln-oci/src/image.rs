@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const MEDIA_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub const MEDIA_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub const MEDIA_LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A blob as other documents speak of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +21,11 @@ pub struct Descriptor {
     pub media_type: String,
     pub digest: Digest,
     pub size: u64,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -28,29 +34,41 @@ pub struct Descriptor {
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     pub schema_version: u32,
+    /// Which others may leave out.
+    #[serde(default)]
     pub media_type: String,
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// How an image is run and what it is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// As Go names it: `amd64`, `arm64`.
+    /// As Go names it: `amd64`, `arm64`. Empty in what some tools write.
+    #[serde(default)]
     pub architecture: String,
+    #[serde(default)]
     pub os: String,
     /// RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub config: RunConfig,
     #[serde(default)]
     pub rootfs: RootFs,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub history: Vec<History>,
 }
 
@@ -175,7 +193,7 @@ pub struct History {
 pub struct Layer {
     /// The digest of the tar stream: what identifies the layer.
     pub diff_id: Digest,
-    /// The compressed tar stream.
+    /// The tar stream as it is kept: what kiln wrote is compressed, what came from others is as it came.
     pub blob: Descriptor,
     /// The digest of the EROFS file, which exists only where the layer was mounted or made.
     pub erofs: Option<Digest>,

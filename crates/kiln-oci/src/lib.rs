@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods)] // a shell crate: tags and temporary files carry the wall clock
 
+mod compression;
 mod content;
 pub mod erofs;
 mod export;

@@ -12,9 +12,8 @@ use super::error::{StoreError, io_error};
 use super::tags::{encode, now_ms};
 use super::temp::TempFile;
 use super::{DOCUMENT_MAX, Store};
-use crate::image::{
-    Descriptor, Image, ImageConfig, Layer, MEDIA_CONFIG, MEDIA_LAYER_ZSTD, MEDIA_MANIFEST, Manifest,
-};
+use crate::compression::layer_media_type;
+use crate::image::{Descriptor, Image, ImageConfig, Layer, MEDIA_CONFIG, MEDIA_MANIFEST, Manifest};
 
 /// One image of the store, for a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -105,12 +104,12 @@ impl Store {
             ));
         }
         let mut layers = Vec::with_capacity(manifest.layers.len());
-        for (blob, diff_id) in manifest.layers.into_iter().zip(&config.rootfs.diff_ids) {
-            if blob.media_type != MEDIA_LAYER_ZSTD {
-                return Err(unsupported(
-                    "it has a layer that is not a tar stream in zstd",
-                ));
-            }
+        for (mut blob, diff_id) in manifest.layers.into_iter().zip(&config.rootfs.diff_ids) {
+            blob.media_type = layer_media_type(&blob.media_type)
+                .ok_or_else(|| {
+                    unsupported("it has a layer that is no tar stream, plain or in gzip or zstd")
+                })?
+                .to_owned();
             layers.push(Layer {
                 diff_id: *diff_id,
                 blob,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{StoreError, io_error, layer_error};
 use super::temp::{TempFile, sync_parent};
 use super::{Store, hash_file, tags};
+use crate::compression::unpacked;
 use crate::content::Content;
 use crate::hashing::HashingWriter;
 use crate::image::{Descriptor, Image, Layer, MEDIA_LAYER_ZSTD};
@@ -19,8 +20,6 @@ use crate::{erofs, tar};
 
 /// Of 1 to 22: past it, a tenth smaller costs twice the time.
 const ZSTD_LEVEL: i32 = 3;
-/// zstd's own bound for readers that do not raise it is 2^27; a hostile frame may not ask for more.
-const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// What is kept beside an EROFS file.
 #[derive(Serialize, Deserialize)]
@@ -208,18 +207,14 @@ impl Store {
     fn layer_stream(&self, layer: &Layer) -> Result<LayerStream, StoreError> {
         let path = self.blob_path(&layer.blob.digest);
         let blob = self.open_blob(&layer.blob.digest)?;
-        let mut decoder = zstd::Decoder::new(blob).map_err(io_error("read", &path))?;
-        decoder
-            .window_log_max(ZSTD_WINDOW_LOG)
-            .map_err(io_error("read", &path))?;
         Ok(HashingReader {
-            inner: decoder,
+            inner: unpacked(blob).map_err(io_error("read", &path))?,
             out: HashingWriter::new(std::io::sink()),
         })
     }
 }
 
-type LayerStream = HashingReader<zstd::Decoder<'static, std::io::BufReader<File>>>;
+type LayerStream = HashingReader<Box<dyn Read + Send>>;
 
 impl Image {
     /// The EROFS files of the image's layers, bottom to top; those that are missing are made again.
