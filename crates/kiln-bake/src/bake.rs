@@ -61,11 +61,12 @@ pub enum BakeProgress {
         name: String,
         cached: bool,
     },
-    /// A line that a step said.
+    /// A line that a step said. Of a Dockerfile, several may be carried out at the same time.
     Said {
+        step: String,
         line: String,
     },
-    /// The step that began last has its layer.
+    /// A step has its layer.
     Ended(StepReport),
 }
 
@@ -445,9 +446,10 @@ pub(crate) fn sweep(work: &Path) {
     }
 }
 
-pub(crate) fn said(progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
-    |line| {
+fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
+    move |line| {
         progress(BakeProgress::Said {
+            step: step.to_owned(),
             line: line.to_owned(),
         })
     }
@@ -482,11 +484,12 @@ fn carry_out(
         upper: &upper,
         work: &work,
         binds: Vec::new(),
+        stop: &|| false,
     };
     let mut tree = match &step.work {
         Work::Debian { .. } => {
             let packages = packages(store, image, client, locked, &upper, progress)?;
-            let mut said = said(progress);
+            let mut said = said(&step.name, progress);
             configure::configure(&ground, &packages, &locked.arch, locked.date, &mut said)?;
             Tree::from_upper(&upper)?
         }
@@ -523,7 +526,7 @@ fn carry_out(
             environment.push(("SOURCE_DATE_EPOCH".to_owned(), locked.date.to_string()));
             let user = user.as_deref().unwrap_or("");
             let cwd = workdir.as_deref().unwrap_or("");
-            let mut said = said(progress);
+            let mut said = said(&step.name, progress);
             configure::run(
                 &ground,
                 &["/bin/sh", "-c", command],

@@ -38,6 +38,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) upper: &'a Path,
     pub(crate) work: &'a Path,
     pub(crate) binds: Vec<SandboxBind>,
+    /// The bake has failed elsewhere.
+    pub(crate) stop: &'a dyn Fn() -> bool,
 }
 
 /// Runs one command of a step to its end; anything but success is an error with the last lines it said.
@@ -65,7 +67,7 @@ pub(crate) fn run(
     };
     let mut partial = String::new();
     let mut last: Vec<String> = Vec::new();
-    let exit = sandbox::run(&spec, &mut |_, bytes| {
+    let exit = sandbox::run(&spec, ground.stop, &mut |_, bytes| {
         partial.push_str(&String::from_utf8_lossy(bytes));
         while let Some(end) = partial.find('\n') {
             let line: String = partial.drain(..=end).collect();
@@ -89,6 +91,7 @@ pub(crate) fn run(
         SandboxExit::Exited(code) => format!("exited with code {code}"),
         SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
         SandboxExit::OutOfMemory => "needed more memory than it may have".to_owned(),
+        SandboxExit::Stopped => return Err(BakeError::Stopped),
         SandboxExit::TimedOut => format!("took longer than {} s", TIME_LIMIT_MS / 1000),
     };
     Err(BakeError::Step {

@@ -144,6 +144,9 @@ pub enum BakeError {
         #[source]
         source: Box<BakeError>,
     },
+    /// Not by itself: another stage failed.
+    #[error("the bake was stopped")]
+    Stopped,
     #[error("a step has no canonical form")]
     Canonical(#[from] kiln_model::CanonicalError),
 }

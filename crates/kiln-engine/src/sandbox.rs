@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_model::StartFailure;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy, Limits};
@@ -71,6 +71,8 @@ pub enum SandboxExit {
     Signalled(i32),
     OutOfMemory,
     TimedOut,
+    /// The caller wanted it no more.
+    Stopped,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +104,13 @@ const GROUP: &str = "kiln-step-";
 const SPEC: &str = "sandbox.json";
 const VERDICT: &str = "verdict.json";
 
-/// Runs a step to its end. To be called from a thread that lives until then: the step is tied to it.
+/// How soon a step that is to stop is told.
+const TURN: Duration = Duration::from_millis(50);
+
+/// Runs a step to its end, or until `stop`. To be called from a thread that lives until then: the step is tied to it.
 pub fn run(
     spec: &SandboxSpec,
+    stop: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<SandboxExit, SandboxError> {
     let folder = |source| SandboxError::Folder {
@@ -125,13 +131,25 @@ pub fn run(
         .spawn()
         .map_err(SandboxError::Spawn)?;
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let holder =
+        i32::try_from(child.id()).map_err(|error| SandboxError::Spawn(io::Error::other(error)))?;
+    let turn = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(TURN.subsec_nanos()),
+    };
+    let mut stopped = false;
     let mut chunk = vec![0; 64 * 1024];
     while stdout.is_some() || stderr.is_some() {
         let mut polled = Vec::new();
         polled.extend(stdout.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         polled.extend(stderr.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        let _ = poll(&mut polled, None);
+        let _ = poll(&mut polled, Some(&turn));
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if !stopped && stop() {
+            stopped = true;
+            // It cleans up, and ends the step with it. It is not waited for yet, so the number is still its own.
+            let _ = sys::kill(holder, libc::SIGTERM);
+        }
         let has_stdout = stdout.is_some();
         if has_stdout
             && ready[0]
@@ -160,6 +178,8 @@ pub fn run(
     match verdict {
         Some(Verdict::Ended(exit)) => Ok(exit),
         Some(Verdict::Failed(reason)) => Err(SandboxError::Start(reason)),
+        // It was told before it could say anything.
+        None if stopped => Ok(SandboxExit::Stopped),
         None => Err(SandboxError::Killed),
     }
 }
@@ -305,7 +325,7 @@ fn in_group(
     let deadline = spec
         .time_limit
         .map(|limit| Instant::now() + Duration::from_millis(limit));
-    let mut timed_out = false;
+    let (mut timed_out, mut stopped) = (false, false);
     loop {
         let wait = deadline.map_or(-1, |deadline| {
             i64::try_from(
@@ -315,11 +335,15 @@ fn in_group(
             )
             .unwrap_or(i64::MAX)
         });
-        if sys::wait_signal(wait).is_none() && deadline.is_some_and(|at| Instant::now() >= at) {
-            timed_out = true;
+        match sys::wait_signal(wait) {
+            Some(libc::SIGTERM) => stopped = true,
+            None if deadline.is_some_and(|at| Instant::now() >= at) => timed_out = true,
+            _ => {}
+        }
+        if timed_out || stopped {
             let _ = sys::kill(init, libc::SIGKILL);
         }
-        if let Ok(Some(_)) = sys::reap(timed_out) {
+        if let Ok(Some(_)) = sys::reap(timed_out || stopped) {
             break;
         }
     }
@@ -332,6 +356,7 @@ fn in_group(
     let told: Option<AppStatus> = serde_json::from_slice(&told).ok();
     Ok(match told {
         _ if timed_out => SandboxExit::TimedOut,
+        _ if stopped => SandboxExit::Stopped,
         Some(AppStatus::Exited(0)) => SandboxExit::Exited(0),
         _ if group.oom_kills() > 0 => SandboxExit::OutOfMemory,
         Some(AppStatus::Exited(code)) => SandboxExit::Exited(code),

@@ -297,10 +297,10 @@ impl<'a, W: Write> Live<'a, W> {
                     self.show(&format!("{} begins", self.step));
                 }
             }
-            BakeProgress::Said { line } => {
+            BakeProgress::Said { step, line } => {
                 // In a log it is shown where the step fails.
                 if self.columns.is_some() {
-                    self.show(&format!("{}: {line}", self.step));
+                    self.show(&format!("{step}: {line}"));
                 }
             }
             BakeProgress::Ended(StepReport {
@@ -443,6 +443,7 @@ mod tests {
         .chain(fetched)
         .chain([
             BakeProgress::Said {
+                step: name.clone(),
                 line: "a\x1b[2Jb and what is too long for this terminal".to_owned(),
             },
             BakeProgress::Ended(StepReport {

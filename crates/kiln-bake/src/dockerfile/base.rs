@@ -1,6 +1,6 @@
 //! What FROM names: nothing, an earlier stage, or an image of the store, by its own name or by a mapping.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use kiln_config::dockerfile::Complaint;
 use kiln_model::Digest;
@@ -49,7 +49,7 @@ impl Bake<'_> {
         &self,
         name: &str,
         span: &std::ops::Range<usize>,
-    ) -> Result<Rc<Stage>, BakeError> {
+    ) -> Result<Arc<Stage>, BakeError> {
         let wanted = normal(name);
         let mapped = self
             .request
@@ -77,7 +77,7 @@ impl Bake<'_> {
             })?,
         };
         let image = self.store.image(&digest)?;
-        Ok(Rc::new(stage(image)))
+        Ok(Arc::new(stage(image)))
     }
 
     fn stored(&self, name: &str, wanted: &str) -> Option<Digest> {

@@ -9,12 +9,12 @@ use crate::error::BakeError;
 impl Walk {
     pub(super) fn arg(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         args: &[(String, Option<Text>)],
     ) -> Result<(), BakeError> {
         for (name, value) in args {
-            bake.used_args.insert(name.clone());
+            bake.notes().used_args.insert(name.clone());
             let value = match (bake.request.build_args.get(name), value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(value)) => Some(self.expand(bake, file, value)?),
@@ -30,7 +30,7 @@ impl Walk {
 
     pub(super) fn env(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         pairs: &[(Text, Text)],
     ) -> Result<(), BakeError> {
@@ -52,7 +52,7 @@ impl Walk {
 
     pub(super) fn user(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         user: &Text,
     ) -> Result<(), BakeError> {
@@ -73,7 +73,7 @@ impl Walk {
 
     pub(super) fn expose(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         ports: &[Text],
     ) -> Result<(), BakeError> {
@@ -98,7 +98,7 @@ impl Walk {
 
     pub(super) fn volume(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         volumes: &[Text],
     ) -> Result<(), BakeError> {
@@ -122,7 +122,7 @@ impl Walk {
 
     pub(super) fn stop_signal(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         signal: &Text,
     ) -> Result<(), BakeError> {

@@ -11,6 +11,7 @@ use super::from::CopyFrom;
 use super::mode::Chmod;
 use super::owner::owner;
 use super::place::{PlaceError, Placing};
+use super::schedule::lock;
 use super::source::{Root, SourceError};
 use super::stage::Walk;
 use super::step::{Inputs, Origin};
@@ -20,7 +21,7 @@ use crate::error::BakeError;
 impl Walk {
     pub(super) fn copy(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         instruction: &Instruction,
         copy: &Copy,
@@ -99,7 +100,7 @@ impl Walk {
                     if heredoc.expand {
                         let mut scope = self.scope();
                         content = scope.heredoc(file, &heredoc.content, &content)?;
-                        bake.warnings.extend(scope.warnings);
+                        bake.warn(self.index, scope.warnings);
                     }
                     heredocs.push((heredoc.name.clone(), content));
                 }
@@ -160,7 +161,7 @@ impl Walk {
                     &nothing
                 }),
                 exclude: &exclude,
-                seen: Some(&mut bake.seen),
+                seen: Some(&mut lock(&bake.seen)),
             })?),
             CopyFrom::Stage(stage) => Origin::Layers {
                 layers: stage.layers.iter().map(|layer| layer.diff_id).collect(),
@@ -201,7 +202,7 @@ impl Walk {
             .as_ref()
             .is_some_and(|owner| !owner.chars().all(|c| c.is_ascii_digit() || c == ':'));
         let below: &[Layer] = if copy.link && !named { &[] } else { &layers };
-        bake.step(&name, below, date, &inputs, |bake| {
+        bake.step(self.index, &name, below, date, &inputs, || {
             let scratch = Scratch::new(bake.request.work, bake.store)?;
             let view = self.view(bake, &layers, &scratch.folder("look")?)?;
             let empty = scratch.folder("empty")?;
@@ -257,7 +258,7 @@ impl Walk {
 
     fn copied_from(
         &self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         copy: &Copy,
     ) -> Result<CopyFrom, BakeError> {

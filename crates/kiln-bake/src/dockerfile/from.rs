@@ -1,7 +1,7 @@
 //! What `--from` and `from=` name.
 
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use kiln_config::dockerfile::{Complaint, Dockerfile, Text};
 
@@ -13,14 +13,14 @@ use crate::error::BakeError;
 /// Where a COPY or a mount takes from.
 pub(super) enum CopyFrom {
     Folder { path: PathBuf, is_context: bool },
-    Stage(Rc<Stage>),
+    Stage(Arc<Stage>),
 }
 
 impl Walk {
     /// What `--from` or `from=` names: a stage before this one, a named context, or an image.
     pub(super) fn named(
         &self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         name: &Text,
     ) -> Result<CopyFrom, BakeError> {
@@ -49,7 +49,7 @@ impl Walk {
             ))));
         }
         if name.text == "scratch" {
-            return Ok(CopyFrom::Stage(Rc::new(scratch())));
+            return Ok(CopyFrom::Stage(Arc::new(scratch())));
         }
         bake.image(&name.text, &name.whole()).map(CopyFrom::Stage)
     }

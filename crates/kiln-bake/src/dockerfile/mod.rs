@@ -11,6 +11,7 @@ mod mode;
 mod owner;
 mod place;
 mod run;
+mod schedule;
 mod scope;
 mod source;
 mod stage;
@@ -19,7 +20,8 @@ mod workdir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore};
@@ -30,6 +32,7 @@ use crate::archive;
 use crate::bake::{BakeProgress, StepReport};
 use crate::error::BakeError;
 use crate::seen::Seen;
+use schedule::{Schedule, lock};
 use scope::Scope;
 
 pub struct DockerfileRequest<'a> {
@@ -73,13 +76,19 @@ struct Stage {
 struct Bake<'a> {
     store: &'a Store,
     request: &'a DockerfileRequest<'a>,
-    progress: &'a mut dyn FnMut(BakeProgress),
+    progress: Sender<BakeProgress>,
     /// The ARGs before the first FROM.
     globals: BTreeMap<String, String>,
-    stages: Vec<Option<Rc<Stage>>>,
-    seen: Seen,
-    reports: Vec<StepReport>,
-    warnings: Vec<Complaint>,
+    schedule: Schedule,
+    seen: Mutex<Seen>,
+    notes: Mutex<Notes>,
+}
+
+/// What is said about the bake at its end. The numbers are those of stages: which of two is carried out first is chance.
+#[derive(Default)]
+struct Notes {
+    reports: Vec<(usize, StepReport)>,
+    warnings: Vec<(usize, Complaint)>,
     used_args: BTreeSet<String>,
 }
 
@@ -133,27 +142,47 @@ pub fn bake_dockerfile(
             format!("it is {here}"),
         ))));
     }
+    let (heard, told) = mpsc::channel();
     let mut bake = Bake {
         store,
         request,
-        progress,
+        progress: heard,
         globals: BTreeMap::new(),
-        stages: vec![None; file.stages.len()],
-        seen: Seen::load(store, request.context, request.tag, SystemTime::now()),
-        reports: Vec::new(),
-        warnings: Vec::new(),
-        used_args: BTreeSet::new(),
+        schedule: Schedule::new(file.stages.len()),
+        seen: Mutex::new(Seen::load(
+            store,
+            request.context,
+            request.tag,
+            SystemTime::now(),
+        )),
+        notes: Mutex::default(),
     };
     bake.set_globals(target)?;
-    let stage = bake.stage(target)?;
-    let Bake {
-        seen,
-        reports,
+    let (stage, seen, notes) = std::thread::scope(|scope| {
+        let baking = scope.spawn(move || {
+            let stage = bake.all(target)?;
+            let Bake { seen, notes, .. } = bake;
+            Ok::<_, BakeError>((stage, seen, notes))
+        });
+        // Until the bake, and with it the other end, is gone.
+        told.into_iter().for_each(progress);
+        baking
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    seen.into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .keep(store);
+    let Notes {
+        mut reports,
         mut warnings,
         used_args,
-        ..
-    } = bake;
-    seen.keep(store);
+    } = std::mem::take(&mut *lock(&notes));
+    // Within a stage they are in its order.
+    reports.sort_by_key(|(stage, _)| *stage);
+    warnings.sort_by_key(|(stage, _)| *stage);
+    let steps = reports.into_iter().map(|(_, report)| report).collect();
+    let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
     let unused: Vec<&str> = request
         .build_args
         .keys()
@@ -174,7 +203,7 @@ pub fn bake_dockerfile(
     Ok(BakedDockerfile {
         tag: request.tag.to_owned(),
         digest,
-        steps: reports,
+        steps,
         config: stage.config.clone(),
         warnings,
     })
@@ -211,13 +240,14 @@ impl Bake<'_> {
                 continue;
             };
             for (name, value) in args {
-                self.used_args.insert(name.clone());
+                self.notes().used_args.insert(name.clone());
                 let value = match (self.request.build_args.get(name), value) {
                     (Some(given), _) => Some(given.clone()),
                     (None, Some(value)) => {
                         let mut scope = Scope::new(&[], &self.globals);
                         let text = scope.expand(file, value)?;
-                        self.warnings.extend(scope.warnings);
+                        let warnings = scope.warnings;
+                        self.warn(0, warnings);
                         Some(text)
                     }
                     (None, None) => self.globals.get(name).cloned(),
@@ -231,14 +261,25 @@ impl Bake<'_> {
         Ok(())
     }
 
-    /// The stage of this number, carried out once.
-    fn stage(&mut self, index: usize) -> Result<Rc<Stage>, BakeError> {
-        if let Some(stage) = &self.stages[index] {
-            return Ok(stage.clone());
-        }
-        let stage = Rc::new(stage::carry_out(self, index)?);
-        self.stages[index] = Some(stage.clone());
-        Ok(stage)
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        lock(&self.notes)
+    }
+
+    fn warn(&self, stage: usize, warnings: Vec<Complaint>) {
+        let warnings = warnings.into_iter().map(|warning| (stage, warning));
+        self.notes().warnings.extend(warnings);
+    }
+
+    fn tell(&self, progress: BakeProgress) {
+        // Who hears lives as long as the bake.
+        let _ = self.progress.send(progress);
+    }
+
+    fn said(&self, step: &str, line: &str) {
+        self.tell(BakeProgress::Said {
+            step: step.to_owned(),
+            line: line.to_owned(),
+        });
     }
 
     fn error(&self, complaint: Complaint) -> BakeError {
@@ -250,7 +291,8 @@ impl Bake<'_> {
 fn at(place: DockerfileError, source: BakeError) -> BakeError {
     match source {
         // Tells its own place.
-        source @ (BakeError::Dockerfile(_) | BakeError::Instruction { .. }) => source,
+        source
+        @ (BakeError::Dockerfile(_) | BakeError::Instruction { .. } | BakeError::Stopped) => source,
         source => BakeError::Instruction {
             place: Box::new(place),
             source: Box::new(source),

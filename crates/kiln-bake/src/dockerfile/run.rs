@@ -11,7 +11,7 @@ use kiln_oci::{Kind, Layer, Tree};
 use super::stage::Walk;
 use super::step::Inputs;
 use super::{Bake, PROXIES};
-use crate::bake::{Scratch, said, sweep};
+use crate::bake::{Scratch, sweep};
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
 
@@ -24,7 +24,7 @@ type Environment = Vec<(String, String)>;
 impl Walk {
     pub(super) fn run(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         instruction: &Instruction,
         run: &Run,
@@ -43,7 +43,7 @@ impl Walk {
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
         let name = self.name(instruction);
-        bake.step(&name, &layers, date, &inputs, |bake| {
+        bake.step(self.index, &name, &layers, date, &inputs, || {
             sweep(bake.request.work);
             let scratch = Scratch::new(bake.request.work, bake.store)?;
             let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
@@ -79,9 +79,10 @@ impl Walk {
                 upper: &upper,
                 work: &work,
                 binds,
+                stop: &|| bake.schedule.is_stopped(),
             };
             let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-            let mut said = said(bake.progress);
+            let mut said = |line: &str| bake.said(&name, line);
             configure::run(&ground, &argv, env, &user, &workdir, &mut said)?;
             let mut tree = Tree::from_upper(&upper)?;
             for stub in stubs {

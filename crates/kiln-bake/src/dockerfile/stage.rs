@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use kiln_config::dockerfile::{
     Action, Command, Complaint, Dockerfile, Instruction, Text, triggers,
@@ -27,7 +27,7 @@ pub(super) struct Walk {
     own_cmd: bool,
 }
 
-pub(super) fn carry_out(bake: &mut Bake<'_>, index: usize) -> Result<Stage, BakeError> {
+pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeError> {
     let file = bake.request.dockerfile;
     let from = &file.stages[index].from;
     let (name, platform, warnings) = {
@@ -39,12 +39,12 @@ pub(super) fn carry_out(bake: &mut Bake<'_>, index: usize) -> Result<Stage, Bake
         };
         (name, platform, scope.warnings)
     };
-    bake.warnings
-        .extend(warnings.into_iter().map(|warning| Complaint {
-            rule: Some("UndefinedArgInFrom"),
-            help: "give it a default with ARG before the first FROM".to_owned(),
-            ..warning
-        }));
+    let undefined = warnings.into_iter().map(|warning| Complaint {
+        rule: Some("UndefinedArgInFrom"),
+        help: "give it a default with ARG before the first FROM".to_owned(),
+        ..warning
+    });
+    bake.warn(index, undefined.collect());
     let here = format!("linux/{}", archive::arch());
     if let Some((platform, text)) = platform
         && platform != here
@@ -67,7 +67,7 @@ pub(super) fn carry_out(bake: &mut Bake<'_>, index: usize) -> Result<Stage, Bake
         .rev()
         .find(|other| file.stages[*other].name.as_deref() == Some(&name.to_lowercase()));
     let base = if name == "scratch" {
-        Rc::new(scratch())
+        Arc::new(scratch())
     } else if let Some(other) = named {
         bake.stage(other)?
     } else {
@@ -114,7 +114,7 @@ pub(super) fn carry_out(bake: &mut Bake<'_>, index: usize) -> Result<Stage, Bake
 impl Walk {
     fn instruction(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         instruction: &Instruction,
     ) -> Result<(), BakeError> {
@@ -148,19 +148,19 @@ impl Walk {
 
     pub(super) fn expand(
         &self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         text: &Text,
     ) -> Result<String, BakeError> {
         let mut scope = self.scope();
         let value = scope.expand(file, text)?;
-        bake.warnings.extend(scope.warnings);
+        bake.warn(self.index, scope.warnings);
         Ok(value)
     }
 
     pub(super) fn words(
         &self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         texts: &[Text],
     ) -> Result<Vec<String>, BakeError> {
@@ -169,13 +169,13 @@ impl Walk {
         for text in texts {
             words.extend(scope.words(file, text)?);
         }
-        bake.warnings.extend(scope.warnings);
+        bake.warn(self.index, scope.warnings);
         Ok(words)
     }
 
     pub(super) fn pairs(
         &self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         pairs: &[(Text, Text)],
     ) -> Result<Vec<(String, String)>, BakeError> {
@@ -213,7 +213,7 @@ impl Walk {
 
     fn act(
         &mut self,
-        bake: &mut Bake<'_>,
+        bake: &Bake<'_>,
         file: &Dockerfile,
         instruction: &Instruction,
     ) -> Result<(), BakeError> {

@@ -57,12 +57,13 @@ pub(super) enum Origin {
 impl Bake<'_> {
     /// The layer of a step: the recorded one, or what `make` gives. None: the step has nothing to say.
     pub(super) fn step(
-        &mut self,
+        &self,
+        stage: usize,
         name: &str,
         below: &[Layer],
         date: i64,
         inputs: &Inputs<'_>,
-        make: impl FnOnce(&mut Self) -> Result<Layer, BakeError>,
+        make: impl FnOnce() -> Result<Layer, BakeError>,
     ) -> Result<Layer, BakeError> {
         #[derive(Serialize)]
         struct Key<'a> {
@@ -71,6 +72,9 @@ impl Bake<'_> {
             below: Vec<Digest>,
             date: i64,
             inputs: &'a Inputs<'a>,
+        }
+        if self.schedule.is_stopped() {
+            return Err(BakeError::Stopped);
         }
         let began = Instant::now();
         let key = Digest::of(&canonical_json(&Key {
@@ -86,7 +90,7 @@ impl Bake<'_> {
             recorded(self.store, &key)
         };
         let cached = known.is_some();
-        (self.progress)(BakeProgress::Step {
+        self.tell(BakeProgress::Step {
             name: name.to_owned(),
             cached,
         });
@@ -103,7 +107,11 @@ impl Bake<'_> {
                 match meanwhile {
                     Some(layer) => layer,
                     None => {
-                        let layer = make(self)?;
+                        let _room = self.schedule.room();
+                        if self.schedule.is_stopped() {
+                            return Err(BakeError::Stopped);
+                        }
+                        let layer = make()?;
                         let record = serde_json::to_vec(&layer).unwrap_or_default();
                         self.store.cache_put(&key, &record)?;
                         layer
@@ -116,8 +124,8 @@ impl Bake<'_> {
             cached,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        (self.progress)(BakeProgress::Ended(report.clone()));
-        self.reports.push(report);
+        self.tell(BakeProgress::Ended(report.clone()));
+        self.notes().reports.push((stage, report));
         Ok(layer)
     }
 

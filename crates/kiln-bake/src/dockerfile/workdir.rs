@@ -13,7 +13,7 @@ use crate::error::BakeError;
 
 impl Walk {
     /// The folder is made where it is not there, as its user's.
-    pub(super) fn workdir(&mut self, bake: &mut Bake<'_>, path: String) -> Result<(), BakeError> {
+    pub(super) fn workdir(&mut self, bake: &Bake<'_>, path: String) -> Result<(), BakeError> {
         self.stage.config.config.working_dir.clone_from(&path);
         let user = self.stage.config.config.user.clone();
         let inputs = Inputs::Folder {
@@ -22,7 +22,7 @@ impl Walk {
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
         let name = format!("{}WORKDIR {path}", self.label);
-        let layer = bake.step(&name, &layers, date, &inputs, |bake| {
+        let layer = bake.step(self.index, &name, &layers, date, &inputs, || {
             let scratch = Scratch::new(bake.request.work, bake.store)?;
             let view = self.view(bake, &layers, &scratch.folder("look")?)?;
             let owner = match user.as_str() {

@@ -204,6 +204,15 @@ fn stages() {
         error.contains("Dockerfile:7:1") && error.contains("exited with code 3"),
         "{error}"
     );
+    // The others are not waited for.
+    let error = bench.refused(
+        "FROM busybox AS slow\nRUN sleep 10000\nFROM busybox AS wrong\nRUN exit 7\n\
+         FROM slow\nCOPY --from=wrong / /\n",
+    );
+    assert!(
+        error.contains("Dockerfile:4:1") && error.contains("exited with code 7"),
+        "{error}"
+    );
     // What the base asks for comes first.
     bench.baked(
         "asks:1",

@@ -35,7 +35,10 @@ fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
 
 fn run(spec: &SandboxSpec) -> (SandboxExit, String) {
     let mut said = Vec::new();
-    let exit = sandbox::run(spec, &mut |_, bytes| said.extend_from_slice(bytes)).unwrap();
+    let exit = sandbox::run(spec, &|| false, &mut |_, bytes| {
+        said.extend_from_slice(bytes)
+    })
+    .unwrap();
     (exit, String::from_utf8(said).unwrap())
 }
 
@@ -62,6 +65,10 @@ fn writes() {
 
 fn limits() {
     let world = World::new();
+    let long = spec(&world, "stopped", "echo begins; sleep 60");
+    let begun = std::cell::Cell::new(false);
+    let exit = sandbox::run(&long, &|| begun.get(), &mut |_, _| begun.set(true)).unwrap();
+    assert_eq!(exit, SandboxExit::Stopped);
     let mut slow = spec(&world, "slow", "sleep 60");
     slow.time_limit = Some(300);
     assert_eq!(run(&slow).0, SandboxExit::TimedOut);
@@ -74,7 +81,7 @@ fn killed() {
     let world = World::new();
     let wanted = spec(&world, "killed", "echo begins; sleep 100");
     let mut holder = None;
-    let ended = sandbox::run(&wanted, &mut |_, _| {
+    let ended = sandbox::run(&wanted, &|| false, &mut |_, _| {
         let pid = holder_of(&wanted.work).unwrap();
         rustix::process::kill_process(
             rustix::process::Pid::from_raw(pid).unwrap(),
