@@ -12,14 +12,11 @@ use std::str::FromStr;
 use kiln_model::{Digest, canonical_json};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Descriptor, Image, MEDIA_MANIFEST};
+use crate::image::{Descriptor, Image, MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME};
 use crate::layer::{Entry, Kind, LayerError, Tree};
 use crate::store::{Store, StoreError};
 use crate::{Content, tar};
 
-const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// Of an index, the name of its image (OCI image specification 1.1, "Annotations").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What containerd's import calls the image.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;

@@ -9,10 +9,17 @@ use kiln_model::Digest;
 use serde::{Deserialize, Serialize};
 
 pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// docker's own names for what OCI has as manifest and index.
+pub const MEDIA_DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub const MEDIA_DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const MEDIA_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub const MEDIA_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const MEDIA_LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// Of an index, the name of its image (OCI image specification 1.1, "Annotations").
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// A blob as other documents speak of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +223,22 @@ impl Image {
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.blob.size).sum::<u64>() + self.manifest.len() as u64
     }
+}
+
+/// A name as registries understand it: `debian` is `docker.io/library/debian:latest`.
+pub fn normal_name(name: &str) -> String {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
+}
+
+pub fn same_name(one: &str, other: &str) -> bool {
+    normal_name(one) == normal_name(other)
 }
 
 /// Go's writers say `null` for an empty list or map.

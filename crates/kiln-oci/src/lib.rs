@@ -13,6 +13,7 @@ pub mod erofs;
 mod export;
 mod hashing;
 pub mod image;
+mod import;
 pub mod layer;
 mod merge;
 mod store;
@@ -22,5 +23,8 @@ mod upper;
 pub use content::{Content, Reader as ContentReader};
 pub use export::{ExportError, Output, OutputError};
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
+pub use import::{
+    ArchiveReference, BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot,
+};
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use store::{Blob, BlobWriter, ImageEntry, Referrer, Store, StoreError, TagEntry};

@@ -98,6 +98,16 @@ impl Store {
         self.dir.join("tmp")
     }
 
+    /// An unnamed file on the store's disk.
+    pub(crate) fn spill(&self) -> Result<File, StoreError> {
+        TempFile::create(&self.tmp())?.into_anonymous()
+    }
+
+    /// What the disk said while something was written to the store.
+    pub(crate) fn write_error(&self, error: io::Error) -> crate::import::ImportError {
+        io_error("write", &self.tmp())(error).into()
+    }
+
     /// Where the blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())

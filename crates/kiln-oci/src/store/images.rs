@@ -44,7 +44,16 @@ impl Store {
     pub fn put_image(&self, config: &ImageConfig, layers: &[Layer]) -> Result<Digest, StoreError> {
         let mut config = config.clone();
         config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
-        let config = self.put_bytes(&document(&config, "configuration")?)?;
+        self.put_image_as(&document(&config, "configuration")?, layers)
+    }
+
+    /// As `put_image`, of a configuration that came as these bytes and says the same diff ids.
+    pub(crate) fn put_image_as(
+        &self,
+        config: &[u8],
+        layers: &[Layer],
+    ) -> Result<Digest, StoreError> {
+        let config = self.put_bytes(config)?;
         let manifest = Manifest {
             schema_version: 2,
             media_type: MEDIA_MANIFEST.to_owned(),

@@ -5,6 +5,7 @@
 
 mod erofs;
 mod export;
+mod import;
 mod mounts;
 mod random;
 mod store;
