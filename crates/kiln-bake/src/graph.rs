@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::lock::LockedPackage;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a step does, with all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

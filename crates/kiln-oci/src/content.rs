@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::layer::{LayerError, to_path};
+use crate::store::BlobFile;
 
 /// Where the bytes of a file are. Opened without following symbolic links.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub enum Content {
         file: Arc<File>,
         offset: u64,
     },
+    /// A blob of the store.
+    Blob(BlobFile),
 }
 
 /// A file's content, opened.
@@ -34,6 +37,7 @@ pub enum Reader<'a> {
     Bytes(&'a [u8]),
     File { file: File },
     Range { file: &'a File, offset: u64 },
+    Blob(&'a BlobFile),
 }
 
 impl Content {
@@ -55,6 +59,7 @@ impl Content {
                 file,
                 offset: *offset,
             },
+            Self::Blob(blob) => Reader::Blob(blob),
         })
     }
 }
@@ -69,19 +74,20 @@ impl Reader<'_> {
 
     /// Fills `buffer` from `at` on; fewer bytes than asked only at the end.
     pub(crate) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let (file, at) = match self {
+        let read = |buffer: &mut [u8], at: u64| match self {
             Self::Bytes(bytes) => {
                 let start = usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));
                 let count = buffer.len().min(bytes.len() - start);
                 buffer[..count].copy_from_slice(&bytes[start..start + count]);
-                return Ok(count);
+                Ok(count)
             }
-            Self::File { file } => (file, at),
-            Self::Range { file, offset } => (*file, offset + at),
+            Self::File { file } => file.read_at(buffer, at),
+            Self::Range { file, offset } => file.read_at(buffer, offset + at),
+            Self::Blob(blob) => blob.read_at(buffer, at),
         };
         let mut filled = 0;
         while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], at + filled as u64) {
+            match read(&mut buffer[filled..], at + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

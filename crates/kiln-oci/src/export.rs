@@ -240,7 +240,7 @@ impl Store {
         for digest in blobs_of(image) {
             self.verify_blob(&digest)?;
             let size = self.blob_size(&digest)?;
-            let content = Content::Path(self.blob_path(&digest));
+            let content = Content::Blob(self.open_blob(&digest)?);
             let entry = Entry::new(Kind::File { content, size }, 0o644);
             add(&mut tree, &format!("blobs/sha256/{}", digest.hex()), entry)?;
         }

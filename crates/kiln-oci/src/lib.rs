@@ -11,6 +11,7 @@ mod compression;
 mod content;
 pub mod erofs;
 mod export;
+mod frames;
 mod hashing;
 pub mod image;
 mod import;
@@ -27,4 +28,4 @@ pub use import::{
     ArchiveReference, BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot,
 };
 pub use layer::{Entry, Kind, LayerError, Tree};
-pub use store::{Blob, BlobWriter, ImageEntry, Referrer, Store, StoreError, TagEntry};
+pub use store::{Blob, BlobFile, BlobWriter, ImageEntry, Referrer, Store, StoreError, TagEntry};

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! store/blobs/sha256/<hex>    manifests, configurations, layers: named by their own digest
+//! store/blobs/sparse/<hex>    the layers that have bytes in common with others: see `blob`
+//! store/frames/<hex>          where in that blob's file which frame is: see `frames`
 //! store/erofs/<diff id>.erofs a layer as the kernel mounts it, and beside it <diff id>.json: its digest
 //! store/images/<hex>.json     when the image of that manifest came
 //! store/referrers/<hex>/    what is said about the image of that manifest: one record a referrer
@@ -13,15 +15,18 @@
 //! Everything appears under its name at once and whole: written to `tmp`, synced, renamed, and the folder
 //! synced. Nothing is kept in memory, so that any number of processes may share a store.
 
+mod blob;
 mod cache;
+mod compress;
 mod error;
+mod frames;
 mod images;
 mod layers;
 mod referrers;
 mod tags;
 mod temp;
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +34,7 @@ use std::sync::Arc;
 
 use kiln_model::Digest;
 
+pub use blob::BlobFile;
 pub use error::StoreError;
 pub use images::ImageEntry;
 pub use referrers::Referrer;
@@ -64,7 +70,16 @@ impl Store {
         let store = Self {
             dir: root.join("store").into(),
         };
-        for name in ["blobs/sha256", "erofs", "images", "tags", "cache", "tmp"] {
+        for name in [
+            "blobs/sha256",
+            "blobs/sparse",
+            "frames",
+            "erofs",
+            "images",
+            "tags",
+            "cache",
+            "tmp",
+        ] {
             let path = store.dir.join(name);
             if !path.is_dir() {
                 DirBuilder::new()
@@ -108,29 +123,6 @@ impl Store {
         io_error("write", &self.tmp())(error).into()
     }
 
-    /// Where the blob is, or would be.
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("blobs/sha256").join(digest.hex())
-    }
-
-    pub fn has(&self, digest: &Digest) -> bool {
-        self.blob_path(digest).is_file()
-    }
-
-    pub fn blob_size(&self, digest: &Digest) -> Result<u64, StoreError> {
-        let path = self.blob_path(digest);
-        match fs::metadata(&path) {
-            Ok(meta) => Ok(meta.len()),
-            Err(error) => Err(missing(*digest, &path, "examine")(error)),
-        }
-    }
-
-    /// Opens a blob for reading. What is read is not checked: see [`Store::verify_blob`].
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
-        let path = self.blob_path(digest);
-        File::open(&path).map_err(missing(*digest, &path, "open"))
-    }
-
     /// The bytes of a small blob, checked against its digest. Larger than `limit` is an error.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
@@ -170,7 +162,7 @@ impl Store {
 
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Blob, StoreError> {
         let digest = Digest::of(bytes);
-        if self.blob_size(&digest).ok() == Some(bytes.len() as u64) {
+        if self.is_whole(&digest, bytes.len() as u64) {
             return Ok(Blob {
                 digest,
                 size: bytes.len() as u64,
@@ -250,13 +242,26 @@ impl BlobWriter {
 impl Store {
     fn name_blob(&self, file: TempFile, digest: Digest, size: u64) -> Result<Blob, StoreError> {
         let path = self.blob_path(&digest);
-        // Another size under the digest's name can only be damage, which the new bytes mend.
-        let is_new = self.blob_size(&digest).ok() != Some(size);
+        self.name_blob_at(file, path, digest, size)
+    }
+
+    /// Names the file of a blob, its own or that of a sparse one, unless the store has the blob.
+    fn name_blob_at(
+        &self,
+        file: TempFile,
+        path: PathBuf,
+        digest: Digest,
+        size: u64,
+    ) -> Result<Blob, StoreError> {
+        // Another size under the digest's name can only be damage, which the new bytes mend; and so do they where a blob
+        // that bytes were shared with is gone.
+        let is_new = !self.is_whole(&digest, size);
         if is_new {
             file.persist(&path)?;
         } else {
             // The one who wrote it may not have come to this yet, and the answer promises it.
-            temp::sync_parent(&path)?;
+            temp::sync_parent(&self.blob_path(&digest))?;
+            temp::sync_parent(&self.sparse_path(&digest))?;
         }
         Ok(Blob {
             digest,
@@ -276,18 +281,7 @@ impl Write for BlobWriter {
     }
 }
 
-fn missing(
-    digest: Digest,
-    path: &Path,
-    action: &'static str,
-) -> impl FnOnce(io::Error) -> StoreError {
-    move |source| match source.kind() {
-        io::ErrorKind::NotFound => StoreError::BlobMissing { digest },
-        _ => io_error(action, path)(source),
-    }
-}
-
-fn hash_file(mut file: File) -> io::Result<Digest> {
+fn hash_file(mut file: impl Read) -> io::Result<Digest> {
     let mut out = HashingWriter::new(io::sink());
     let mut buffer = vec![0; 256 << 10];
     loop {

@@ -7,6 +7,7 @@ mod write;
 
 pub use read::Limits;
 pub use write::write;
+pub(crate) use write::{Parts, write_parts};
 
 const BLOCK: usize = 512;
 /// What marks a deleted path, before its name.

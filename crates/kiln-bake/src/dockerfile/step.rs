@@ -13,7 +13,7 @@ use crate::bake::{BakeProgress, StepReport, recorded, step_lock};
 use crate::error::BakeError;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]

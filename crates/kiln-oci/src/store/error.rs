@@ -29,6 +29,10 @@ pub enum StoreError {
     },
     #[error("the store has no blob {digest}: bake or pull the image again")]
     BlobMissing { digest: Digest },
+    #[error(
+        "the blob {digest} has bytes in common with {donor}, which is gone from the store: bake or pull the image again"
+    )]
+    DonorMissing { digest: Digest, donor: Digest },
     #[error("the blob {digest} is larger than the {limit} bytes expected here")]
     BlobTooLarge { digest: Digest, limit: u64 },
     #[error("the blob {digest} was changed on disk (it is now {actual}): delete {} and bake or pull the image again", path.display())]

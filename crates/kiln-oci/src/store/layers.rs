@@ -14,12 +14,9 @@ use super::{Store, hash_file, tags};
 use crate::compression::unpacked;
 use crate::content::Content;
 use crate::hashing::HashingWriter;
-use crate::image::{Descriptor, Image, Layer, MEDIA_LAYER_ZSTD};
+use crate::image::{Image, Layer};
 use crate::layer::Tree;
 use crate::{erofs, tar};
-
-/// Of 1 to 22: past it, a tenth smaller costs twice the time.
-const ZSTD_LEVEL: i32 = 3;
 
 /// What is kept beside an EROFS file.
 #[derive(Serialize, Deserialize)]
@@ -62,33 +59,6 @@ impl Store {
             blob,
             erofs: Some(erofs),
         })
-    }
-
-    fn write_blob(&self, tree: &Tree) -> Result<(Digest, Descriptor), StoreError> {
-        let blob = self.blob_writer()?;
-        let path = blob.path();
-        let io = |source| io_error("write", &path)(source);
-        let mut encoder = zstd::Encoder::new(BufWriter::with_capacity(256 << 10, blob), ZSTD_LEVEL)
-            .map_err(io)?;
-        encoder.include_checksum(false).map_err(io)?;
-        let mut out = HashingWriter::new(encoder);
-        tar::write(tree, BufWriter::with_capacity(256 << 10, &mut out))
-            .map_err(layer_error(&path))?;
-        let (encoder, diff_id, _) = out.finish();
-        let blob = encoder
-            .finish()
-            .and_then(|out| out.into_inner().map_err(|error| error.into_error()))
-            .map_err(io)?
-            .commit_blob()?;
-        Ok((
-            diff_id,
-            Descriptor {
-                media_type: MEDIA_LAYER_ZSTD.to_owned(),
-                digest: blob.digest,
-                size: blob.size,
-                annotations: Default::default(),
-            },
-        ))
     }
 
     fn write_erofs(&self, tree: &Tree) -> Result<(TempFile, ErofsRecord), StoreError> {

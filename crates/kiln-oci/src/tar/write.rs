@@ -3,7 +3,7 @@
 //! Sorted by path, the root as `./`, numeric owners without names, no field that depends on the machine or
 //! the day. A tree has one such stream and no other, since image digests are made of it.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::content::copy_content;
@@ -11,8 +11,54 @@ use crate::layer::{Entry, Kind, LayerError, Tree, name_of, to_path};
 
 use super::{BLOCK, OPAQUE, PAX_XATTR, WHITEOUT};
 
+/// Takes a tar stream and is told of its parts, where it may want to cut it.
+pub(crate) trait Parts: Write {
+    /// The next `size` bytes are a file's content.
+    fn content(&mut self, size: u64) -> io::Result<()>;
+    /// The entry `key` is complete, its padding included.
+    fn entry_end(&mut self, key: &[u8]) -> io::Result<()>;
+}
+
+/// Does not care for the parts.
+struct Whole<W>(W);
+
+impl<W: Write> Write for Whole<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<P: Parts> Parts for &mut P {
+    fn content(&mut self, size: u64) -> io::Result<()> {
+        (**self).content(size)
+    }
+
+    fn entry_end(&mut self, key: &[u8]) -> io::Result<()> {
+        (**self).entry_end(key)
+    }
+}
+
+impl<W: Write> Parts for Whole<W> {
+    fn content(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn entry_end(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes `tree` as a layer's tar stream, reading each file's content once, in order.
 pub fn write(tree: &Tree, out: impl Write) -> Result<(), LayerError> {
+    write_parts(tree, Whole(out))
+}
+
+/// As `write`, and says where the parts of the stream begin and end.
+pub(crate) fn write_parts(tree: &Tree, out: impl Parts) -> Result<(), LayerError> {
     let tree = tree.settled()?;
     let mut writer = Writer {
         out,
@@ -21,6 +67,7 @@ pub fn write(tree: &Tree, out: impl Write) -> Result<(), LayerError> {
     };
     for (key, entry) in tree.keys() {
         writer.entry(key, entry)?;
+        writer.out.entry_end(key).map_err(LayerError::Write)?;
     }
     writer
         .out
@@ -45,7 +92,7 @@ struct Header<'a> {
     entry: &'a Entry,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Parts> Writer<W> {
     fn entry(&mut self, key: &[u8], entry: &Entry) -> Result<(), LayerError> {
         let name = name_of(key);
         if name.starts_with(WHITEOUT) {
@@ -97,6 +144,7 @@ impl<W: Write> Writer<W> {
         self.header(&header)?;
         if let Some(content) = content {
             let size = header.size;
+            self.out.content(size).map_err(LayerError::Write)?;
             copy_content(key, content, 0, size, &mut self.buffer, &mut self.out)?;
             let rest = (size % BLOCK as u64) as usize;
             if rest != 0 {

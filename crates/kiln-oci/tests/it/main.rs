@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod mounts;
 mod random;
+mod share;
 mod store;
 mod tar;
 mod tree;

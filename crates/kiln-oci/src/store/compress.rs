@@ -1,0 +1,295 @@
+//! From a tree to its blob: the tar stream cut into frames, each compressed unless the store has it.
+//!
+//! One thread writes the tar stream and hashes it, several compress, and this one puts the frames together in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use kiln_model::Digest;
+use sha2::{Digest as _, Sha256};
+
+use super::blob::{Donor, Recipe, Segment};
+use super::error::{StoreError, io_error, layer_error};
+use super::frames::{Frames, Place};
+use super::temp::TempFile;
+use super::{Blob, Store};
+use crate::frames::Cutter;
+use crate::image::{Descriptor, MEDIA_LAYER_ZSTD};
+use crate::layer::{LayerError, Tree};
+use crate::tar;
+
+/// Of 1 to 22: past it, a tenth smaller costs twice the time.
+pub(super) const ZSTD_LEVEL: i32 = 3;
+/// More threads than this wait for the one that reads.
+const THREADS_MAX: usize = 8;
+/// Frames on their way, for each thread.
+const QUEUE: usize = 4;
+
+/// A frame to compress, and where the answer goes.
+struct Job {
+    bytes: Vec<u8>,
+    answer: SyncSender<io::Result<Frame>>,
+}
+
+/// A compressed frame.
+struct Frame {
+    content: Digest,
+    bytes: Vec<u8>,
+    /// Where the store has these bytes.
+    place: Option<Place>,
+    check: Digest,
+}
+
+impl Store {
+    /// Writes the tar stream of `tree` as a blob; answers its diff id too.
+    pub(super) fn write_blob(&self, tree: &Tree) -> Result<(Digest, Descriptor), StoreError> {
+        let file = TempFile::create(&self.tmp())?;
+        let path = file.path().to_path_buf();
+        let known = self.frames();
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.min(THREADS_MAX);
+        let (jobs, to_do) = sync_channel::<Job>(threads * QUEUE);
+        let (order, answers) = sync_channel(threads * QUEUE);
+        let to_do = Mutex::new(to_do);
+        let donors = Donors::new(self);
+        let (diff_id, assembled) = thread::scope(|scope| {
+            let produced = scope.spawn(|| produce(tree, jobs, order));
+            for _ in 0..threads {
+                scope.spawn(|| compress_all(&to_do, &known, &donors));
+            }
+            let assembled = Assembly::new(self, file).take_all(answers);
+            // Not before the answers are taken, or dropped: it waits for room for them.
+            let diff_id = produced
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (diff_id, assembled)
+        });
+        // What could not be written is the cause where both failed.
+        let assembled = assembled?;
+        let diff_id = diff_id.map_err(layer_error(&path))?;
+        let blob = assembled.commit()?;
+        let descriptor = Descriptor {
+            media_type: MEDIA_LAYER_ZSTD.to_owned(),
+            digest: blob.digest,
+            size: blob.size,
+            annotations: BTreeMap::new(),
+        };
+        Ok((diff_id, descriptor))
+    }
+}
+
+type Answer = Receiver<io::Result<Frame>>;
+
+fn produce(
+    tree: &Tree,
+    jobs: SyncSender<Job>,
+    order: SyncSender<Answer>,
+) -> Result<Digest, LayerError> {
+    let mut hasher = Sha256::new();
+    let mut cutter = Cutter::new(|bytes: Vec<u8>| {
+        hasher.update(&bytes);
+        let (answer, receiver) = sync_channel(1);
+        // Nobody takes them any more where writing failed, which is told there.
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        order.send(receiver).map_err(|_| gone())?;
+        jobs.send(Job { bytes, answer }).map_err(|_| gone())
+    });
+    tar::write_parts(tree, &mut cutter)?;
+    cutter.finish().map_err(LayerError::Write)?;
+    Ok(Digest::from_sha256(hasher.finalize().into()))
+}
+
+fn compress_all(to_do: &Mutex<Receiver<Job>>, known: &Frames, donors: &Donors<'_>) {
+    let mut compressor = None;
+    loop {
+        let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { bytes, answer }) = job else {
+            return;
+        };
+        // Nobody to answer to: see `produce`.
+        let _ = answer.send(compress(&bytes, known, donors, &mut compressor));
+    }
+}
+
+fn compress(
+    bytes: &[u8],
+    known: &Frames,
+    donors: &Donors<'_>,
+    compressor: &mut Option<zstd::bulk::Compressor<'static>>,
+) -> io::Result<Frame> {
+    let content = Digest::of(bytes);
+    if let Some(place) = known.get(&content)
+        && let Some(bytes) = donors.read(place)
+    {
+        return Ok(Frame {
+            content,
+            bytes,
+            place: Some(*place),
+            check: place.check,
+        });
+    }
+    let compressor = match compressor {
+        Some(compressor) => compressor,
+        None => compressor.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
+    };
+    let bytes = compressor.compress(bytes)?;
+    Ok(Frame {
+        content,
+        check: Digest::of(&bytes),
+        bytes,
+        place: None,
+    })
+}
+
+/// The files of other blobs that frames are read from.
+struct Donors<'a> {
+    store: &'a Store,
+    /// None where there is none, or no right to it.
+    open: Mutex<HashMap<Donor, Option<Arc<File>>>>,
+}
+
+impl<'a> Donors<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self {
+            store,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The frame's bytes, if they are what they were.
+    fn read(&self, place: &Place) -> Option<Vec<u8>> {
+        let file = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.len() > super::blob::DONORS_MAX {
+                open.clear();
+            }
+            let file = open.entry(place.donor).or_insert_with(|| {
+                let file = File::open(self.store.donor_path(&place.donor));
+                file.ok().map(Arc::new)
+            });
+            file.clone()?
+        };
+        let mut bytes = vec![0; place.length as usize];
+        file.read_exact_at(&mut bytes, place.offset).ok()?;
+        (Digest::of(&bytes) == place.check).then_some(bytes)
+    }
+}
+
+/// A blob in the making: its own bytes in a file, and where all of them are.
+struct Assembly<'a> {
+    store: &'a Store,
+    file: TempFile,
+    own: u64,
+    hasher: Sha256,
+    size: u64,
+    recipe: Recipe,
+    /// The frames in the own file: content, offset, length, check.
+    new: HashMap<Digest, (u64, u32, Digest)>,
+}
+
+impl<'a> Assembly<'a> {
+    fn new(store: &'a Store, file: TempFile) -> Self {
+        Self {
+            store,
+            file,
+            own: 0,
+            hasher: Sha256::new(),
+            size: 0,
+            recipe: Recipe::default(),
+            new: HashMap::new(),
+        }
+    }
+
+    fn take_all(mut self, answers: Receiver<Answer>) -> Result<Self, StoreError> {
+        let path = self.file.path().to_path_buf();
+        for answer in answers {
+            // The thread is gone only when it panicked, which the scope passes on.
+            let Ok(frame) = answer.recv() else { break };
+            frame
+                .and_then(|frame| self.take(frame))
+                .map_err(io_error("write", &path))?;
+        }
+        Ok(self)
+    }
+
+    fn take(&mut self, frame: Frame) -> io::Result<()> {
+        let Frame {
+            content,
+            bytes,
+            place,
+            check,
+        } = frame;
+        self.hasher.update(&bytes);
+        self.size += bytes.len() as u64;
+        let length = bytes.len() as u64;
+        let donor = place.and_then(|place| Some((self.recipe.source(&place.donor)?, place.offset)));
+        let twice = self.new.get(&content).map(|(offset, ..)| (0, *offset));
+        let (source, offset) = match donor.or(twice) {
+            Some(known) => known,
+            None => {
+                self.file.write_all(&bytes)?;
+                let offset = self.own;
+                self.own += length;
+                self.new.insert(content, (offset, length as u32, check));
+                (0, offset)
+            }
+        };
+        self.recipe.push(Segment {
+            source,
+            offset,
+            length,
+        });
+        Ok(())
+    }
+
+    fn commit(self) -> Result<Blob, StoreError> {
+        let Self {
+            store,
+            mut file,
+            own: _,
+            hasher,
+            size,
+            recipe,
+            new,
+        } = self;
+        let digest = Digest::from_sha256(hasher.finalize().into());
+        let sparse_path = store.sparse_path(&digest);
+        let sparse = recipe.is_needed() && !sparse_path.exists();
+        let blob = if sparse {
+            file.write_all(&recipe.encode())
+                .map_err(io_error("write", &sparse_path))?;
+            store.name_blob_at(file, sparse_path, digest, size)?
+        } else if recipe.is_needed() && !store.is_whole(&digest, size) {
+            // Others may have bytes of the sparse file that is there, which therefore stays.
+            let own = file.into_anonymous()?;
+            let mut blob = store.open_recipe(&digest, own, &recipe)?;
+            let mut whole = TempFile::create(&store.tmp())?;
+            io::copy(&mut blob, &mut whole).map_err(io_error("write", whole.path()))?;
+            return store.name_blob(whole, digest, size);
+        } else {
+            store.name_blob(file, digest, size)?
+        };
+        if blob.is_new {
+            let donor = Donor {
+                blob: digest,
+                sparse,
+            };
+            let places = new.into_iter().map(|(content, (offset, length, check))| {
+                let place = Place {
+                    donor,
+                    offset,
+                    length,
+                    check,
+                };
+                (content, place)
+            });
+            store.put_frames(&donor, places)?;
+        }
+        Ok(blob)
+    }
+}
