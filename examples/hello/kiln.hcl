@@ -20,6 +20,9 @@ image "hello" {
   }
   run_as = "app"
   cmd    = ["python3", "/opt/app/server.py"]
+  test "answers" {
+    http { path = "/health" }
+  }
 }
 
 service "hello" {

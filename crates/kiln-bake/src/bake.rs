@@ -15,6 +15,7 @@ use crate::configure::{self, Ground};
 use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::graph::{self, Step, Work};
+use crate::image_tests::{self, Subject};
 use crate::leaks::{self, Finding};
 use crate::lock::{ImageLock, Lock, LockedPackage};
 use crate::provenance::{self, Done};
@@ -168,8 +169,19 @@ pub fn bake(
         store.cache_put(&checked, b"")?;
     }
     let digest = store.put_image(&config, &layers)?;
+    let subject = Subject {
+        store,
+        work: request.work,
+        name: &name,
+        digest,
+        config: &config,
+        layers: &layers,
+    };
+    let (tests, passed) = image_tests::run(&subject, &image.tests, progress)?;
+    reports.extend(tests);
     describe(store, request.work, &digest)?;
-    let statement = provenance::statement(image, &digest, request.commit.as_ref(), &locked, &done)?;
+    let commit = request.commit.as_ref();
+    let statement = provenance::statement(image, &digest, commit, &locked, &done, &passed)?;
     store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
     let tag = tag(image, request.commit.as_ref(), &digest);
     store.tag(&tag, &digest).or_else(|error| match error {

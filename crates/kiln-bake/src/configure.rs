@@ -64,6 +64,7 @@ pub(crate) fn run(
         memory: None,
         pids: Some(PROCESSES),
         time_limit: Some(TIME_LIMIT_MS),
+        as_instance: None,
     };
     let mut partial = String::new();
     let mut last: Vec<String> = Vec::new();

@@ -110,6 +110,16 @@ pub enum BakeError {
         excuses: String,
     },
     #[error(
+        "image `{image}`: {failed} of {of} tests failed, so it has no tag:\n{failures}\nWhat its programs said is in {log}"
+    )]
+    Tests {
+        image: String,
+        failed: usize,
+        of: usize,
+        failures: String,
+        log: PathBuf,
+    },
+    #[error(
         "image `{image}`: allow_leak names the rule `{rule}`, which there is not: the rules are {known}"
     )]
     NoRule {

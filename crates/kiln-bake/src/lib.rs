@@ -17,6 +17,7 @@ mod dockerfile;
 mod error;
 mod fetch;
 mod graph;
+mod image_tests;
 mod install;
 mod leaks;
 mod licence;

@@ -6,6 +6,7 @@ use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
 use serde_json::{Value, json};
 
 use crate::bake::CommitInfo;
+use crate::image_tests::Passed;
 use crate::lock::ImageLock;
 use crate::sbom::purl;
 
@@ -26,6 +27,7 @@ pub(crate) fn statement(
     commit: Option<&CommitInfo>,
     locked: &ImageLock,
     steps: &[Done],
+    tests: &[Passed],
 ) -> Result<Vec<u8>, CanonicalError> {
     let repository = env!("CARGO_PKG_REPOSITORY");
     let mut fetched: Vec<Value> = commit
@@ -43,6 +45,10 @@ pub(crate) fn statement(
         .iter()
         .map(|step| json!({"name": step.name, "key": step.key, "layer": step.diff_id}))
         .collect();
+    let tests: Vec<Value> = tests
+        .iter()
+        .map(|test| json!({"name": test.name, "digest": test.digest}))
+        .collect();
     let lock = Digest::of(&canonical_json(locked)?);
     canonical_json(&json!({
         "_type": "https://in-toto.io/Statement/v1",
@@ -58,7 +64,7 @@ pub(crate) fn statement(
                     // What no commit has is as little to be had again as what differs from one.
                     "dirty": commit.is_none_or(|commit| commit.dirty),
                 },
-                "internalParameters": {"lock": lock, "steps": steps},
+                "internalParameters": {"lock": lock, "steps": steps, "tests": tests},
                 "resolvedDependencies": fetched,
             },
             "runDetails": {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kiln_model::{CopySpec, DebianSpec, ImageName, ImageSpec, UserSpec};
 
+use crate::image_test::{self, TestDraft};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::{environment_names, is_signal, plain};
@@ -38,15 +39,15 @@ const SHAPE: Shape = Shape {
             name: "copy",
             label: None,
         },
+        BlockShape {
+            name: "test",
+            label: Some("name"),
+        },
     ],
     later: &[
         (
             "dockerfile",
             "describe the image with `debian`, `copy` and `run`",
-        ),
-        (
-            "test",
-            "leave it out; a `probe` of the service checks what it answers",
         ),
         ("count", "use `for_each`, with a key for each image"),
         ("base", "write `from = image.NAME`"),
@@ -90,6 +91,7 @@ pub(crate) struct Draft {
     workdir: Option<String>,
     stop_signal: Option<String>,
     allow_leak: Vec<String>,
+    pub(crate) tests: Vec<TestDraft>,
 }
 
 impl Draft {
@@ -111,7 +113,9 @@ impl Draft {
             workdir,
             stop_signal,
             mut allow_leak,
+            tests,
         } = self;
+        let tests = tests.into_iter().map(|test| test.spec).collect();
         let Some(base) = base else {
             return Some(ImageSpec {
                 name,
@@ -129,6 +133,7 @@ impl Draft {
                 workdir,
                 stop_signal,
                 allow_leak,
+                tests,
             });
         };
         for (key, value) in &base.env {
@@ -152,7 +157,11 @@ impl Draft {
         Some(ImageSpec {
             name,
             version,
-            base: Some(Box::new(base.clone())),
+            // Its tests are of the base itself.
+            base: Some(Box::new(ImageSpec {
+                tests: Vec::new(),
+                ..base.clone()
+            })),
             debian: base.debian.clone(),
             users,
             copies,
@@ -165,6 +174,7 @@ impl Draft {
             workdir: workdir.or_else(|| base.workdir.clone()),
             stop_signal: stop_signal.or_else(|| base.stop_signal.clone()),
             allow_leak,
+            tests,
         })
     }
 }
@@ -362,6 +372,10 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         .map(|(key, at)| (key, at.value))
         .collect();
     let allow_leak = allow_leak(reader, &section);
+    let tests: Vec<TestDraft> = section
+        .blocks("test")
+        .filter_map(|block| image_test::read(reader, block))
+        .collect();
     if broken {
         return None;
     }
@@ -381,6 +395,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         workdir: workdir.map(|at| at.value),
         stop_signal: stop_signal.map(|at| at.value),
         allow_leak,
+        tests,
     })
 }
 
@@ -645,7 +660,7 @@ pub(crate) fn absolute(reader: &mut Reader<'_>, what: &str, path: &At<String>) -
 }
 
 /// A name as Debian's useradd takes it, or a number.
-fn user_name(reader: &mut Reader<'_>, what: &str, user: &At<String>) -> bool {
+pub(crate) fn user_name(reader: &mut Reader<'_>, what: &str, user: &At<String>) -> bool {
     let text = &user.value;
     let good = text.parse::<u32>().is_ok()
         || (text.len() <= 32

@@ -15,7 +15,7 @@ use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::ServiceDraft;
 use crate::value::At;
 use crate::variable::{self, VariableValue};
-use crate::{ConfigErrors, Diagnostic, Problem, Source, Sources, image, suggest};
+use crate::{ConfigErrors, Diagnostic, Problem, Source, Sources, image, image_test, suggest};
 
 /// What a definition is read for.
 #[derive(Clone, Debug)]
@@ -166,7 +166,8 @@ fn read<'a>(
             found.push(image);
         }
     }
-    let images = image::resolve(reader, found);
+    let tests = image_test::places(&found);
+    let mut images = image::resolve(reader, found);
     let mut drafts: BTreeMap<ServiceName, ServiceDraft> = BTreeMap::new();
     let mut groups = Groups::new();
     for block in file.blocks("service") {
@@ -192,6 +193,7 @@ fn read<'a>(
         .collect();
     let services = choose(reader, inputs, drafts, &environments)?;
     command_check(reader, &headers, &images, &services);
+    image_test::settle(reader, &mut images, &services, &tests);
     Some(ProjectSpec {
         project: project?,
         environment: inputs.environment.clone(),

@@ -176,7 +176,8 @@ impl<'a> Section<'a> {
             .iter()
             .any(|other| other.block.ident.as_str() == name && other.label.value == label.value);
         // A `copy` is a step, of which there may be many, and so on; anything else is known by its name.
-        if twice && !["copy", "locals", "validation"].contains(&name) {
+        let many = ["copy", "locals", "validation", "command", "http"];
+        if twice && !many.contains(&name) {
             let what = if label.value.is_empty() {
                 format!("`{name}`")
             } else {
@@ -338,6 +339,21 @@ impl<'a> Section<'a> {
             }
         }
         Some(At { value: texts, span })
+    }
+
+    /// A string, or a list of them.
+    pub(crate) fn one_or_more(&self, reader: &mut Reader<'_>, name: &str) -> Vec<At<String>> {
+        match self.value(name) {
+            Some(At {
+                value: Value::String(value),
+                span,
+            }) => vec![At { value, span }],
+            Some(_) => self
+                .strings(reader, name)
+                .map(|list| list.value)
+                .unwrap_or_default(),
+            None => Vec::new(),
+        }
     }
 
     /// A map whose values are strings; numbers and booleans are taken as they would be printed.

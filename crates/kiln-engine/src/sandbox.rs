@@ -1,11 +1,13 @@
 //! A bake step as a container: the writable root is the caller's, there is no network, and of the capabilities only what
-//! unpacking and maintainer scripts need.
+//! unpacking and maintainer scripts need. Or, for an image's tests, as an instance would be, but without a network.
 //!
 //! [`run`] starts a process of this program in the role `sandbox` ([`role`]) and hands on what it says. When the caller dies, so does
 //! the step; what it mounted was only ever in the step's own mount namespace.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,8 +20,9 @@ use crate::cgroup::{Group, Hierarchy, Limits};
 use crate::container::{self, Container};
 use crate::engine::program;
 use crate::init::AppStatus;
-use crate::rootfs::{Bind, Root};
+use crate::rootfs::{self, Bind, Names, Root};
 use crate::seccomp::Filters;
+use crate::spec::TmpfsSpec;
 use crate::sys::{self, Fork};
 use crate::{layers, state};
 
@@ -47,6 +50,9 @@ pub struct SandboxSpec {
     pub pids: Option<u64>,
     /// Milliseconds.
     pub time_limit: Option<u64>,
+    /// As an instance is: the lowers alone, with no capabilities, where only these, `/tmp`, `/run` and `/dev/shm` can be
+    /// written to. `upper` is then kiln's own.
+    pub as_instance: Option<Vec<TmpfsSpec>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,12 +110,48 @@ const GROUP: &str = "kiln-step-";
 const SPEC: &str = "sandbox.json";
 const VERDICT: &str = "verdict.json";
 
+/// A step that has begun, for who asks something of it meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    holder: i32,
+}
+
+impl Running {
+    /// A connection to `address` in the network of the step, which is its own loopback.
+    pub fn connect(&self, address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+        let children = format!("/proc/{pid}/task/{pid}/children", pid = self.holder);
+        let children = fs::read_to_string(children)?;
+        let init = children.split_whitespace().next();
+        let init = init.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let network = File::open(format!("/proc/{init}/ns/net"))?;
+        // A thread has a network of its own once it has moved, and a socket keeps that of where it was made.
+        let connect = move || {
+            let kind = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(network.as_fd(), Some(kind))?;
+            TcpStream::connect_timeout(&address, timeout)
+        };
+        std::thread::spawn(connect)
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
 /// How soon a step that is to stop is told.
 const TURN: Duration = Duration::from_millis(50);
 
 /// Runs a step to its end, or until `stop`. To be called from a thread that lives until then: the step is tied to it.
 pub fn run(
     spec: &SandboxSpec,
+    stop: &dyn Fn() -> bool,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<SandboxExit, SandboxError> {
+    run_watched(spec, |_| {}, stop, output)
+}
+
+/// As [`run`]; `began` gets the step before anything of it is executed.
+pub fn run_watched(
+    spec: &SandboxSpec,
+    began: impl FnOnce(Running),
     stop: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<SandboxExit, SandboxError> {
@@ -133,6 +175,7 @@ pub fn run(
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let holder =
         i32::try_from(child.id()).map_err(|error| SandboxError::Spawn(io::Error::other(error)))?;
+    began(Running { holder });
     let turn = Timespec {
         tv_sec: 0,
         tv_nsec: i64::from(TURN.subsec_nanos()),
@@ -209,7 +252,8 @@ fn step(spec: &SandboxSpec) -> Result<SandboxExit, String> {
     let hierarchy = Hierarchy::find()?;
     sweep(&hierarchy);
     let group = hierarchy.group(&format!("{GROUP}{}", std::process::id()));
-    let filters = Filters::new(true).map_err(said("the system call filter"))?;
+    let is_step = spec.as_instance.is_none();
+    let filters = Filters::new(is_step).map_err(said("the system call filter"))?;
     let lowers = mount_lowers(spec)?;
     let limits = Limits {
         memory: spec.memory,
@@ -268,7 +312,20 @@ fn in_group(
     for folder in [&target, &overlay_work] {
         fs::create_dir_all(folder).map_err(said("making a folder"))?;
     }
-    let root = if lowers.is_empty() {
+    let root = if let Some(tmpfs) = &spec.as_instance {
+        let names = Names {
+            hostname: &spec.hostname,
+            address: None,
+            server: None,
+            search: None,
+        };
+        let top = spec.work.join("top");
+        rootfs::generate_top(&top, &lowers, &names, tmpfs).map_err(|error| error.to_string())?;
+        Root::ReadOnly {
+            layers: lowers,
+            top,
+        }
+    } else if lowers.is_empty() {
         Root::Folder {
             path: spec.upper.clone(),
         }
@@ -283,7 +340,7 @@ fn in_group(
         root,
         target,
         hostname: spec.hostname.clone(),
-        tmpfs: Vec::new(),
+        tmpfs: spec.as_instance.clone().unwrap_or_default(),
         binds: spec
             .binds
             .iter()
@@ -297,7 +354,10 @@ fn in_group(
         env: spec.env.clone(),
         cwd: spec.cwd.clone(),
         user: spec.user.clone(),
-        capabilities: CAPABILITIES.to_vec(),
+        capabilities: match spec.as_instance {
+            None => CAPABILITIES.to_vec(),
+            Some(_) => Vec::new(),
+        },
         link: None,
     };
     let (go_read, go_write) = container::pipe().map_err(said("making a pipe"))?;

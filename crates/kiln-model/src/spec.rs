@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, EnvName, ImageName, Policy, ProjectName, Release, Resources, ServiceName, Timestamp,
-    Tmpfs,
+    Digest, EnvName, ImageName, Policy, ProjectName, Release, Resources, ServiceName, TestSpec,
+    Timestamp, Tmpfs,
 };
 
 /// A whole definition for one environment, as the command line read it. Images are not baked yet.
@@ -48,6 +48,9 @@ pub struct ImageSpec {
     pub stop_signal: Option<String>,
     /// `RULE:PLACE` of each secret-looking thing that is known and none.
     pub allow_leak: Vec<String>,
+    /// All of them have to pass before the image gets its tag. Not those of its base.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestSpec>,
 }
 
 impl ImageSpec {

@@ -10,6 +10,7 @@ mod bakes;
 mod copies;
 mod dockerfile;
 mod faults;
+mod image_tests;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -22,6 +23,7 @@ fn main() {
         .chain(copies::TESTS)
         .chain(dockerfile::TESTS)
         .chain(faults::TESTS)
+        .chain(image_tests::TESTS)
         .chain(around::TESTS);
     let trials = tests
         .map(|(name, test)| {

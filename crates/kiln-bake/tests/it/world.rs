@@ -70,6 +70,7 @@ pub(crate) fn image() -> ImageSpec {
         workdir: None,
         stop_signal: None,
         allow_leak: Vec::new(),
+        tests: Vec::new(),
     }
 }
 

@@ -5,5 +5,6 @@ mod dockerfile;
 mod each;
 mod format;
 mod functions;
+mod image_test;
 mod language;
 mod rejected;

@@ -30,6 +30,7 @@ fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
         memory: None,
         pids: Some(64),
         time_limit: None,
+        as_instance: None,
     }
 }
 

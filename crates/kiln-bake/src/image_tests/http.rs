@@ -1,0 +1,357 @@
+//! What the image's own command answers, asked from inside its network, again until it is right or the time is over.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use kiln_engine::sandbox::{self, Running, SandboxError, SandboxExit};
+use kiln_model::{HttpCheck, TestSpec};
+
+use super::{Log, SAID_MAX, Subject, command, text_failures};
+use crate::error::BakeError;
+
+/// Not the address that `localhost` is: what listens on that alone is not reached by anybody when it runs.
+const ASKED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const PAUSE: Duration = Duration::from_millis(25);
+const HEADERS: usize = 100;
+
+enum Question<'a> {
+    Http(&'a HttpCheck),
+    Port(u16),
+}
+
+/// What is wrong with one answer.
+enum Wrong {
+    Refused(io::Error),
+    Answer(Vec<String>),
+}
+
+pub(super) fn check(
+    subject: &Subject<'_>,
+    test: &TestSpec,
+    lowers: &[PathBuf],
+    work: &Path,
+    log: &Log,
+) -> Result<Vec<String>, BakeError> {
+    let run = &subject.config.config;
+    let argv: Vec<String> = run.entrypoint.iter().chain(&run.cmd).cloned().collect();
+    let what = argv.join(" ");
+    log.line(&format!("-- {what}"));
+    let spec = command::container(subject, test, argv, None, lowers, work);
+    let said = Mutex::new(Vec::new());
+    let over = AtomicBool::new(false);
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        // The container is tied to the thread that made it.
+        let server = scope.spawn(|| {
+            let began = move |running| {
+                let _ = tell.send(running);
+            };
+            let stop = || over.load(Ordering::Relaxed);
+            sandbox::run_watched(&spec, began, &stop, &mut |_, bytes| {
+                let mut kept = said.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = SAID_MAX.saturating_sub(kept.len()).min(bytes.len());
+                kept.extend_from_slice(&bytes[..room]);
+                log.write(&bytes[..room]);
+            })
+        });
+        let mut failures = Vec::new();
+        let mut ended_early = false;
+        if let Ok(running) = told.recv() {
+            let deadline = Instant::now() + test.timeout;
+            let http = test.http.iter().map(Question::Http);
+            for question in http.chain(test.ports.iter().copied().map(Question::Port)) {
+                let is_over = || server.is_finished();
+                let found = until_right(&running, &question, test, deadline, &is_over);
+                ended_early = server.is_finished();
+                if ended_early {
+                    break;
+                }
+                failures.extend(found);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let ended = match server.join() {
+            Ok(ended) => ended,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        match ended {
+            Ok(_) if !ended_early => Ok(failures),
+            Ok(exit) => {
+                let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(vec![early(
+                    &what,
+                    &exit,
+                    test,
+                    &String::from_utf8_lossy(&said),
+                )])
+            }
+            Err(SandboxError::Start(reason)) => Ok(vec![format!("`{what}`: {reason}")]),
+            Err(source) => Err(BakeError::Sandbox {
+                image: subject.name.to_owned(),
+                step: format!("test \"{}\"", test.name),
+                source,
+            }),
+        }
+    })
+}
+
+fn early(what: &str, exit: &SandboxExit, test: &TestSpec, said: &str) -> String {
+    let ending = command::ending(exit, test);
+    let lines: Vec<&str> = said.trim_end().lines().collect();
+    let last = lines[lines.len().saturating_sub(5)..].join("\n");
+    let colon = if last.is_empty() { "" } else { ":\n" };
+    format!("the image's command, `{what}`, {ending} before all was asked{colon}{last}")
+}
+
+fn until_right(
+    running: &Running,
+    question: &Question<'_>,
+    test: &TestSpec,
+    deadline: Instant,
+    is_over: &dyn Fn() -> bool,
+) -> Vec<String> {
+    loop {
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .max(PAUSE);
+        let wrong = match ask(running, question, test, left) {
+            Ok(()) => return Vec::new(),
+            Err(wrong) => wrong,
+        };
+        if is_over() || Instant::now() >= deadline {
+            let waited = test.timeout.as_millis();
+            return match wrong {
+                Wrong::Answer(failures) => failures,
+                Wrong::Refused(error) => vec![format!(
+                    "{}: {error}, for {waited} ms{}",
+                    name(question, test),
+                    hint(running, question, test)
+                )],
+            };
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn port(question: &Question<'_>, test: &TestSpec) -> u16 {
+    match question {
+        // The definition is refused where neither has one.
+        Question::Http(http) => http.port.or(test.port).unwrap_or(80),
+        Question::Port(port) => *port,
+    }
+}
+
+fn name(question: &Question<'_>, test: &TestSpec) -> String {
+    let port = port(question, test);
+    match question {
+        Question::Http(http) => format!("GET {} on port {port}", http.path),
+        Question::Port(_) => format!("port {port}"),
+    }
+}
+
+fn hint(running: &Running, question: &Question<'_>, test: &TestSpec) -> &'static str {
+    let address = (Ipv4Addr::LOCALHOST, port(question, test)).into();
+    match running.connect(address, Duration::from_secs(1)) {
+        Ok(_) => {
+            ". It listens on 127.0.0.1 alone, where nobody else reaches it: let it listen on 0.0.0.0"
+        }
+        Err(_) => "",
+    }
+}
+
+fn ask(
+    running: &Running,
+    question: &Question<'_>,
+    test: &TestSpec,
+    left: Duration,
+) -> Result<(), Wrong> {
+    let address: SocketAddr = (ASKED, port(question, test)).into();
+    let stream = running.connect(address, left).map_err(Wrong::Refused)?;
+    let Question::Http(http) = question else {
+        return Ok(());
+    };
+    let name = name(question, test);
+    let answer = get(stream, &http.path, address.port(), left)
+        .map_err(|error| Wrong::Answer(vec![format!("{name}: {error}")]))?;
+    let mut failures = Vec::new();
+    if answer.status != http.status {
+        failures.push(format!(
+            "{name}: the status is {}, and {} is expected",
+            answer.status, http.status
+        ));
+    }
+    for (header, wanted) in &http.headers {
+        let named = answer.headers.iter();
+        let mut named = named.filter(|(name, _)| name.eq_ignore_ascii_case(header));
+        let found: Vec<&str> = named.by_ref().map(|(_, value)| value.as_str()).collect();
+        if !found.contains(&wanted.as_str()) {
+            let found = match found.as_slice() {
+                [] => "is not there".to_owned(),
+                found => format!("is {:?}", found.join(", ")),
+            };
+            failures.push(format!(
+                "{name}: the header {header} {found}, and {wanted:?} is expected"
+            ));
+        }
+    }
+    failures.extend(text_failures(
+        &format!("{name}: the body"),
+        &answer.body,
+        &http.body,
+    ));
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Wrong::Answer(failures))
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+/// One request, of which the connection's end is the end.
+fn get(mut stream: TcpStream, path: &str, port: u16, left: Duration) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(left))?;
+    stream.set_write_timeout(Some(left))?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: kiln-test\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    let deadline = Instant::now() + left;
+    loop {
+        if let Some(answer) = parse(&bytes, false)? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the answer takes too long",
+            ));
+        }
+        if bytes.len() > 2 * SAID_MAX {
+            return Err(io::Error::other("the answer is larger than 2 MiB"));
+        }
+        let count = match stream.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // What a timeout on a socket is told as.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+            }
+            read => read?,
+        };
+        if count == 0 {
+            return parse(&bytes, true)?
+                .ok_or_else(|| io::Error::other("the connection ended within the answer"));
+        }
+        bytes.extend_from_slice(&chunk[..count]);
+    }
+}
+
+/// `None`: there has to come more. `ended`: nothing will.
+fn parse(bytes: &[u8], ended: bool) -> io::Result<Option<Answer>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let no_http =
+        |error: httparse::Error| io::Error::other(format!("the answer is no HTTP: {error}"));
+    let start = match response.parse(bytes).map_err(no_http)? {
+        httparse::Status::Complete(start) => start,
+        httparse::Status::Partial => return Ok(None),
+    };
+    let headers: Vec<(String, String)> = response
+        .headers
+        .iter()
+        .map(|header| {
+            let value = String::from_utf8_lossy(header.value).into_owned();
+            (header.name.to_owned(), value)
+        })
+        .collect();
+    let header = |wanted: &str| {
+        let mut all = headers.iter();
+        all.find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.trim().to_ascii_lowercase())
+    };
+    let rest = &bytes[start..];
+    let status = response.code.unwrap_or_default();
+    let length = header("content-length").and_then(|length| length.parse::<usize>().ok());
+    let is_chunked = header("transfer-encoding").is_some_and(|value| value.ends_with("chunked"));
+    let body = if (100..200).contains(&status) || status == 204 || status == 304 {
+        Some(Vec::new())
+    } else if is_chunked {
+        unchunk(rest)?
+    } else if let Some(length) = length {
+        rest.get(..length).map(<[u8]>::to_vec)
+    } else {
+        ended.then(|| rest.to_vec())
+    };
+    Ok(body.map(|body| Answer {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
+        headers: headers.clone(),
+    }))
+}
+
+fn unchunk(mut rest: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    loop {
+        let wrong = |_| io::Error::other("the answer has a chunk without a size");
+        let httparse::Status::Complete((start, size)) =
+            httparse::parse_chunk_size(rest).map_err(wrong)?
+        else {
+            return Ok(None);
+        };
+        if size == 0 {
+            return Ok(Some(body));
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let end = start.saturating_add(size);
+        let (Some(data), Some(behind)) = (rest.get(start..end), rest.get(end.saturating_add(2)..))
+        else {
+            return Ok(None);
+        };
+        body.extend_from_slice(data);
+        rest = behind;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_with_its_length_its_last_chunk_or_its_connection() {
+        let body = |text: &str, ended| {
+            let parsed = parse(text.as_bytes(), ended).unwrap();
+            parsed.map(|answer| (answer.status, answer.body))
+        };
+        let head = "HTTP/1.1 200 OK\r\nA: b\r\n";
+        let all = |body: &str| Some((200, body.to_owned()));
+        assert_eq!(body(head, true), None);
+        assert_eq!(
+            body(&format!("{head}Content-Length: 3\r\n\r\nab"), false),
+            None
+        );
+        assert_eq!(
+            body(&format!("{head}Content-Length: 3\r\n\r\nabcd"), false),
+            all("abc")
+        );
+        let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x\r\nc\r\n");
+        assert_eq!(body(&chunked, false), None);
+        assert_eq!(body(&format!("{chunked}0\r\n\r\n"), false), all("abc"));
+        assert_eq!(body(&format!("{head}\r\nabc"), false), None);
+        assert_eq!(body(&format!("{head}\r\nabc"), true), all("abc"));
+        assert_eq!(
+            body("HTTP/1.0 204 No\r\n\r\n", false),
+            Some((204, String::new()))
+        );
+        assert!(parse(b"SSH-2.0-x\r\n", false).is_err());
+    }
+}
