@@ -53,6 +53,10 @@ pub enum BakeProgress {
     Resolving {
         suite: String,
     },
+    /// A base that is elsewhere is looked at, and brought here.
+    Importing {
+        image: String,
+    },
     Fetching {
         done: usize,
         of: usize,

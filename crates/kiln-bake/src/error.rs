@@ -157,8 +157,16 @@ pub enum BakeError {
     /// Not by itself: another stage failed.
     #[error("the bake was stopped")]
     Stopped,
+    #[error(transparent)]
+    Import(Box<kiln_oci::ImportError>),
     #[error("a step has no canonical form")]
     Canonical(#[from] kiln_model::CanonicalError),
+}
+
+impl From<kiln_oci::ImportError> for BakeError {
+    fn from(error: kiln_oci::ImportError) -> Self {
+        Self::Import(Box::new(error))
+    }
 }
 
 impl BakeError {

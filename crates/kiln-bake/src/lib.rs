@@ -24,6 +24,7 @@ mod licence;
 mod lock;
 mod look;
 mod provenance;
+mod registry;
 mod resolve;
 mod sbom;
 mod seen;
@@ -34,8 +35,9 @@ mod version;
 
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
-pub use dockerfile::{BakedDockerfile, DockerfileRequest, bake_dockerfile};
+pub use dockerfile::{BakedDockerfile, DockerfileRequest, ResolvedBase, bake_dockerfile};
 pub use error::BakeError;
 pub use lock::{Lock, LockError};
 pub use provenance::MEDIA_IN_TOTO;
+pub use registry::Registries;
 pub use sbom::MEDIA_SPDX;

@@ -249,3 +249,21 @@ where
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_equal_as_registries_have_them() {
+        for (one, other, equal) in [
+            ("debian", "docker.io/library/debian:latest", true),
+            ("debian:12", "library/debian:12", true),
+            ("debian", "debian:12", false),
+            ("localhost:5000/a", "localhost:5000/a:latest", true),
+            ("a/debian", "debian", false),
+        ] {
+            assert_eq!(same_name(one, other), equal, "{one} {other}");
+        }
+    }
+}

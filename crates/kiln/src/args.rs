@@ -203,9 +203,20 @@ pub(crate) struct Dockerfile {
     /// The stage to bake instead of the last one
     #[arg(long, value_name = "STAGE", requires = "dockerfile")]
     pub(crate) target: Option<String>,
-    /// What the image NAME of a FROM means: a tag or digest that `kiln images` lists
+    /// What the image NAME of a FROM means: a tag or digest that `kiln images` lists, oci:DIR, oci-archive:FILE or
+    /// docker-archive:FILE (with :TAG or @DIGEST where it has several), or the name of another image
     #[arg(long = "base", value_name = "NAME=REF", value_parser = variable, requires = "dockerfile")]
     pub(crate) bases: Vec<(String, String)>,
+    /// Ask the registry again what the tags of bases mean now
+    #[arg(long, requires = "dockerfile")]
+    pub(crate) pull: bool,
+    /// A registry that is asked without TLS, as those of this machine are
+    #[arg(
+        long = "insecure-registry",
+        value_name = "HOST[:PORT]",
+        requires = "dockerfile"
+    )]
+    pub(crate) insecure_registries: Vec<String>,
     /// A folder that `--from=NAME` copies from
     #[arg(long = "build-context", value_name = "NAME=DIR", value_parser = variable, requires = "dockerfile")]
     pub(crate) build_contexts: Vec<(String, String)>,

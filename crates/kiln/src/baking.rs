@@ -282,6 +282,9 @@ impl<'a, W: Write> Live<'a, W> {
             BakeProgress::Resolving { suite } => {
                 self.show(&format!("asking the archive what {suite} has"));
             }
+            BakeProgress::Importing { image } => {
+                self.show(&format!("looking for the base {image}"));
+            }
             BakeProgress::Fetching { done, of } => {
                 let tenths = done * 10 / of.max(1);
                 // A log wants no line for each package.

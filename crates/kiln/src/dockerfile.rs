@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest};
+use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Registries};
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_oci::{Output, Store};
@@ -13,7 +13,7 @@ use kiln_oci::{Output, Store};
 use crate::baking::{Live, columns};
 use crate::failure::Failure;
 use crate::output::{self, Audience};
-use crate::{args, table};
+use crate::{args, settings, table};
 
 pub(crate) struct DockerfileSettings {
     path: PathBuf,
@@ -22,6 +22,7 @@ pub(crate) struct DockerfileSettings {
     build_args: BTreeMap<String, String>,
     target: Option<String>,
     bases: BTreeMap<String, String>,
+    registries: Registries,
     contexts: BTreeMap<String, PathBuf>,
     platform: Option<String>,
     no_cache: bool,
@@ -40,6 +41,8 @@ impl DockerfileSettings {
             build_args,
             target,
             bases,
+            pull,
+            insecure_registries,
             build_contexts,
             platform,
             no_cache,
@@ -76,6 +79,7 @@ impl DockerfileSettings {
             build_args,
             target,
             bases: bases.into_iter().collect(),
+            registries: settings::registries(pull, insecure_registries),
             contexts: build_contexts
                 .into_iter()
                 .map(|(name, path)| (name, PathBuf::from(path)))
@@ -147,6 +151,7 @@ impl DockerfileSettings {
             build_args: &self.build_args,
             target: self.target.as_deref(),
             bases: &self.bases,
+            registries: &self.registries,
             contexts: &self.contexts,
             platform: self.platform.as_deref(),
             no_cache: self.no_cache,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kiln_bake::Registries;
 use kiln_config::{VariableOrigin, VariableValue};
 use kiln_model::EnvName;
 
@@ -95,5 +96,23 @@ pub(crate) fn need_root(what: &'static str) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure::NotRoot { what })
+    }
+}
+
+/// How registries are asked: with the logins that docker and podman keep.
+pub(crate) fn registries(pull: bool, insecure: Vec<String>) -> Registries {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let docker = variable("DOCKER_CONFIG").or_else(|| Some(variable("HOME")?.join(".docker")));
+    Registries {
+        auth_files: [
+            variable("REGISTRY_AUTH_FILE"),
+            variable("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json")),
+            docker.map(|folder| folder.join("config.json")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        insecure,
+        pull,
     }
 }

@@ -1,29 +1,23 @@
-//! What FROM names: nothing, an earlier stage, or an image of the store, by its own name or by a mapping.
+//! What FROM names: nothing, an earlier stage, or an image: of the store, of an archive or of a registry, by its own name or
+//! by a mapping.
 
 use std::sync::Arc;
 
 use kiln_config::dockerfile::Complaint;
 use kiln_model::Digest;
-use kiln_oci::{Image, ImageConfig, RunConfig, StoreError};
+use kiln_oci::{
+    ArchiveReference, Image, ImageConfig, ImportError, RunConfig, StoreError, image::normal_name,
+    image::same_name,
+};
 
-use super::{Bake, Stage, created};
+use super::{Bake, ResolvedBase, Stage, created};
+use crate::bake::BakeProgress;
 use crate::error::BakeError;
+use crate::registry::RegistryName;
 use crate::{archive, configure};
 
 /// The first day that every archive format can hold (that of zip): what stands on nothing has it.
 const FIRST_DAY: i64 = 315_532_800;
-
-/// A name as registries understand it: `debian` is `docker.io/library/debian:latest`.
-fn normal(name: &str) -> String {
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    let name = name.strip_prefix("library/").unwrap_or(name);
-    let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains([':', '@']) {
-        name.to_owned()
-    } else {
-        format!("{name}:latest")
-    }
-}
 
 pub(super) fn scratch() -> Stage {
     Stage {
@@ -50,39 +44,66 @@ impl Bake<'_> {
         name: &str,
         span: &std::ops::Range<usize>,
     ) -> Result<Arc<Stage>, BakeError> {
-        let wanted = normal(name);
         let mapped = self
             .request
             .bases
             .iter()
-            .find(|(known, _)| normal(known) == wanted);
+            .find(|(known, _)| same_name(known, name))
+            .map(|(_, reference)| reference.as_str());
         let digest = match mapped {
-            Some((_, reference)) => self.store.resolve(reference).map_err(|error| {
-                let place = self.request.dockerfile.error(Complaint::error(
-                    span.clone(),
-                    format!("`{name}` is mapped to `{reference}`, which is no image here"),
-                    "`kiln images` lists those there are: --base NAME=REF, where REF is a tag or a digest",
-                ));
-                match error {
-                    StoreError::UnknownReference { .. } => BakeError::Dockerfile(place),
-                    error => super::at(place, error.into()),
-                }
-            })?,
-            None => self.stored(name, &wanted).ok_or_else(|| {
-                self.error(Complaint::error(
-                    span.clone(),
-                    format!("there is no image `{name}` here, and this version of kiln asks no registry"),
-                    format!("map it to one that `kiln images` lists: --base {name}=REF"),
-                ))
-            })?,
+            Some(reference) if ArchiveReference::is_one(reference) => self.archived(reference)?,
+            Some(reference) => match self.store.resolve(reference) {
+                Ok(digest) => digest,
+                Err(StoreError::UnknownReference { .. }) => self.named_image(reference, span)?,
+                Err(error) => return Err(error.into()),
+            },
+            None => match self.stored(name) {
+                Some(digest) => digest,
+                None => self.named_image(name, span)?,
+            },
         };
+        self.notes().bases.insert(ResolvedBase {
+            name: name.to_owned(),
+            digest,
+        });
         let image = self.store.image(&digest)?;
         Ok(Arc::new(stage(image)))
     }
 
-    fn stored(&self, name: &str, wanted: &str) -> Option<Digest> {
+    fn archived(&self, reference: &str) -> Result<Digest, BakeError> {
+        let archive: ArchiveReference = reference.parse()?;
+        self.tell(BakeProgress::Importing {
+            image: reference.to_owned(),
+        });
+        Ok(self.store.import_archive(&archive, archive::arch())?)
+    }
+
+    /// An image of a registry.
+    fn named_image(&self, name: &str, span: &std::ops::Range<usize>) -> Result<Digest, BakeError> {
+        let map = format!(
+            "map it to one that can be had: --base {name}=REF, where REF is a tag or digest that `kiln images` lists, oci:DIR, oci-archive:FILE, docker-archive:FILE or the name of another image"
+        );
+        let wrong = |what: String| self.error(Complaint::error(span.clone(), what, map.clone()));
+        let parsed = RegistryName::parse(name)
+            .map_err(|problem| wrong(format!("there is no image `{name}` here: {problem}")))?;
+        self.tell(BakeProgress::Importing {
+            image: name.to_owned(),
+        });
+        let registries = self.request.registries;
+        registries
+            .pull(self.store, &parsed, name, archive::arch())
+            .map_err(|error| match error {
+                ImportError::Registry { problem, .. } => {
+                    wrong(format!("there is no image `{name}` here: {problem}"))
+                }
+                error => error.into(),
+            })
+    }
+
+    fn stored(&self, name: &str) -> Option<Digest> {
         // The beginning of a digest is for people, and a name that happens to look like it is none.
-        let tags = [name, wanted];
+        let wanted = normal_name(name);
+        let tags = [name, &wanted];
         let is_digest = name.starts_with("sha256:");
         let known = self.store.tags().ok()?;
         known
@@ -143,19 +164,6 @@ fn seconds(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_equal_as_registries_have_them() {
-        for (one, other, equal) in [
-            ("debian", "docker.io/library/debian:latest", true),
-            ("debian:12", "library/debian:12", true),
-            ("debian", "debian:12", false),
-            ("localhost:5000/a", "localhost:5000/a:latest", true),
-            ("a/debian", "debian", false),
-        ] {
-            assert_eq!(normal(one) == normal(other), equal, "{one} {other}");
-        }
-    }
 
     #[test]
     fn times_are_read_with_their_zone() {

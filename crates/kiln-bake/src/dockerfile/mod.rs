@@ -31,6 +31,7 @@ use kiln_oci::{ImageConfig, Layer, Store};
 use crate::archive;
 use crate::bake::{BakeProgress, StepReport};
 use crate::error::BakeError;
+use crate::registry::Registries;
 use crate::seen::Seen;
 use schedule::{Schedule, lock};
 use scope::Scope;
@@ -43,8 +44,10 @@ pub struct DockerfileRequest<'a> {
     pub build_args: &'a BTreeMap<String, String>,
     /// None: the last stage.
     pub target: Option<&'a str>,
-    /// What a name of an image in the Dockerfile means in the store.
+    /// What a name of an image in the Dockerfile means: a tag or digest of the store, an archive (`oci:DIR` and the like),
+    /// or another name.
     pub bases: &'a BTreeMap<String, String>,
+    pub registries: &'a Registries,
     /// Folders that COPY and RUN know by a name.
     pub contexts: &'a BTreeMap<String, PathBuf>,
     /// Has to be this machine's.
@@ -62,6 +65,16 @@ pub struct BakedDockerfile {
     pub config: ImageConfig,
     /// In the order in which they were found.
     pub warnings: Vec<Complaint>,
+    /// The images that it stands on or took from, by name.
+    pub bases: Vec<ResolvedBase>,
+}
+
+/// What the name of an image in the Dockerfile meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResolvedBase {
+    pub name: String,
+    /// Of its manifest.
+    pub digest: Digest,
 }
 
 /// A stage that was carried out, or an image.
@@ -90,6 +103,7 @@ struct Notes {
     reports: Vec<(usize, StepReport)>,
     warnings: Vec<(usize, Complaint)>,
     used_args: BTreeSet<String>,
+    bases: BTreeSet<ResolvedBase>,
 }
 
 /// Arguments that need no ARG, and are in no key: what they are is the network's business.
@@ -177,6 +191,7 @@ pub fn bake_dockerfile(
         mut reports,
         mut warnings,
         used_args,
+        bases,
     } = std::mem::take(&mut *lock(&notes));
     // Within a stage they are in its order.
     reports.sort_by_key(|(stage, _)| *stage);
@@ -206,6 +221,7 @@ pub fn bake_dockerfile(
         steps,
         config: stage.config.clone(),
         warnings,
+        bases: bases.into_iter().collect(),
     })
 }
 

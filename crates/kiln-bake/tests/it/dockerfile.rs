@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, bake_dockerfile};
+use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Registries, bake_dockerfile};
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_engine::Overlay;
@@ -35,10 +35,11 @@ RUN mkdir /etc; printf 'root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/:/bin/sh\n'
 CMD ["base"]
 "#;
 
-struct Bench {
-    root: TempDir,
-    store: Store,
-    context: PathBuf,
+pub(crate) struct Bench {
+    pub(crate) root: TempDir,
+    pub(crate) store: Store,
+    pub(crate) context: PathBuf,
+    pub(crate) registries: Registries,
 }
 
 fn base() -> &'static TempDir {
@@ -57,7 +58,7 @@ fn base() -> &'static TempDir {
 }
 
 impl Bench {
-    fn on(store: &Path) -> Self {
+    pub(crate) fn on(store: &Path) -> Self {
         let root = tempfile::tempdir().unwrap();
         let context = root.path().join("context");
         fs::create_dir(&context).unwrap();
@@ -65,21 +66,22 @@ impl Bench {
             root,
             store: Store::open(store).unwrap(),
             context,
+            registries: Registries::default(),
         }
     }
 
     /// With the base in its store.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(base().path())
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.context.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn bake(&self, tag: &str, text: &str) -> Result<BakedDockerfile, BakeError> {
+    pub(crate) fn bake(&self, tag: &str, text: &str) -> Result<BakedDockerfile, BakeError> {
         self.bake_with(tag, text, &[], None)
     }
 
@@ -90,6 +92,28 @@ impl Bench {
         args: &[(&str, &str)],
         target: Option<&str>,
     ) -> Result<BakedDockerfile, BakeError> {
+        let bases = BTreeMap::from([("busybox".to_owned(), "base:1".to_owned())]);
+        self.bake_all(tag, text, args, target, &bases)
+    }
+
+    /// Where other names of images mean something.
+    pub(crate) fn bake_on(
+        &self,
+        tag: &str,
+        text: &str,
+        bases: &BTreeMap<String, String>,
+    ) -> Result<BakedDockerfile, BakeError> {
+        self.bake_all(tag, text, &[], None, bases)
+    }
+
+    fn bake_all(
+        &self,
+        tag: &str,
+        text: &str,
+        args: &[(&str, &str)],
+        target: Option<&str>,
+        bases: &BTreeMap<String, String>,
+    ) -> Result<BakedDockerfile, BakeError> {
         let dockerfile = Dockerfile::parse(Source {
             name: "Dockerfile".to_owned(),
             text: text.to_owned(),
@@ -99,7 +123,6 @@ impl Bench {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let bases = BTreeMap::from([("busybox".to_owned(), "base:1".to_owned())]);
         // On the store's file system, as the command line has it.
         let work = self.store.dir().join("../work");
         fs::create_dir_all(&work).unwrap();
@@ -110,7 +133,8 @@ impl Bench {
             tag,
             build_args: &build_args,
             target,
-            bases: &bases,
+            bases,
+            registries: &self.registries,
             contexts: &BTreeMap::new(),
             platform: None,
             no_cache: false,
@@ -119,12 +143,12 @@ impl Bench {
         bake_dockerfile(&self.store, &request, &mut |_| {})
     }
 
-    fn baked(&self, tag: &str, text: &str) -> BakedDockerfile {
+    pub(crate) fn baked(&self, tag: &str, text: &str) -> BakedDockerfile {
         self.bake(tag, text)
             .unwrap_or_else(|error| panic!("{}", told(&error)))
     }
 
-    fn refused(&self, text: &str) -> String {
+    pub(crate) fn refused(&self, text: &str) -> String {
         match self.bake("refused:1", text) {
             Ok(_) => panic!("it is baked: {text}"),
             Err(error) => told(&error),
@@ -132,7 +156,7 @@ impl Bench {
     }
 
     /// Looks into an image.
-    fn look<T>(&self, baked: &BakedDockerfile, look: impl FnOnce(&Path) -> T) -> T {
+    pub(crate) fn look<T>(&self, baked: &BakedDockerfile, look: impl FnOnce(&Path) -> T) -> T {
         let image = self.store.image(&baked.digest).unwrap();
         let scratch = tempfile::tempdir_in(self.root.path()).unwrap();
         let view =
@@ -141,7 +165,7 @@ impl Bench {
     }
 
     /// `name -> text uid:gid mode` of every file below `folder`, folders with `/`.
-    fn tree(&self, baked: &BakedDockerfile, folder: &str) -> Vec<String> {
+    pub(crate) fn tree(&self, baked: &BakedDockerfile, folder: &str) -> Vec<String> {
         fn walk(root: &Path, path: &Path, out: &mut Vec<String>) {
             let mut names: Vec<_> = fs::read_dir(path)
                 .unwrap()

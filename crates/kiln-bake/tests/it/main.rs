@@ -7,10 +7,12 @@
 mod archive;
 mod around;
 mod bakes;
+mod bases;
 mod copies;
 mod dockerfile;
 mod faults;
 mod image_tests;
+mod server;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -20,6 +22,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let tests = bakes::TESTS
         .iter()
+        .chain(bases::TESTS)
         .chain(copies::TESTS)
         .chain(dockerfile::TESTS)
         .chain(faults::TESTS)

@@ -41,13 +41,11 @@ impl ArchiveReference {
     }
 
     /// The same, with a path that is not absolute counted from `folder`.
-    pub fn below(&self, folder: &Path) -> Self {
-        if self.rest.starts_with('/') {
-            return self.clone();
-        }
-        Self {
-            rest: format!("{}/{}", folder.display(), self.rest),
-            ..self.clone()
+    pub fn below(&self, folder: &Path) -> String {
+        let kind = self.text.split(':').next().unwrap_or_default();
+        match self.rest.strip_prefix('/') {
+            Some(_) => self.text.clone(),
+            None => format!("{kind}:{}/{}", folder.display(), self.rest),
         }
     }
 
