@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use kiln_model::Digest;
 use sha2::{Digest as _, Sha256};
@@ -59,21 +62,63 @@ pub(crate) fn mount_all(folder: &Path, layers: &[LayerFile]) -> Result<Vec<PathB
 }
 
 pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {
-    match sys::mount(Some(file), point, Some("erofs"), FLAGS, None) {
+    let donors = open_donors(file)?;
+    // By descriptor: a path may have what would end the option.
+    let devices = donors
+        .iter()
+        .map(|donor| PathBuf::from(format!("/proc/self/fd/{}", donor.as_raw_fd())));
+    let options = options(devices);
+    match sys::mount(Some(file), point, Some("erofs"), FLAGS, options.as_deref()) {
         // ENOTBLK: before Linux 6.12 EROFS wants a block device. EINVAL: it can't read through the file system that the
         // file is on, such as tmpfs.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTBLK | libc::EINVAL)) => {
-            mount_through_loop(file, point)
+            mount_through_loop(file, &donors, point)
         }
         mounted => mounted,
     }
 }
 
-/// The mount holds the device, and the kernel frees it with the last unmount.
-fn mount_through_loop(file: &Path, point: &Path) -> io::Result<()> {
+/// The files that `file` takes blocks from, in the order of its devices.
+fn open_donors(file: &Path) -> io::Result<Vec<File>> {
+    let paths = donor_paths(file)?.into_iter();
+    paths.map(|(_, path)| open_said(&path)).collect()
+}
+
+fn donor_paths(file: &Path) -> io::Result<Vec<(Digest, PathBuf)>> {
+    let folder = file.parent().unwrap_or(file);
+    let donors = kiln_oci::erofs::donors(&open_said(file)?)?.into_iter();
+    let path = |donor: &Digest| folder.join(format!("{}.erofs", donor.hex()));
+    Ok(donors.map(|donor| (donor, path(&donor))).collect())
+}
+
+/// Opens a file; an error says which.
+fn open_said(path: &Path) -> io::Result<File> {
+    File::open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn options(devices: impl Iterator<Item = PathBuf>) -> Option<OsString> {
+    let mut options = OsString::new();
+    for device in devices {
+        if !options.is_empty() {
+            options.push(",");
+        }
+        options.push("device=");
+        options.push(device);
+    }
+    (!options.is_empty()).then_some(options)
+}
+
+/// The mount holds the devices, and the kernel frees them with the last unmount.
+fn mount_through_loop(file: &Path, donors: &[File], point: &Path) -> io::Result<()> {
     let (device, path) = attach_loop(&File::open(file)?)?;
-    let mounted = sys::mount(Some(&path), point, Some("erofs"), FLAGS, None);
-    drop(device);
+    let donors = donors
+        .iter()
+        .map(attach_loop)
+        .collect::<io::Result<Vec<_>>>()?;
+    let options = options(donors.iter().map(|(_, path)| path.clone()));
+    let mounted = sys::mount(Some(&path), point, Some("erofs"), FLAGS, options.as_deref());
+    drop((device, donors));
     mounted
 }
 
@@ -104,12 +149,49 @@ fn attach_loop(backing: &File) -> io::Result<(File, PathBuf)> {
     ))
 }
 
+/// Reads the file, and those that it takes blocks from, and compares them with their digests.
 fn check(layer: &LayerFile) -> Result<(), LayerError> {
+    check_file(&layer.path, &layer.digest)?;
     let failed = |source| LayerError::Read {
         path: layer.path.clone(),
         source,
     };
-    let mut file = File::open(&layer.path).map_err(failed)?;
+    for (digest, path) in donor_paths(&layer.path).map_err(failed)? {
+        check_donor(&path, &digest)?;
+    }
+    Ok(())
+}
+
+/// As `check_file`, once in the life of this process for a file that stays as it is: many layers take blocks from the same.
+fn check_donor(path: &Path, digest: &Digest) -> Result<(), LayerError> {
+    static CHECKED: Mutex<BTreeSet<(PathBuf, [i64; 6])>> = Mutex::new(BTreeSet::new());
+    let meta = fs::metadata(path).map_err(|source| LayerError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let is = [
+        meta.ino().cast_signed(),
+        meta.len().cast_signed(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ];
+    let key = (path.to_owned(), is);
+    let checked = || CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !checked().contains(&key) {
+        check_file(path, digest)?;
+        checked().insert(key);
+    }
+    Ok(())
+}
+
+fn check_file(path: &Path, digest: &Digest) -> Result<(), LayerError> {
+    let failed = |source| LayerError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = File::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; 1 << 18];
     loop {
@@ -120,12 +202,12 @@ fn check(layer: &LayerFile) -> Result<(), LayerError> {
         hasher.update(&chunk[..read]);
     }
     let found = Digest::from_sha256(hasher.finalize().into());
-    if found == layer.digest {
+    if found == *digest {
         return Ok(());
     }
     Err(LayerError::Changed {
-        path: layer.path.clone(),
-        expected: layer.digest,
+        path: path.to_owned(),
+        expected: *digest,
         found,
     })
 }
@@ -284,7 +366,7 @@ mod tests {
         let file = layer(&folder.path().join("store"));
         let point = folder.path().join("point");
         fs::create_dir(&point).unwrap();
-        mount_through_loop(&file, &point).unwrap();
+        mount_through_loop(&file, &[], &point).unwrap();
         let read = fs::read_to_string(point.join("hello"));
         let (loops, written) = (loops_of(&file), fs::write(point.join("new"), ""));
         sys::unmount(&point, 0).unwrap();
@@ -295,6 +377,74 @@ mod tests {
             io::ErrorKind::ReadOnlyFilesystem
         );
         no_loop_is_left(&file);
+    }
+
+    /// Two layers that differ in a small file: the paths of their EROFS files.
+    fn layers_with_much_in_common(folder: &Path) -> [PathBuf; 2] {
+        let store = Store::open(folder).unwrap();
+        ["one", "two"].map(|text| {
+            let mut tree = Tree::new();
+            let large: Vec<u8> = (0..3_000_000_u32)
+                .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+                .collect();
+            tree.insert("large", Entry::bytes(large, 0o644)).unwrap();
+            tree.insert("small", Entry::bytes(text.as_bytes(), 0o644))
+                .unwrap();
+            let layer = store.add_layer(&tree).unwrap();
+            store.erofs(&layer).unwrap()
+        })
+    }
+
+    fn large_and_small(point: &Path) -> (Digest, String) {
+        let large = fs::read(point.join("large")).unwrap();
+        let small = fs::read_to_string(point.join("small")).unwrap();
+        (Digest::of(&large), small)
+    }
+
+    #[test]
+    fn a_layer_with_blocks_of_another_is_mounted_from_both_files_or_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        // A comma in the path must not end the option that names the other file.
+        let [first, second] = layers_with_much_in_common(&folder.path().join("a,b"));
+        let point = folder.path().join("point");
+        fs::create_dir(&point).unwrap();
+        mount(&first, &point).unwrap();
+        let (large, _) = large_and_small(&point);
+        sys::unmount(&point, 0).unwrap();
+        assert!(fs::metadata(&second).unwrap().len() < 100_000);
+
+        mount(&second, &point).unwrap();
+        let from_files = large_and_small(&point);
+        sys::unmount(&point, 0).unwrap();
+        let donors = open_donors(&second).unwrap();
+        mount_through_loop(&second, &donors, &point).unwrap();
+        let (loops, from_loops) = (loops_of(&first), large_and_small(&point));
+        sys::unmount(&point, 0).unwrap();
+        assert_eq!(from_files, (large, "two".to_owned()));
+        assert_eq!(from_loops, from_files);
+        assert_eq!(loops, 1);
+        no_loop_is_left(&first);
+        no_loop_is_left(&second);
+    }
+
+    #[test]
+    fn damage_in_a_file_that_a_layer_takes_blocks_from_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = layers_with_much_in_common(folder.path());
+        let hex = second.file_stem().unwrap().to_str().unwrap();
+        let layer = LayerFile {
+            path: second.clone(),
+            digest: Digest::from_hex(hex).unwrap(),
+        };
+        check(&layer).unwrap();
+        let mut bytes = fs::read(&first).unwrap();
+        bytes[2_000_000] ^= 1;
+        fs::write(&first, bytes).unwrap();
+        let error = check(&layer).unwrap_err();
+        assert!(matches!(&error, LayerError::Changed { path, .. } if *path == first));
+        fs::remove_file(&first).unwrap();
+        let error = check(&layer).unwrap_err();
+        assert!(matches!(&error, LayerError::Read { path, .. } if *path == first));
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum LayerError {
         expected: u64,
         actual: u64,
     },
+    #[error("`{}` changed while the layer was written: write it again when nothing changes it", path.display())]
+    ContentDiffers { path: PathBuf },
     #[error("`{}` begins with `.wh.`, which a layer keeps for deleted files; rename it", path.display())]
     ReservedName { path: PathBuf },
     #[error("`{}` has the extended attribute `{name}`, which a layer cannot keep ({reason}); remove it", path.display())]

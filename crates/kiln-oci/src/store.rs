@@ -1,10 +1,11 @@
-//! The content store: blobs by digest, EROFS files by diff id, tags, image records, and the bake's cache.
+//! The content store: blobs and EROFS files by digest, tags, image records, and the bake's cache.
 //!
 //! ```text
 //! store/blobs/sha256/<hex>    manifests, configurations, layers: named by their own digest
 //! store/blobs/sparse/<hex>    the layers that have bytes in common with others: see `blob`
 //! store/frames/<hex>          where in that blob's file which frame is: see `frames`
-//! store/erofs/<diff id>.erofs a layer as the kernel mounts it, and beside it <diff id>.json: its digest
+//! store/erofs/<hex>.erofs     a layer as the kernel mounts it, named by its own digest; <hex>.extents lists its pieces
+//! store/erofs/<diff id>.json  which of them is the layer's
 //! store/images/<hex>.json     when the image of that manifest came
 //! store/referrers/<hex>/    what is said about the image of that manifest: one record a referrer
 //! store/tags/<tag>            given once, never moved
@@ -19,6 +20,7 @@ mod blob;
 mod cache;
 mod compress;
 mod error;
+mod extents;
 mod frames;
 mod images;
 mod layers;

@@ -1,10 +1,11 @@
 //! EROFS structures as they lie on disk, all little-endian.
 
+use super::pieces::Donor;
 use super::{BLOCK, BLOCK_BITS};
 
 /// Where the superblock begins; what is before it is left to boot loaders.
 pub(super) const SUPER_OFFSET: usize = 1024;
-const MAGIC: u32 = 0xE0F5_E1E2;
+pub(super) const MAGIC: u32 = 0xE0F5_E1E2;
 const COMPAT_CHECKSUM: u32 = 1;
 /// The times in inodes are modification times.
 const COMPAT_MTIME: u32 = 2;
@@ -18,11 +19,22 @@ pub(super) const DIRENT: usize = 12;
 const XATTR_HEADER: usize = 12;
 const XATTR_ENTRY: usize = 4;
 
-/// How an inode's data lies: in whole blocks, or with its last part behind the inode.
+const INCOMPAT_CHUNKS: u32 = 4;
+const INCOMPAT_DEVICES: u32 = 8;
+pub(super) const DEVICE: usize = 128;
+/// The devices are in the first block, behind the superblock.
+pub(super) const DEVICES_OFFSET: usize = SUPER_OFFSET + 128;
+/// Of an inode of chunks: they are listed with their devices; the lower bits are their size.
+const CHUNK_INDEXES: u32 = 0x20;
+/// A chunk's device and block.
+pub(super) const CHUNK: usize = 8;
+
+/// How an inode's data lies: in whole blocks, with its last part behind the inode, or in chunks listed there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DataLayout {
     Plain = 0,
     Inline = 2,
+    Chunks = 4,
 }
 
 pub(super) struct Super {
@@ -30,6 +42,8 @@ pub(super) struct Super {
     pub(super) inodes: u64,
     pub(super) build_time: i64,
     pub(super) blocks: u32,
+    pub(super) donors: Vec<Donor>,
+    pub(super) has_chunks: bool,
 }
 
 impl Super {
@@ -48,8 +62,27 @@ impl Super {
         put32(&mut sb, self.blocks);
         put32(&mut sb, 0); // metadata is addressed from the start of the file
         put32(&mut sb, 0); // no shared attributes
-        sb.resize(128, 0); // uuid, volume name, no incompatible features, one device
+        sb.resize(80, 0); // uuid, volume name
+        let mut features = 0;
+        if self.has_chunks {
+            features |= INCOMPAT_CHUNKS;
+        }
+        if !self.donors.is_empty() {
+            features |= INCOMPAT_DEVICES;
+        }
+        put32(&mut sb, features);
+        put16(&mut sb, 0); // no compression
+        put16(&mut sb, self.donors.len() as u16);
+        put16(&mut sb, (DEVICES_OFFSET / DEVICE) as u16);
+        sb.resize(128, 0);
         let mut block = vec![0; BLOCK];
+        for (at, donor) in self.donors.iter().enumerate() {
+            let mut device = donor.erofs.hex().as_bytes().to_vec();
+            put32(&mut device, donor.blocks as u32);
+            device.resize(DEVICE, 0);
+            let start = DEVICES_OFFSET + at * DEVICE;
+            block[start..start + DEVICE].copy_from_slice(&device);
+        }
         block[SUPER_OFFSET..SUPER_OFFSET + 128].copy_from_slice(&sb);
         let sum = crc32c(&block[SUPER_OFFSET..]);
         block[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
@@ -105,6 +138,18 @@ impl Inode {
             out.resize(start + COMPACT, 0);
         }
     }
+}
+
+/// What an inode of chunks says in place of its first block: that they have 2^`bits` blocks each.
+pub(super) fn chunk_format(bits: u32) -> u32 {
+    CHUNK_INDEXES | bits
+}
+
+/// The entry of a chunk: 0 is the file itself, others count from 1.
+pub(super) fn put_chunk(out: &mut Vec<u8>, device: u16, block: u64) {
+    put16(out, 0);
+    put16(out, device);
+    put32(out, block as u32);
 }
 
 /// A device number as the kernel encodes it for disks (`new_encode_dev`).

@@ -5,8 +5,10 @@
 //! operating system are shorter than a block and take no block of their own. Records go, in the order of
 //! paths, to the first of the blocks still open that has room.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::unix::ffi::OsStrExt;
+
+use kiln_model::Digest;
 
 use crate::layer::{
     Entry, Kind, LayerError, NAME_MAX, OVERLAY_OPAQUE, Tree, name_of, parent_of, to_path,
@@ -14,9 +16,13 @@ use crate::layer::{
 
 use super::BLOCK;
 use super::disk::{
-    COMPACT, DIRENT, DataLayout, EXTENDED, SLOT, Super, put16, put64, split_xattr, xattr_size,
+    CHUNK, COMPACT, DIRENT, DataLayout, EXTENDED, SLOT, Super, put16, put64, split_xattr,
+    xattr_size,
 };
+use super::pieces::{Donor, Extent, PIECE_BLOCKS, Sharing, piece_blocks};
 
+/// The kernel has five bits for them.
+const CHUNK_BITS_MAX: u32 = 31;
 /// Blocks kept open for small records. More pack no better, and place a file far from its neighbours.
 const OPEN_BLOCKS: usize = 32;
 /// i_xattr_icount has 16 bits, in units of 4 bytes.
@@ -39,6 +45,20 @@ pub(super) struct Node<'a> {
     pub(super) block: u64,
     /// How the names of a directory are spread over its blocks.
     pub(super) dir: Option<Dir<'a>>,
+    /// Of a large file.
+    pieces: Option<&'a [Digest]>,
+    /// Where they are, if not all are its own, one after the other.
+    pub(super) chunks: Option<Chunks>,
+}
+
+/// Where the chunks of a file are.
+pub(super) struct Chunks {
+    /// A chunk has 2^bits blocks.
+    pub(super) bits: u32,
+    /// The device, 0 for this file, and the block there.
+    pub(super) at: Vec<(u16, u64)>,
+    /// The numbers of the pieces that this file holds because of this inode.
+    own: Vec<usize>,
 }
 
 /// A directory's entries, sorted by name, and where each of its blocks begins among them.
@@ -60,12 +80,15 @@ pub(super) struct Layout<'a> {
     pub(super) by_offset: Vec<usize>,
     pub(super) metadata_blocks: u64,
     pub(super) total_blocks: u64,
+    /// The pieces that are in this file.
+    pub(super) extents: Vec<Extent>,
     build_time: i64,
+    donors: &'a [Donor],
 }
 
 impl<'a> Layout<'a> {
     /// `tree` must have settled hard links.
-    pub(super) fn of(tree: &'a Tree) -> Result<Self, LayerError> {
+    pub(super) fn of(tree: &'a Tree, sharing: &'a Sharing) -> Result<Self, LayerError> {
         let build_time = most_frequent_time(tree);
         let mut nodes = Vec::with_capacity(tree.len() + 1);
         let mut index: HashMap<&[u8], usize> = HashMap::with_capacity(tree.len() + 1);
@@ -81,7 +104,8 @@ impl<'a> Layout<'a> {
                 continue;
             }
             index.insert(key, nodes.len());
-            nodes.push(node(key, entry)?);
+            let pieces = sharing.pieces.of_file(key);
+            nodes.push(node(key, entry, pieces)?);
         }
         read_dirs(tree, &index, &mut nodes);
         let mut layout = Self {
@@ -89,35 +113,59 @@ impl<'a> Layout<'a> {
             by_offset: Vec::new(),
             metadata_blocks: 0,
             total_blocks: 0,
+            extents: Vec::new(),
             build_time,
+            donors: &sharing.donors,
         };
-        layout.place()?;
+        layout.place(sharing)?;
         Ok(layout)
     }
 
-    fn place(&mut self) -> Result<(), LayerError> {
+    fn place(&mut self, sharing: &Sharing) -> Result<(), LayerError> {
         let mut space = Space::new();
+        let mut own = HashSet::new();
         for node in &mut self.nodes {
             node.extended = node.needs_extended(self.build_time);
             let head = node.head();
             let tail = (node.size % BLOCK as u64) as usize;
             // Devices have a number where others have a block; their size is zero, and so is their tail.
-            let inline = tail > 0 && head.next_multiple_of(4) + tail <= BLOCK;
-            node.layout = if inline {
-                DataLayout::Inline
-            } else {
-                DataLayout::Plain
+            let inline =
+                tail > 0 && head.next_multiple_of(4) + tail <= BLOCK && node.pieces.is_none();
+            node.chunks = node.chunks_of(sharing, &mut own);
+            let length = match &node.chunks {
+                Some(chunks) => {
+                    node.layout = DataLayout::Chunks;
+                    head.next_multiple_of(CHUNK) + chunks.at.len() * CHUNK
+                }
+                None if inline => {
+                    node.layout = DataLayout::Inline;
+                    head + tail
+                }
+                None => {
+                    node.layout = DataLayout::Plain;
+                    head
+                }
             };
-            node.offset = space.take(if inline { head + tail } else { head });
+            node.offset = space.take(length);
         }
         self.metadata_blocks = space.blocks;
         let mut next = space.blocks;
+        let mut blocks = HashMap::new();
         for node in &mut self.nodes {
             let count = node.own_blocks();
-            if count > 0 {
-                node.block = next;
-                next += count;
+            if count == 0 {
+                node.refer(&blocks);
+                continue;
             }
+            node.block = next;
+            let mut at = next;
+            for (number, piece) in node.own_pieces() {
+                blocks.insert(piece, at);
+                self.extents.push(Extent { piece, block: at });
+                at += piece_blocks(node.size, number);
+            }
+            next += count;
+            node.refer(&blocks);
         }
         // One address is kept by the kernel for "none".
         if next >= u64::from(u32::MAX) {
@@ -135,6 +183,8 @@ impl<'a> Layout<'a> {
             inodes: self.nodes.len() as u64,
             build_time: self.build_time,
             blocks: self.total_blocks as u32,
+            donors: self.donors.to_vec(),
+            has_chunks: self.nodes.iter().any(|node| node.chunks.is_some()),
         }
     }
 
@@ -168,14 +218,83 @@ impl Node<'_> {
         match self.layout {
             DataLayout::Plain => self.size.div_ceil(BLOCK as u64),
             DataLayout::Inline => self.size / BLOCK as u64,
+            DataLayout::Chunks => {
+                let own = self.own_pieces();
+                own.iter()
+                    .map(|(number, _)| piece_blocks(self.size, *number))
+                    .sum()
+            }
         }
     }
 
     /// The bytes of the data that are behind the inode.
     pub(super) fn tail(&self) -> usize {
         match self.layout {
-            DataLayout::Plain => 0,
+            DataLayout::Plain | DataLayout::Chunks => 0,
             DataLayout::Inline => (self.size % BLOCK as u64) as usize,
+        }
+    }
+
+    /// Where the chunks of a large file are, unless all of its pieces are its own. `own` are the pieces of this file so
+    /// far. The blocks of its own are not known yet: 0 stands for them.
+    fn chunks_of(&self, sharing: &Sharing, own: &mut HashSet<Digest>) -> Option<Chunks> {
+        let pieces = self.pieces?;
+        let mut at = Vec::with_capacity(pieces.len());
+        let mut news = Vec::new();
+        for (number, piece) in pieces.iter().enumerate() {
+            let place = sharing.places.get(piece);
+            if place.is_none() && own.insert(*piece) {
+                news.push(number);
+            }
+            at.push(place.copied().unwrap_or((0, 0)));
+        }
+        if news.len() == pieces.len() {
+            return None;
+        }
+        let (device, block) = at[0];
+        let in_a_row = |(number, place): (usize, &(u16, u64))| {
+            *place == (device, block + number as u64 * PIECE_BLOCKS)
+        };
+        let piece_bits = PIECE_BLOCKS.trailing_zeros();
+        let blocks = self.size.div_ceil(BLOCK as u64);
+        let bits = blocks.next_power_of_two().trailing_zeros().max(piece_bits);
+        if device != 0 && bits <= CHUNK_BITS_MAX && at.iter().enumerate().all(in_a_row) {
+            return Some(Chunks {
+                bits,
+                at: vec![(device, block)],
+                own: Vec::new(),
+            });
+        }
+        Some(Chunks {
+            bits: piece_bits,
+            at,
+            own: news,
+        })
+    }
+
+    /// The numbers and digests of the pieces that this file holds because of this inode.
+    pub(super) fn own_pieces(&self) -> Vec<(usize, Digest)> {
+        match (&self.chunks, self.pieces) {
+            (_, None) => Vec::new(),
+            (None, Some(pieces)) => pieces.iter().copied().enumerate().collect(),
+            (Some(chunks), Some(pieces)) => {
+                let own = chunks.own.iter();
+                own.map(|number| (*number, pieces[*number])).collect()
+            }
+        }
+    }
+
+    /// Puts the blocks of this file's pieces into the list of chunks.
+    fn refer(&mut self, blocks: &HashMap<Digest, u64>) {
+        let (Some(chunks), Some(pieces)) = (&mut self.chunks, self.pieces) else {
+            return;
+        };
+        for (place, piece) in chunks.at.iter_mut().zip(pieces) {
+            if place.0 == 0
+                && let Some(block) = blocks.get(piece)
+            {
+                *place = (0, *block);
+            }
         }
     }
 
@@ -207,7 +326,11 @@ fn xattrs_of(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
         .chain(opaque.then_some((OVERLAY_OPAQUE, b"y".as_slice())))
 }
 
-fn node<'a>(key: &'a [u8], entry: &'a Entry) -> Result<Node<'a>, LayerError> {
+fn node<'a>(
+    key: &'a [u8],
+    entry: &'a Entry,
+    pieces: Option<&'a [Digest]>,
+) -> Result<Node<'a>, LayerError> {
     let path = || to_path(key).to_path_buf();
     if name_of(key).len() > NAME_MAX {
         return Err(LayerError::NameTooLong { path: path() });
@@ -250,6 +373,8 @@ fn node<'a>(key: &'a [u8], entry: &'a Entry) -> Result<Node<'a>, LayerError> {
         offset: 0,
         block: 0,
         dir: None,
+        pieces,
+        chunks: None,
     })
 }
 

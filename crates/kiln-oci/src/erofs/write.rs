@@ -2,20 +2,35 @@
 
 use std::io::Write;
 
+use kiln_model::Digest;
+
 use crate::content::{Content, copy_content};
-use crate::layer::{Kind, LayerError, Tree};
+use crate::frames::PIECE;
+use crate::hashing::HashingWriter;
+use crate::layer::{Kind, LayerError, Tree, to_path};
 
 use super::BLOCK;
-use super::disk::{Inode, device, put_xattrs};
+use super::disk::{CHUNK, Inode, chunk_format, device, put_chunk, put_xattrs};
 use super::layout::{Layout, Node};
+use super::pieces::{Extent, Sharing};
 
 /// Writes `tree` as an EROFS file and returns its length in bytes. File contents are read in the order of
 /// paths; a file that is longer than a block and ends within one is opened twice.
 ///
 /// `out` takes large writes and small ones: give it a buffer.
 pub fn write(tree: &Tree, out: impl Write) -> Result<u64, LayerError> {
+    let (length, _) = write_shared(tree, &Sharing::default(), out)?;
+    Ok(length)
+}
+
+/// As `write`, where large files refer to what donors have; answers too which pieces the written file itself holds.
+pub(crate) fn write_shared(
+    tree: &Tree,
+    sharing: &Sharing,
+    out: impl Write,
+) -> Result<(u64, Vec<Extent>), LayerError> {
     let tree = tree.settled()?;
-    let layout = Layout::of(&tree)?;
+    let layout = Layout::of(&tree, sharing)?;
     let mut writer = Writer {
         layout: &layout,
         out,
@@ -33,7 +48,8 @@ pub fn write(tree: &Tree, out: impl Write) -> Result<u64, LayerError> {
         writer.data(node)?;
     }
     writer.out.flush().map_err(LayerError::Write)?;
-    Ok(writer.position)
+    let length = writer.position;
+    Ok((length, layout.extents))
 }
 
 struct Writer<'a, W> {
@@ -79,10 +95,38 @@ impl<W: Write> Writer<'_, W> {
         Ok(())
     }
 
+    /// A piece and the rest of its last block. Others will rely on what it is said to be.
+    fn piece(
+        &mut self,
+        node: &Node<'_>,
+        content: &Content,
+        number: usize,
+        piece: Digest,
+    ) -> Result<(), LayerError> {
+        let start = number as u64 * PIECE as u64;
+        let length = (node.size - start).min(PIECE as u64);
+        let mut out = HashingWriter::new(&mut self.out);
+        copy_content(node.key, content, start, length, &mut self.buffer, &mut out)?;
+        let (_, written, _) = out.finish();
+        if written != piece {
+            return Err(LayerError::ContentDiffers {
+                path: to_path(node.key).to_path_buf(),
+            });
+        }
+        self.position += length;
+        self.pad_to(self.position.next_multiple_of(BLOCK as u64))
+    }
+
     fn inode(&mut self, node: &Node<'_>, number: usize) -> Result<(), LayerError> {
         let mut out = Vec::with_capacity(node.head());
         let (kind, union) = match &node.entry.kind {
-            Kind::File { .. } | Kind::Hardlink { .. } => (libc_mode::REG, node.block as u32),
+            Kind::File { .. } | Kind::Hardlink { .. } => {
+                let data = match &node.chunks {
+                    Some(chunks) => chunk_format(chunks.bits),
+                    None => node.block as u32,
+                };
+                (libc_mode::REG, data)
+            }
             Kind::Dir { .. } => (libc_mode::DIR, node.block as u32),
             Kind::Symlink { .. } => (libc_mode::LNK, node.block as u32),
             Kind::CharDev { major, minor } => (libc_mode::CHR, device(*major, *minor)),
@@ -106,6 +150,12 @@ impl<W: Write> Writer<'_, W> {
         .put(&mut out);
         if node.xattr_size > 0 {
             put_xattrs(&mut out, node.xattrs());
+        }
+        if let Some(chunks) = &node.chunks {
+            out.resize(out.len().next_multiple_of(CHUNK), 0);
+            for (device, block) in &chunks.at {
+                put_chunk(&mut out, *device, *block);
+            }
         }
         self.bytes(&out)?;
         let tail = node.tail();
@@ -136,6 +186,13 @@ impl<W: Write> Writer<'_, W> {
     fn data(&mut self, node: &Node<'_>) -> Result<(), LayerError> {
         let count = node.own_blocks();
         if count == 0 {
+            return Ok(());
+        }
+        let pieces = node.own_pieces();
+        if let (false, Kind::File { content, .. }) = (pieces.is_empty(), &node.entry.kind) {
+            for (number, piece) in pieces {
+                self.piece(node, content, number, piece)?;
+            }
             return Ok(());
         }
         let length = node.size - node.tail() as u64;

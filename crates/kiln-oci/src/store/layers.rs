@@ -9,10 +9,11 @@ use kiln_model::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error, layer_error};
-use super::temp::{TempFile, sync_parent};
+use super::temp::TempFile;
 use super::{Store, hash_file, tags};
 use crate::compression::unpacked;
 use crate::content::Content;
+use crate::erofs::Extent;
 use crate::hashing::HashingWriter;
 use crate::image::{Image, Layer};
 use crate::layer::Tree;
@@ -26,12 +27,19 @@ struct ErofsRecord {
     size: u64,
 }
 
+/// An EROFS file that has no name yet.
+struct NewErofs {
+    file: TempFile,
+    record: ErofsRecord,
+    extents: Vec<Extent>,
+}
+
 impl Store {
-    /// Where the EROFS file of a layer is, or would be.
-    pub fn erofs_path(&self, diff_id: &Digest) -> PathBuf {
+    /// Where the EROFS file of this digest is, or would be.
+    pub fn erofs_path(&self, erofs: &Digest) -> PathBuf {
         self.dir
             .join("erofs")
-            .join(format!("{}.erofs", diff_id.hex()))
+            .join(format!("{}.erofs", erofs.hex()))
     }
 
     fn record_path(&self, diff_id: &Digest) -> PathBuf {
@@ -61,42 +69,64 @@ impl Store {
         })
     }
 
-    fn write_erofs(&self, tree: &Tree) -> Result<(TempFile, ErofsRecord), StoreError> {
+    fn write_erofs(&self, tree: &Tree) -> Result<NewErofs, StoreError> {
+        let tree = tree.settled()?;
+        let sharing = self.sharing(&tree)?;
         let file = TempFile::create(&self.tmp())?;
         let path = file.path().to_path_buf();
         let mut out = BufWriter::with_capacity(256 << 10, HashingWriter::new(file));
-        erofs::write(tree, &mut out).map_err(layer_error(&path))?;
+        let (_, extents) =
+            erofs::write_shared(&tree, &sharing, &mut out).map_err(layer_error(&path))?;
         let out = out
             .into_inner()
             .map_err(|error| io_error("write", &path)(error.into_error()))?;
         let (file, erofs, size) = out.finish();
         file.sync()?;
-        Ok((file, ErofsRecord { erofs, size }))
+        Ok(NewErofs {
+            file,
+            record: ErofsRecord { erofs, size },
+            extents,
+        })
     }
 
     /// Names an EROFS file and its record. One that is there and as long as its record says stays: it may be
     /// mounted, and a second file would be read and cached a second time.
-    fn keep_erofs(
-        &self,
-        diff_id: &Digest,
-        (file, record): (TempFile, ErofsRecord),
-    ) -> Result<Digest, StoreError> {
-        let path = self.erofs_path(diff_id);
+    fn keep_erofs(&self, diff_id: &Digest, new: NewErofs) -> Result<Digest, StoreError> {
         if let Some(existing) = self.erofs_record(diff_id)?
-            && fs::metadata(&path).is_ok_and(|meta| meta.len() == existing.size)
+            && self.erofs_is_whole(&existing)
         {
             return Ok(existing.erofs);
         }
+        let NewErofs {
+            file,
+            record,
+            extents,
+        } = new;
+        let path = self.erofs_path(&record.erofs);
         let record_path = self.record_path(diff_id);
+        file.persist_unsynced_name(&path)?;
+        self.put_extents(&record.erofs, &extents)?;
         let mut beside = TempFile::create(&self.tmp())?;
         beside
             .write_all(&tags::encode(&record, &record_path)?)
             .map_err(io_error("write", &record_path))?;
-        // The record first: a file without one would be taken on trust.
-        beside.persist_unsynced_name(&record_path)?;
-        file.rename(&path)?;
-        sync_parent(&path)?;
+        beside.persist(&record_path)?;
         Ok(record.erofs)
+    }
+
+    /// Whether the file and those that it takes blocks from are there.
+    fn erofs_is_whole(&self, record: &ErofsRecord) -> bool {
+        let path = self.erofs_path(&record.erofs);
+        let Ok(file) = File::open(&path) else {
+            return false;
+        };
+        let is_long = file.metadata().is_ok_and(|meta| meta.len() == record.size);
+        let donors = erofs::donors(&file);
+        is_long
+            && donors.is_ok_and(|donors| {
+                let mut donors = donors.iter();
+                donors.all(|donor| self.erofs_path(donor).is_file())
+            })
     }
 
     fn erofs_record(&self, diff_id: &Digest) -> Result<Option<ErofsRecord>, StoreError> {
@@ -115,40 +145,47 @@ impl Store {
         Ok(self.erofs_record(diff_id)?.map(|record| record.erofs))
     }
 
-    /// Reads a layer's EROFS file through and checks it against its record: to be done on the first mount after
-    /// a boot.
+    /// Reads a layer's EROFS file, and those that it takes blocks from, through and checks them against their digests: to
+    /// be done on the first mount after a boot.
     pub fn check_erofs(&self, diff_id: &Digest) -> Result<(), StoreError> {
-        let path = self.erofs_path(diff_id);
-        let record = self.erofs_record(diff_id)?;
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(StoreError::LayerMissing { diff_id: *diff_id });
+        let missing = || StoreError::LayerMissing { diff_id: *diff_id };
+        let record = self.erofs_record(diff_id)?.ok_or_else(missing)?;
+        let mut to_check = vec![record.erofs];
+        let mut is_donor = false;
+        while let Some(erofs) = to_check.pop() {
+            let path = self.erofs_path(&erofs);
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+                Err(error) => return Err(io_error("open", &path)(error)),
+            };
+            if !is_donor {
+                to_check = erofs::donors(&file).map_err(io_error("read", &path))?;
+                is_donor = true;
             }
-            Err(error) => return Err(io_error("open", &path)(error)),
-        };
-        let record = record.ok_or(StoreError::LayerMissing { diff_id: *diff_id })?;
-        let actual = hash_file(file).map_err(io_error("read", &path))?;
-        if actual != record.erofs {
-            return Err(StoreError::LayerChanged {
-                diff_id: *diff_id,
-                expected: record.erofs,
-                actual,
-                path,
-            });
+            let actual = hash_file(file).map_err(io_error("read", &path))?;
+            if actual != erofs {
+                return Err(StoreError::LayerChanged {
+                    diff_id: *diff_id,
+                    expected: erofs,
+                    actual,
+                    path,
+                });
+            }
         }
         Ok(())
     }
 
     /// The path of a layer's EROFS file, made again from the layer's blob where it is missing.
     pub fn erofs(&self, layer: &Layer) -> Result<PathBuf, StoreError> {
-        let path = self.erofs_path(&layer.diff_id);
-        if path.is_file() && self.record_path(&layer.diff_id).is_file() {
-            return Ok(path);
+        if let Some(record) = self.erofs_record(&layer.diff_id)?
+            && self.erofs_is_whole(&record)
+        {
+            return Ok(self.erofs_path(&record.erofs));
         }
         let tree = self.layer_tree(layer)?;
-        self.keep_erofs(&layer.diff_id, self.write_erofs(&tree)?)?;
-        Ok(path)
+        let erofs = self.keep_erofs(&layer.diff_id, self.write_erofs(&tree)?)?;
+        Ok(self.erofs_path(&erofs))
     }
 
     /// A layer's tar stream, uncompressed, in an unnamed file on the store's disk, and its size. Checked against the diff id.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kiln_oci::{Entry, Kind, Tree, erofs};
@@ -21,9 +21,14 @@ fn image(tree: &Tree) -> Vec<u8> {
     bytes
 }
 
-fn fsck(file: &Path) {
+pub(crate) fn fsck(file: &Path, donors: &[PathBuf]) {
     let output = Command::new("fsck.erofs")
         .arg("-d1")
+        .args(
+            donors
+                .iter()
+                .map(|donor| format!("--device={}", donor.display())),
+        )
         .arg(file)
         .output()
         .expect("fsck.erofs, of Debian's erofs-utils, is needed for this test");
@@ -43,7 +48,7 @@ fn check(tree: &Tree) {
     fs::write(&file, bytes).unwrap();
     let mounted = Mounted::erofs(&file, &dir.path().join("mnt"));
     assert_same(&read(&mounted.path), &expected(tree));
-    fsck(&file);
+    fsck(&file, &[]);
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn a_layer_of_an_upper_directory_shows_what_was_done_in_the_overlay() {
         );
     }
     fs::write(at("step.erofs"), image(&tree)).unwrap();
-    fsck(&at("step.erofs"));
+    fsck(&at("step.erofs"), &[]);
     let step = Mounted::erofs(&at("step.erofs"), &at("step"));
     let both = Mounted::overlay(&[&lower.path, &step.path], &at("both"));
     let seen = read(&both.path);

@@ -16,9 +16,18 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// Mounts the EROFS file straight, without a loop device.
     pub(crate) fn erofs(file: &Path, at: &Path) -> Self {
+        Self::erofs_with(file, &[], at)
+    }
+
+    /// As `erofs`, with the files that it takes blocks from.
+    pub(crate) fn erofs_with(file: &Path, donors: &[PathBuf], at: &Path) -> Self {
         fs::create_dir_all(at).unwrap();
         let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
-        mount(file, at, "erofs", flags, None)
+        let devices = donors
+            .iter()
+            .map(|donor| format!("device={}", donor.display()));
+        let options = CString::new(devices.collect::<Vec<_>>().join(",")).unwrap();
+        mount(file, at, "erofs", flags, &*options)
             .unwrap_or_else(|error| panic!("mount {} (as root?): {error}", file.display()));
         Self {
             path: at.to_path_buf(),

@@ -3,9 +3,14 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::erofs::fsck;
+use crate::mounts::{Mounted, read};
+use crate::tree::{assert_same, expected};
 use kiln_model::Digest;
+use proptest::test_runner::{Config, TestRunner};
+
 use kiln_oci::{Entry, Image, ImageConfig, Layer, Output, Store, StoreError, Tree};
 
 fn open() -> (tempfile::TempDir, Store) {
@@ -38,6 +43,29 @@ fn disk_usage(path: &Path) -> u64 {
         }
     }
     sum
+}
+
+/// As the engine mounts it.
+fn mount(store: &Store, layer: &Layer, at: &Path) -> Mounted {
+    let erofs = layer.erofs.unwrap();
+    let donors = donors_of(store, layer);
+    Mounted::erofs_with(&store.erofs_path(&erofs), &donors, at)
+}
+
+fn donors_of(store: &Store, layer: &Layer) -> Vec<PathBuf> {
+    let file = fs::File::open(store.erofs_path(&layer.erofs.unwrap())).unwrap();
+    let donors = kiln_oci::erofs::donors(&file).unwrap();
+    donors.iter().map(|donor| store.erofs_path(donor)).collect()
+}
+
+/// What the kernel and fsck.erofs say of the layer.
+fn check(store: &Store, layer: &Layer, tree: &Tree, folder: &Path) {
+    let mounted = mount(store, layer, &folder.join("mnt"));
+    assert_same(&read(&mounted.path), &expected(tree));
+    drop(mounted);
+    let file = store.erofs_path(&layer.erofs.unwrap());
+    fsck(&file, &donors_of(store, layer));
+    store.check_erofs(&layer.diff_id).unwrap();
 }
 
 /// Files from small to several pieces long.
@@ -192,34 +220,127 @@ fn a_sparse_blob_is_exported_as_if_it_were_whole() {
 }
 
 #[test]
-fn fifty_blobs_that_differ_in_one_file_take_little_more_than_one() {
-    let (_dir, store) = open();
-    let blobs = store.dir().join("blobs");
-    store.add_layer(&version(0)).unwrap();
-    let one = disk_usage(&blobs);
-    let layers: Vec<Layer> = (1..50)
-        .map(|number| store.add_layer(&version(number)).unwrap())
-        .collect();
-    let all = disk_usage(&blobs);
-    assert!(all * 5 <= one * 6, "one version {one}, fifty {all}");
-    for layer in layers.iter().step_by(12) {
+fn fifty_versions_that_differ_in_one_file_take_little_more_than_one() {
+    let (dir, store) = open();
+    let add = |number| {
+        let layer = store.add_layer(&version(number)).unwrap();
+        image(&store, &layer);
+        layer
+    };
+    add(0);
+    let one = disk_usage(store.dir());
+    let layers: Vec<Layer> = (1..50).map(add).collect();
+    let all = disk_usage(store.dir());
+    let erofs = disk_usage(&store.dir().join("erofs"));
+    let all = all - erofs; // its metadata is each version's own
+    assert!(
+        all * 5 <= one * 6,
+        "one version {one}, fifty {all}, EROFS {erofs}"
+    );
+    for (number, layer) in layers.iter().enumerate().step_by(12) {
         store.verify_blob(&layer.blob.digest).unwrap();
+        check(&store, layer, &version(number as u64 + 1), dir.path());
     }
 }
 
 #[test]
 fn a_change_within_a_large_file_keeps_most_of_it() {
-    let (_dir, store) = open();
-    let blobs = store.dir().join("blobs");
+    let (dir, store) = open();
     store.add_layer(&base()).unwrap();
-    let one = disk_usage(&blobs);
+    let one = disk_usage(store.dir());
     let mut tree = base();
     let mut data = noise(2000, 8 << 20);
     data[5_000_000] ^= 1;
     tree.insert("app/data", Entry::bytes(data, 0o644).mtime(1_700_000_000))
         .unwrap();
     let layer = store.add_layer(&tree).unwrap();
-    let more = disk_usage(&blobs) - one;
-    assert!(more < 1 << 20, "one version {one}, the second {more} more");
+    let more = disk_usage(store.dir()) - one;
+    assert!(more < 3 << 20, "one version {one}, the second {more} more");
     store.verify_blob(&layer.blob.digest).unwrap();
+    check(&store, &layer, &tree, dir.path());
+}
+
+#[test]
+fn a_layer_is_made_again_where_a_file_that_it_takes_blocks_from_is_gone() {
+    let (dir, store) = open();
+    let first = store.add_layer(&version(1)).unwrap();
+    let second = store.add_layer(&version(2)).unwrap();
+    assert_eq!(
+        donors_of(&store, &second),
+        [store.erofs_path(&first.erofs.unwrap())]
+    );
+    fs::remove_file(store.erofs_path(&first.erofs.unwrap())).unwrap();
+    assert!(matches!(
+        store.check_erofs(&second.diff_id),
+        Err(StoreError::LayerMissing { .. })
+    ));
+    store.erofs(&second).unwrap();
+    let erofs = store.erofs_digest(&second.diff_id).unwrap();
+    let again = Layer { erofs, ..second };
+    assert_ne!(again.erofs, second.erofs);
+    check(&store, &again, &version(2), dir.path());
+}
+
+#[test]
+fn blocks_are_taken_from_several_files_and_from_the_layer_itself() {
+    let (dir, store) = open();
+    let file = |seed, length| Entry::bytes(noise(seed, length), 0o644);
+    let mut trees = Vec::new();
+    for seed in 1..=4 {
+        let mut tree = Tree::new();
+        tree.insert("own", file(seed, 700_000 + seed as usize))
+            .unwrap();
+        store.add_layer(&tree).unwrap();
+        trees.push(tree);
+    }
+    let mut both = Tree::new();
+    for seed in 1..=4 {
+        both.insert(format!("d/{seed}"), file(seed, 700_000 + seed as usize))
+            .unwrap();
+    }
+    // Of one file of the store and new bytes, twice; a hard link; pieces that end within a block.
+    let mixed = [noise(1, 524_288), noise(77, 524_288), noise(78, 4097)].concat();
+    for name in ["mixed", "twin"] {
+        both.insert(name, Entry::bytes(mixed.clone(), 0o600))
+            .unwrap();
+    }
+    let target = "mixed".into();
+    let link = kiln_oci::Kind::Hardlink { target };
+    both.insert("link", Entry::new(link, 0)).unwrap();
+    let layer = store.add_layer(&both).unwrap();
+    assert_eq!(donors_of(&store, &layer).len(), 4);
+    let size = fs::metadata(store.erofs_path(&layer.erofs.unwrap())).unwrap();
+    assert!(size.len() < 600_000, "{}", size.len());
+    check(&store, &layer, &both, dir.path());
+    // Written again from its blob, it is the same.
+    fs::remove_file(store.erofs_path(&layer.erofs.unwrap())).unwrap();
+    store.erofs(&layer).unwrap();
+    assert_eq!(store.erofs_digest(&layer.diff_id).unwrap(), layer.erofs);
+}
+
+#[test]
+fn random_trees_that_share_are_read_as_they_were_written() {
+    let mut runner = TestRunner::new(Config {
+        cases: 24,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let trees = (crate::random::tree(), crate::random::tree(), 0..1000_u64);
+    runner
+        .run(&trees, |(mut one, mut two, seed)| {
+            let (dir, store) = open();
+            let lengths = [8192, 8193, 70_000, 524_288, 524_289, 1_100_000];
+            for (at, length) in lengths.iter().enumerate() {
+                let entry = Entry::bytes(noise(seed + at as u64, *length), 0o644);
+                one.insert(format!("shared/{at}"), entry.clone()).unwrap();
+                two.insert(format!("elsewhere/{at}"), entry).unwrap();
+            }
+            for tree in [&one, &two] {
+                let layer = store.add_layer(tree).unwrap();
+                check(&store, &layer, tree, dir.path());
+                assert!(tree.get("elsewhere").is_none() || donors_of(&store, &layer).len() == 1);
+            }
+            Ok(())
+        })
+        .unwrap();
 }

@@ -334,7 +334,7 @@ fn an_erofs_file_that_is_missing_is_made_again_bit_for_bit() {
     let digest = store
         .put_image(&config(), std::slice::from_ref(&layer))
         .unwrap();
-    let path = store.erofs_path(&layer.diff_id);
+    let path = store.erofs_path(&layer.erofs.unwrap());
     let before = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     assert!(matches!(
@@ -354,7 +354,7 @@ fn an_erofs_file_that_is_missing_is_made_again_bit_for_bit() {
 fn a_changed_layer_is_named() {
     let (_dir, store) = open();
     let layer = store.add_layer(&tree("text")).unwrap();
-    let path = store.erofs_path(&layer.diff_id);
+    let path = store.erofs_path(&layer.erofs.unwrap());
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
@@ -370,7 +370,7 @@ fn a_mounted_layer_keeps_its_file_when_it_is_baked_again() {
     let (_dir, store) = open();
     let layer = store.add_layer(&tree("text")).unwrap();
     let inode = || {
-        fs::metadata(store.erofs_path(&layer.diff_id))
+        fs::metadata(store.erofs_path(&layer.erofs.unwrap()))
             .unwrap()
             .ino()
     };
@@ -385,13 +385,13 @@ fn a_blob_that_is_not_its_layer_is_refused() {
     let mut layer = store.add_layer(&tree("text")).unwrap();
     let other = store.add_layer(&tree("other")).unwrap();
     layer.blob = other.blob;
-    fs::remove_file(store.erofs_path(&layer.diff_id)).unwrap();
+    fs::remove_file(store.erofs_path(&layer.erofs.unwrap())).unwrap();
     let error = store.erofs(&layer).unwrap_err();
     assert!(
         matches!(error, StoreError::DiffIdWrong { actual, .. } if actual == other.diff_id),
         "{error}"
     );
-    assert!(!store.erofs_path(&layer.diff_id).exists());
+    assert!(!store.erofs_path(&layer.erofs.unwrap()).exists());
 }
 
 #[test]
