@@ -28,6 +28,10 @@ cargo xtask TASK
                    controller and proxy killed in the middle of rollouts
   bench bake       [--runs 25] [--first-runs 5]
                    bakes and applies with nothing to do, one file to do, everything to do
+  bench dockerfile [--runs 15] [--first-runs 3] [--versions 50] [--peer-versions 4] [--megabytes 1000]
+                   Dockerfiles by kiln, docker and buildah: wall and processor time, storage
+  bench debian     [--runs 5]
+                   Debian images by kiln and mmdebstrap, packages cached and not
   bench proxy      [--rounds 7] [--seconds 3]
                    the proxy before haproxy and nginx: requests per CPU second
   bench sim        [--rollouts 100000]

@@ -71,7 +71,7 @@ fn repeat(
 }
 
 /// Removes every file of a store but the blobs whose digests the lock names: those are the packages.
-fn forget_all_but_packages(store: &Path, lock: &Path) -> Result<(), WorldError> {
+pub(super) fn forget_all_but_packages(store: &Path, lock: &Path) -> Result<(), WorldError> {
     let failed = |path: &Path| {
         let what = path.display().to_string();
         move |source| WorldError::Io { what, source }

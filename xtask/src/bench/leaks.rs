@@ -51,7 +51,7 @@ fn names(text: &str, root: &str) -> bool {
 }
 
 /// Mount points below the root or mounted from it, innermost last.
-fn mounts(root: &Path) -> Vec<PathBuf> {
+pub(super) fn mounts(root: &Path) -> Vec<PathBuf> {
     let root = root.to_string_lossy();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     table

@@ -2,8 +2,12 @@
 //! `docs/benchmarks.md`.
 
 mod bake;
+mod builders;
 mod crash;
+mod debian;
+mod dockerfile;
 mod leaks;
+mod machine;
 mod proxy;
 mod report;
 mod rollback;
@@ -25,14 +29,19 @@ use world::WorldError;
 pub(crate) enum BenchError {
     #[error(transparent)]
     Args(#[from] ArgsError),
-    #[error("no benchmark `{0}`; there are switch, rollback, crash, bake, proxy and sim")]
+    #[error(
+        "no benchmark `{0}`; there are switch, rollback, crash, bake, dockerfile, debian, proxy and sim"
+    )]
     Unknown(String),
     #[error("`cargo build` of kiln failed: its output is above")]
     Build,
     #[error("cargo could not be run")]
     Cargo(#[source] std::io::Error),
-    #[error("`{0}` is needed to compare with: `apt-get install haproxy nginx-light wrk`")]
-    Missing(&'static str),
+    #[error("`{program}` is needed to compare with: `apt-get install {packages}`")]
+    NotInstalled {
+        program: &'static str,
+        packages: &'static str,
+    },
     #[error("cargo built no executable `kiln`")]
     NoExecutable,
     #[error(transparent)]
@@ -128,6 +137,8 @@ pub(crate) fn run(mut args: Args) -> Result<(), BenchError> {
         "rollback" => rollback::run(args),
         "crash" => crash::run(args),
         "bake" => bake::run(args),
+        "dockerfile" => dockerfile::run(args),
+        "debian" => debian::run(args),
         "proxy" => proxy::run(args),
         "sim" => sim::run(args),
         _ => Err(BenchError::Unknown(name)),

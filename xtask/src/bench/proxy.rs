@@ -56,7 +56,10 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
     args.end()?;
     for program in ["haproxy", "nginx", "wrk"] {
         if Command::new(program).arg("-v").output().is_err() {
-            return Err(BenchError::Missing(program));
+            return Err(BenchError::NotInstalled {
+                program,
+                packages: "haproxy nginx-light wrk",
+            });
         }
     }
     let setting = Setting::build(&[])?;

@@ -1,0 +1,213 @@
+//! `bench debian`: a Debian root file system by kiln and by mmdebstrap, in turn, with the packages at hand and without.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::bake::forget_all_but_packages;
+use super::builders::Workshop;
+use super::machine::{Cost, measure, typical};
+use super::report::{Section, shown};
+use super::world::WorldError;
+use super::{BenchError, Setting};
+use crate::args::Args;
+
+const MMDEBSTRAP: &str = "/usr/bin/mmdebstrap";
+
+/// With what they need: about a hundred packages more than the smallest system.
+const MORE: &[&str] = &[
+    "build-essential",
+    "ca-certificates",
+    "curl",
+    "git",
+    "nginx-light",
+    "postgresql-client",
+    "python3",
+];
+
+/// One root file system by both.
+struct Case {
+    name: &'static str,
+    packages: &'static [&'static str],
+    project: PathBuf,
+    root: PathBuf,
+    /// Of mmdebstrap's .deb files.
+    archives: PathBuf,
+}
+
+pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
+    let runs = args.count("--runs", 5)?;
+    args.end()?;
+    if !Path::new(MMDEBSTRAP).exists() {
+        return Err(BenchError::NotInstalled {
+            program: MMDEBSTRAP,
+            packages: "mmdebstrap",
+        });
+    }
+    let setting = Setting::build(&[])?;
+    let workshop = Workshop::new()?;
+    let mut section = Section {
+        command: format!("bench debian --runs {runs}"),
+        head: [
+            "wall / processor time",
+            "packages",
+            "runs",
+            "kiln",
+            "mmdebstrap",
+            "ratio",
+        ]
+        .map(str::to_owned)
+        .into(),
+        ..Section::default()
+    };
+    for (name, packages) in [("minbase", &[][..]), ("minbase and 100 more", MORE)] {
+        let case = Case::new(&workshop, name, packages)?;
+        for cached in [false, true] {
+            let mut kiln = Vec::new();
+            let mut mmdebstrap = Vec::new();
+            for _ in 0..runs {
+                kiln.push(case.kiln(&setting.kiln, cached)?);
+                mmdebstrap.push(case.mmdebstrap(&workshop, cached)?);
+            }
+            let (kiln, mmdebstrap) = (typical(&kiln), typical(&mmdebstrap));
+            let cell = |cost: &Cost| format!("{} / {}", shown(cost.wall), shown(cost.cpu));
+            section.row([
+                format!(
+                    "{name}, {}",
+                    if cached {
+                        "packages at hand"
+                    } else {
+                        "packages from the mirror"
+                    }
+                ),
+                case.count()?.to_string(),
+                runs.to_string(),
+                cell(&kiln),
+                cell(&mmdebstrap),
+                format!(
+                    "{:.2} / {:.2}",
+                    kiln.wall.as_secs_f64() / mmdebstrap.wall.as_secs_f64(),
+                    kiln.cpu.as_secs_f64() / mmdebstrap.cpu.as_secs_f64()
+                ),
+            ]);
+        }
+    }
+    section.notes.push(
+        "Wall time of the command (median) and processor time of the whole machine while it ran (mean), in turn. kiln bakes an image with its SBOM and its leak search, unpacks and configures everything anew, and keeps it in both of its forms; mmdebstrap writes an uncompressed tar (`--variant=minbase --include=…`). \"At hand\": kiln has the lock and the .deb files and asks nobody; mmdebstrap has the .deb files and fetches the indexes, which it cannot do without.".to_owned(),
+    );
+    section.publish("debian", &setting.documents())?;
+    Ok(())
+}
+
+fn failed(what: &Path) -> impl FnOnce(std::io::Error) -> WorldError {
+    let what = what.display().to_string();
+    move |source| WorldError::Io { what, source }
+}
+
+impl Case {
+    fn new(
+        workshop: &Workshop,
+        name: &'static str,
+        packages: &'static [&'static str],
+    ) -> Result<Self, WorldError> {
+        let folder = workshop.folder.join(name.replace(' ', "-"));
+        let case = Self {
+            name,
+            packages,
+            project: folder.join("project"),
+            root: folder.join("root"),
+            archives: folder.join("archives"),
+        };
+        for folder in [&case.project, &case.root, &case.archives] {
+            std::fs::create_dir_all(folder).map_err(failed(folder))?;
+        }
+        let names: Vec<String> = packages.iter().map(|name| format!("\"{name}\"")).collect();
+        let definition = format!(
+            "project = \"bench\"\n\nimage \"base\" {{\n  version = \"1\"\n  debian {{\n    suite    = \"bookworm\"\n    packages = [{}]\n  }}\n}}\n",
+            names.join(", ")
+        );
+        let path = case.project.join("kiln.hcl");
+        std::fs::write(&path, definition).map_err(failed(&path))?;
+        Ok(case)
+    }
+
+    /// From nothing, or from the packages and the lock alone.
+    fn kiln(&self, program: &Path, cached: bool) -> Result<Cost, WorldError> {
+        let lock = self.project.join("kiln.lock");
+        if cached {
+            forget_all_but_packages(&self.root.join("store"), &lock)?;
+        } else {
+            std::fs::remove_dir_all(&self.root).map_err(failed(&self.root))?;
+            std::fs::create_dir_all(&self.root).map_err(failed(&self.root))?;
+            if lock.exists() {
+                std::fs::remove_file(&lock).map_err(failed(&lock))?;
+            }
+        }
+        measure(
+            Command::new(program)
+                .arg("bake")
+                .current_dir(&self.project)
+                .env("KILN_ROOT", &self.root),
+        )
+    }
+
+    fn mmdebstrap(&self, workshop: &Workshop, cached: bool) -> Result<Cost, WorldError> {
+        let out = workshop.folder.join("out.tar");
+        let archives = self.archives.display();
+        let mut command = Command::new(MMDEBSTRAP);
+        command.args(["--quiet", "--variant=minbase"]);
+        if !self.packages.is_empty() {
+            command.arg(format!("--include={}", self.packages.join(",")));
+        }
+        if cached {
+            // As its manual keeps packages between runs.
+            command
+                .args(["--skip=download/empty", "--skip=essential/unlink"])
+                .arg("--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives/")
+                .arg(format!(
+                    "--setup-hook=sync-in {archives} /var/cache/apt/archives/"
+                ))
+                .arg(format!(
+                    "--customize-hook=sync-out /var/cache/apt/archives {archives}"
+                ));
+        }
+        command.arg("bookworm").arg(&out).args(sources()?);
+        let empty = std::fs::read_dir(&self.archives)
+            .map_err(failed(&self.archives))?
+            .next()
+            .is_none();
+        if cached && empty {
+            println!("{}: filling mmdebstrap's packages", self.name);
+            measure(&mut command)?;
+        }
+        let cost = measure(&mut command)?;
+        std::fs::remove_file(&out).map_err(failed(&out))?;
+        Ok(cost)
+    }
+
+    /// How many packages the lock has.
+    fn count(&self) -> Result<usize, WorldError> {
+        let lock = self.project.join("kiln.lock");
+        let text = std::fs::read_to_string(&lock).map_err(failed(&lock))?;
+        Ok(text.matches("\"sha256\":").count())
+    }
+}
+
+/// The machine's own sources, which kiln uses as well.
+fn sources() -> Result<Vec<PathBuf>, WorldError> {
+    let list = Path::new("/etc/apt/sources.list");
+    let mut found: Vec<PathBuf> = list.exists().then(|| list.to_owned()).into_iter().collect();
+    let folder = Path::new("/etc/apt/sources.list.d");
+    if let Ok(entries) = std::fs::read_dir(folder) {
+        for entry in entries {
+            let path = entry.map_err(failed(folder))?.path();
+            if path
+                .extension()
+                .is_some_and(|end| end == "list" || end == "sources")
+            {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
