@@ -4,9 +4,11 @@
 //! clock. So a digest is only kept of a file that was older than the coarsest such tick when it was read; a younger one is read
 //! again by the next bake.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -14,14 +16,13 @@ use std::time::SystemTime;
 use kiln_model::Digest;
 use kiln_oci::Store;
 use rustix::fs::{CWD, Mode, OFlags};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Of FAT, the coarsest.
 const TICK_NS: i128 = 2_000_000_000;
 
 /// What of a file's stat data changes with its content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Stat {
     dev: u64,
     ino: u64,
@@ -42,6 +43,31 @@ impl Stat {
         }
     }
 
+    const NUMBERS: usize = 7;
+
+    fn numbers(&self) -> [u64; Self::NUMBERS] {
+        [
+            self.dev,
+            self.ino,
+            self.size,
+            self.mtime.0.cast_unsigned(),
+            self.mtime.1.cast_unsigned(),
+            self.ctime.0.cast_unsigned(),
+            self.ctime.1.cast_unsigned(),
+        ]
+    }
+
+    fn from_numbers(numbers: [u64; Self::NUMBERS]) -> Self {
+        let [dev, ino, size, mtime, mtime_ns, ctime, ctime_ns] = numbers;
+        Self {
+            dev,
+            ino,
+            size,
+            mtime: (mtime.cast_signed(), mtime_ns.cast_signed()),
+            ctime: (ctime.cast_signed(), ctime_ns.cast_signed()),
+        }
+    }
+
     fn older_than(&self, nanos: i128) -> bool {
         [self.mtime, self.ctime]
             .into_iter()
@@ -49,13 +75,19 @@ impl Stat {
     }
 }
 
-type Entries = BTreeMap<String, (Stat, Digest)>;
+/// What is known of one path.
+struct Known {
+    stat: Stat,
+    digest: Digest,
+    /// Asked for in this bake: what is not is forgotten.
+    used: bool,
+}
 
 pub(crate) struct Seen {
     key: Digest,
-    known: Entries,
-    /// Of this bake, which the next one starts from.
-    kept: Entries,
+    known: HashMap<Box<OsStr>, Known>,
+    /// Whether the next bake would learn something from it.
+    changed: bool,
     /// When this bake began to look, in nanoseconds since 1970.
     began: i128,
     read: usize,
@@ -67,15 +99,17 @@ impl Seen {
         let context = context
             .canonicalize()
             .unwrap_or_else(|_| context.to_owned());
-        let key = Digest::of(format!("files seen\0{image}\0{}", context.display()).as_bytes());
+        let mut name = format!("files seen 2\0{image}\0").into_bytes();
+        name.extend_from_slice(context.as_os_str().as_bytes());
+        let key = Digest::of(&name);
         let known = store
             .cache_get(&key)
-            .and_then(|record| serde_json::from_slice(&record).ok())
+            .and_then(|record| parse(&record))
             .unwrap_or_default();
         Self {
             key,
             known,
-            kept: Entries::new(),
+            changed: false,
             began: began
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(0)),
@@ -85,31 +119,73 @@ impl Seen {
 
     /// The digest of the file at `path`, of which `there` was just asked.
     pub(crate) fn digest(&mut self, path: &Path, there: &Metadata) -> std::io::Result<Digest> {
-        let name = path.to_string_lossy().into_owned();
         let stat = Stat::of(there);
-        let digest = match self.known.get(&name) {
-            Some((known, digest)) if *known == stat => *digest,
-            _ => {
-                self.read += 1;
-                let (digest, steady) = digest(path, &stat)?;
-                if !steady || !stat.older_than(self.began) {
-                    return Ok(digest);
-                }
-                digest
-            }
-        };
-        self.kept.insert(name, (stat, digest));
+        if let Some(known) = self.known.get_mut(path.as_os_str())
+            && known.stat == stat
+        {
+            known.used = true;
+            return Ok(known.digest);
+        }
+        self.read += 1;
+        let (digest, steady) = digest(path, &stat)?;
+        if steady && stat.older_than(self.began) {
+            self.changed = true;
+            let known = Known {
+                stat,
+                digest,
+                used: true,
+            };
+            self.known.insert(path.as_os_str().into(), known);
+        }
         Ok(digest)
     }
 
     /// Keeps what was seen for the next bake. Losing it costs only reading.
     pub(crate) fn keep(self, store: &Store) {
-        if self.kept != self.known
-            && let Ok(record) = serde_json::to_vec(&self.kept)
-        {
-            let _ = store.cache_put(&self.key, &record);
+        if self.changed || self.known.values().any(|known| !known.used) {
+            let _ = store.cache_put(&self.key, &self.record());
         }
     }
+
+    /// Binary, since ten thousand files are usual: for each its digest, the numbers of its stat data, the length of its path and the
+    /// path. Little-endian.
+    fn record(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (path, known) in self.known.iter().filter(|(_, known)| known.used) {
+            out.extend_from_slice(known.digest.as_bytes());
+            for number in known.stat.numbers() {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            let path = path.as_bytes();
+            out.extend_from_slice(&(path.len() as u64).to_le_bytes());
+            out.extend_from_slice(path);
+        }
+        out
+    }
+}
+
+/// None: it is not of this form.
+fn parse(mut rest: &[u8]) -> Option<HashMap<Box<OsStr>, Known>> {
+    let mut known = HashMap::with_capacity(rest.len() / 160);
+    while !rest.is_empty() {
+        let (digest, after) = rest.split_first_chunk::<32>()?;
+        let (numbers, after) = after.split_first_chunk::<{ 8 * Stat::NUMBERS }>()?;
+        let mut stat = [0; Stat::NUMBERS];
+        for (number, bytes) in stat.iter_mut().zip(numbers.as_chunks::<8>().0) {
+            *number = u64::from_le_bytes(*bytes);
+        }
+        let (length, after) = after.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        let (path, after) = after.split_at_checked(length)?;
+        let entry = Known {
+            stat: Stat::from_numbers(stat),
+            digest: Digest::from_sha256(*digest),
+            used: false,
+        };
+        known.insert(OsStr::from_bytes(path).into(), entry);
+        rest = after;
+    }
+    Some(known)
 }
 
 /// The digest of a file, and whether it was `stat`'s file all the while.
@@ -206,9 +282,34 @@ mod tests {
             let found = seen.digest(&path, &there).unwrap();
             assert_eq!(found, Digest::of(text.as_bytes()));
             // Where the file system's clock is too fine for that, this is what can be seen of the rule.
-            assert!(seen.kept.is_empty());
-            seen.known = std::mem::take(&mut seen.kept);
+            assert!(seen.known.is_empty());
         }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_forgotten_and_a_name_need_not_be_text() {
+        let folder = Folder::new();
+        let odd = std::ffi::OsString::from(OsStr::from_bytes(b"na\xffme"));
+        let (odd, gone) = (
+            folder.root.path().join(odd),
+            folder.root.path().join("gone"),
+        );
+        let look = |paths: &[&Path]| {
+            let mut seen = Seen::load(&folder.store, folder.root.path(), "api", later());
+            for path in paths {
+                seen.digest(path, &fs::symlink_metadata(path).unwrap())
+                    .unwrap();
+            }
+            let read = seen.read;
+            let all = seen.known.len();
+            seen.keep(&folder.store);
+            (read, all)
+        };
+        fs::write(&odd, "odd").unwrap();
+        fs::write(&gone, "gone").unwrap();
+        assert_eq!(look(&[&odd, &gone]), (2, 2));
+        assert_eq!(look(&[&odd]), (0, 2));
+        assert_eq!(look(&[&odd]), (0, 1));
     }
 
     #[test]

@@ -166,7 +166,8 @@ pub fn bake_dockerfile(
         seen: Mutex::new(Seen::load(
             store,
             request.context,
-            request.tag,
+            // The name of all of its versions: each tag is given once.
+            request.tag.split(':').next().unwrap_or_default(),
             SystemTime::now(),
         )),
         notes: Mutex::default(),
