@@ -25,13 +25,38 @@ pub(crate) struct Package {
     pub(crate) version: String,
     pub(crate) arch: String,
     pub(crate) essential: bool,
+    pub(crate) priority: Priority,
+    /// `Pre-Depends` and `Depends`.
     pub(crate) depends: String,
+    pub(crate) recommends: String,
     pub(crate) provides: String,
     pub(crate) conflicts: String,
     pub(crate) breaks: String,
     pub(crate) path: String,
     pub(crate) size: u64,
     pub(crate) sha256: Digest,
+}
+
+/// How much a system is expected to have a package (Debian policy, section 2.5); the most expected first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    Required,
+    Important,
+    Standard,
+    Optional,
+    Extra,
+}
+
+impl Priority {
+    fn of(text: &str) -> Self {
+        match text {
+            "required" => Self::Required,
+            "important" => Self::Important,
+            "standard" => Self::Standard,
+            "extra" => Self::Extra,
+            _ => Self::Optional,
+        }
+    }
 }
 
 pub(crate) struct Index {
@@ -211,14 +236,16 @@ fn listed(release: &Paragraph, name: &str) -> Option<(Digest, u64)> {
 /// The fields that choosing needs, read in one pass: an index has some tens of thousands of paragraphs.
 fn packages(text: &str, all: &mut Vec<Package>) {
     for paragraph in text.split("\n\n") {
-        let mut fields: [&str; 12] = [""; 12];
-        const NAMES: [&str; 12] = [
+        let mut fields: [&str; 14] = [""; 14];
+        const NAMES: [&str; 14] = [
             "Package",
             "Version",
             "Architecture",
             "Essential",
+            "Priority",
             "Depends",
             "Pre-Depends",
+            "Recommends",
             "Provides",
             "Conflicts",
             "Breaks",
@@ -238,8 +265,10 @@ fn packages(text: &str, all: &mut Vec<Package>) {
             version,
             arch,
             essential,
+            priority,
             depends,
             pre,
+            recommends,
             provides,
             conflicts,
             breaks,
@@ -260,7 +289,9 @@ fn packages(text: &str, all: &mut Vec<Package>) {
             version: version.to_owned(),
             arch: arch.to_owned(),
             essential: essential == "yes",
+            priority: Priority::of(priority),
             depends: both,
+            recommends: recommends.to_owned(),
             provides: provides.to_owned(),
             conflicts: conflicts.to_owned(),
             breaks: breaks.to_owned(),

@@ -11,17 +11,20 @@ use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, RunConfig, Store, Tree};
 
+use crate::archive::{self, Package};
 use crate::configure::{self, Ground};
+use crate::debian::Debian;
 use crate::error::BakeError;
-use crate::fetch::{Arrivals, Client};
+use crate::fetch::Client;
 use crate::graph::{self, Step, Work};
 use crate::image_tests::{self, Subject};
 use crate::leaks::{self, Finding};
 use crate::lock::{ImageLock, Lock, LockedPackage};
 use crate::provenance::{self, Done};
+use crate::resolve::{Resolved, Wanted};
 use crate::seen::Seen;
 use crate::signature::Keys;
-use crate::{archive, copy, install, look, resolve, sbom, sources, users};
+use crate::{copy, look, resolve, sbom, sources, users};
 
 /// Debian's own keyring has some tens of kilobytes.
 const KEYRING_LIMIT: u64 = 16 << 20;
@@ -112,10 +115,10 @@ pub fn bake(
             .iter()
             .map(|copy| copy::list(part, copy, request.context, &mut seen))
             .collect::<Result<Vec<_>, _>>()?;
-        let own = graph::steps(part, &locked.arch, locked.date, &locked.packages, copies);
-        // The first step, Debian, is that of the first image of the chain.
-        let own = own.into_iter().skip(usize::from(index > 0));
-        steps.extend(own.map(|step| (*part, step)));
+        // Debian is the first image's of the chain.
+        let debian = (index == 0).then(|| graph::debian(part, &locked));
+        let own = debian.into_iter().flatten();
+        steps.extend(own.chain(graph::steps(part, copies)).map(|s| (*part, s)));
     }
     seen.keep(store);
     let mut layers: Vec<Layer> = Vec::new();
@@ -312,78 +315,34 @@ fn locked(
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(request.now.0 / 1000, |since| since.as_secs());
             let index = archive::read(store, client, &sources, &keys(request)?, seconds)?;
-            let chosen = resolve::resolve(
-                &image.name,
-                &image.debian.suite,
-                &index.packages,
-                &requested,
-            )?;
+            let wanted = Wanted {
+                image: &image.name,
+                suite: &image.debian.suite,
+                packages: &requested,
+                recommends: false,
+            };
+            let Resolved { base, rest } = resolve::resolve(&wanted, &index.packages)?;
+            let one = |package: Package, base: bool| LockedPackage {
+                name: package.name,
+                version: package.version,
+                arch: package.arch,
+                sha256: package.sha256,
+                size: package.size,
+                path: package.path,
+                base,
+            };
+            let base = base.into_iter().map(|package| one(package, true));
+            let rest = rest.into_iter().map(|package| one(package, false));
             ImageLock {
                 suite: image.debian.suite.clone(),
                 arch: arch.to_owned(),
                 requested,
                 date: index.date,
-                packages: chosen
-                    .into_iter()
-                    .map(|package| LockedPackage {
-                        name: package.name,
-                        version: package.version,
-                        arch: package.arch,
-                        sha256: package.sha256,
-                        size: package.size,
-                        path: package.path,
-                    })
-                    .collect(),
+                packages: base.chain(rest).collect(),
             }
         }
     };
     Ok(lock)
-}
-
-/// The packages below `root`, unpacked while those that the store lacks are still fetched.
-fn packages(
-    store: &Store,
-    image: &ImageSpec,
-    client: &Client,
-    locked: &ImageLock,
-    root: &Path,
-    progress: &mut dyn FnMut(BakeProgress),
-) -> Result<Vec<String>, BakeError> {
-    let complete = locked
-        .packages
-        .iter()
-        .all(|package| store.has(&package.sha256));
-    let mut roots = Vec::new();
-    if !complete {
-        roots.extend(archive_sources(image)?.into_iter().map(|source| source.uri));
-        roots.sort();
-        roots.dedup();
-    }
-    let arrivals = Arrivals::new(locked.packages.len());
-    let (told, heard) = std::sync::mpsc::channel();
-    let mut installed = std::thread::scope(|scope| {
-        let (arrivals, roots) = (&arrivals, &roots);
-        scope.spawn(move || {
-            let told = std::sync::Mutex::new(told);
-            client.packages(store, roots, &locked.packages, arrivals, &|done, of| {
-                if let Ok(told) = told.lock() {
-                    let _ = told.send((done, of));
-                }
-            });
-        });
-        let unpacking = scope.spawn(|| install::unpack(store, &locked.packages, root, arrivals));
-        for (done, of) in heard {
-            progress(BakeProgress::Fetching { done, of });
-        }
-        unpacking
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    if let Some(failure) = arrivals.failure() {
-        return Err(failure);
-    }
-    let name = image.name.to_string();
-    install::register(store, &name, locked, &mut installed, root)
 }
 
 /// The keys that the definition names for its archive, or Debian's.
@@ -406,7 +365,7 @@ fn keys(request: &BakeRequest<'_>) -> Result<Keys, BakeError> {
     Keys::read(&bytes, "a key of the keyring").map_err(failed)
 }
 
-fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError> {
+pub(crate) fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError> {
     let suite = &image.debian.suite;
     let all = sources::find(suite, image.debian.mirror.as_deref());
     if all.iter().any(|source| source.suite == *suite) {
@@ -462,7 +421,7 @@ pub(crate) fn sweep(work: &Path) {
     }
 }
 
-fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
+pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
     move |line| {
         progress(BakeProgress::Said {
             step: step.to_owned(),
@@ -503,10 +462,20 @@ fn carry_out(
         stop: &|| false,
     };
     let mut tree = match &step.work {
-        Work::Debian { .. } => {
-            let packages = packages(store, image, client, locked, &upper, progress)?;
-            let mut said = said(&step.name, progress);
-            configure::configure(&ground, &packages, &locked.arch, locked.date, &mut said)?;
+        Work::Debian { .. } | Work::Packages { .. } => {
+            let debian = Debian {
+                store,
+                image,
+                client,
+                locked,
+                ground: &ground,
+            };
+            if lowers.is_empty() {
+                debian.base(progress)?;
+            } else {
+                let view = view()?;
+                debian.packages(view.path(), progress)?;
+            }
             Tree::from_upper(&upper)?
         }
         Work::Users { .. } => users::layer(image, view()?.path(), locked.date)?,

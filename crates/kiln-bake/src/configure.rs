@@ -103,13 +103,18 @@ pub(crate) fn run(
     })
 }
 
-/// preinst of each in order, then dpkg's own order for the rest.
-const CONFIGURE: &str = r#"
+/// What dpkg tells its scripts, and no service started.
+const BEGIN: &str = r#"
 set -e
 umask 022
-export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DPKG_ROOT= DPKG_MAINTSCRIPT_ARCH="$ARCH"
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg
+export DPKG_MAINTSCRIPT_ARCH="$ARCH" DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
+"#;
+
+/// The first packages: preinst of each in order, with all of them unpacked, then dpkg's own order for the rest.
+const BASE: &str = r#"
 for package in $PACKAGES; do
     script=/var/lib/dpkg/info/$package.preinst
     if [ -x "$script" ]; then
@@ -117,11 +122,49 @@ for package in $PACKAGES; do
     fi
 done
 dpkg --force-unsafe-io --configure -a
-rm -f /usr/sbin/policy-rc.d
 "#;
 
-/// Configures the packages unpacked at `root`. `packages`: the names of their info files, in order.
-pub(crate) fn configure(
+/// A round over a configured base: what the round's preinsts rely on is configured, then they are run. As with dpkg, each finds its
+/// package's control files beside it.
+const ROUND: &str = r#"
+if [ -n "$CONFIGURE" ]; then
+    dpkg --force-unsafe-io --no-triggers --configure $CONFIGURE
+fi
+for folder in /var/lib/dpkg/tmp.kiln/*; do
+    [ -d "$folder" ] || continue
+    package=${folder##*/}
+    mv "$folder" /var/lib/dpkg/tmp.ci
+    DPKG_MAINTSCRIPT_PACKAGE=${package#*.} DPKG_MAINTSCRIPT_NAME=preinst /var/lib/dpkg/tmp.ci/preinst install
+    rm -rf /var/lib/dpkg/tmp.ci
+done
+rm -rf /var/lib/dpkg/tmp.kiln
+"#;
+
+/// Where a round's control files wait, below the root.
+pub(crate) const WAITING: &str = "var/lib/dpkg/tmp.kiln";
+
+const REST: &str = "dpkg --force-unsafe-io --configure -a";
+
+const END: &str = "
+rm -f /usr/sbin/policy-rc.d
+";
+
+fn scripts(
+    ground: &Ground<'_>,
+    script: &str,
+    more: [(&str, String); 2],
+    date: i64,
+    said: &mut dyn FnMut(&str),
+) -> Result<(), BakeError> {
+    let mut env = environment();
+    env.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    env.push(("SOURCE_DATE_EPOCH".to_owned(), date.to_string()));
+    let script = format!("{BEGIN}{script}{END}");
+    run(ground, &["/bin/sh", "-c", &script], env, "", "", said)
+}
+
+/// Configures the packages unpacked at the root, which is all that there is. `packages`: the names of their info files, in order.
+pub(crate) fn base(
     ground: &Ground<'_>,
     packages: &[String],
     arch: &str,
@@ -140,12 +183,34 @@ pub(crate) fn configure(
             .map(String::as_str)
             .filter(|name| !first.contains(name)),
     );
-    let mut env = environment();
-    env.push(("PACKAGES".to_owned(), order.join(" ")));
-    env.push(("ARCH".to_owned(), arch.to_owned()));
-    env.push(("SOURCE_DATE_EPOCH".to_owned(), date.to_string()));
-    run(ground, &["/bin/sh", "-c", CONFIGURE], env, "", "", said)?;
-    tidy(ground.upper, date).map_err(BakeError::io(ground.upper))
+    let more = [("PACKAGES", order.join(" ")), ("ARCH", arch.to_owned())];
+    scripts(ground, BASE, more, date, said)
+}
+
+/// Before packages are unpacked over a configured base. `configured`: the names of info files.
+pub(crate) fn round(
+    ground: &Ground<'_>,
+    configured: &[String],
+    arch: &str,
+    date: i64,
+    said: &mut dyn FnMut(&str),
+) -> Result<(), BakeError> {
+    let more = [
+        ("CONFIGURE", configured.join(" ")),
+        ("ARCH", arch.to_owned()),
+    ];
+    scripts(ground, ROUND, more, date, said)
+}
+
+/// Configures all that is unpacked.
+pub(crate) fn rest(
+    ground: &Ground<'_>,
+    arch: &str,
+    date: i64,
+    said: &mut dyn FnMut(&str),
+) -> Result<(), BakeError> {
+    let more = [("ARCH", arch.to_owned()), ("HOME", "/root".to_owned())];
+    scripts(ground, REST, more, date, said)
 }
 
 /// Files that say when or where they were made, and that are made anew where they are needed.
@@ -181,7 +246,7 @@ const FORGOTTEN: &[&str] = &[
     "tmp/*",
 ];
 
-fn tidy(root: &Path, date: i64) -> io::Result<()> {
+pub(crate) fn tidy(root: &Path, date: i64) -> io::Result<()> {
     for pattern in FORGOTTEN {
         let path = Path::new(pattern);
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {

@@ -8,6 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
+use crate::onto::Onto;
+
 /// Nothing in a control archive is larger.
 const CONTROL_LIMIT: u64 = 16 << 20;
 
@@ -22,8 +24,23 @@ pub(crate) type Control = BTreeMap<String, Vec<u8>>;
 #[derive(Default)]
 pub(crate) struct Unpacked {
     pub(crate) paths: Vec<PathBuf>,
-    pub(crate) folders: Vec<(PathBuf, u32, u32, u32, i64)>,
+    pub(crate) folders: Vec<Folder>,
 }
+
+/// As a package has it.
+pub(crate) struct Folder {
+    /// As listed.
+    pub(crate) path: PathBuf,
+    /// Where it really is.
+    pub(crate) place: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) mtime: i64,
+}
+
+/// Where a path of a package goes: itself, elsewhere (diverted), or nowhere.
+pub(crate) type Where<'a> = dyn Fn(&Path) -> Option<PathBuf> + Sync + 'a;
 
 impl Deb {
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
@@ -85,20 +102,23 @@ impl Deb {
         Ok(files)
     }
 
-    /// Unpacks the data below `root`, which only this program writes to. Folders get their owners and times later.
-    pub(crate) fn unpack(&self, root: &Path) -> Result<Unpacked, UnpackError> {
+    /// Unpacks the data. Folders get their owners and times later.
+    pub(crate) fn unpack(&self, onto: &Onto, place: &Where<'_>) -> Result<Unpacked, UnpackError> {
         let mut done = Unpacked::default();
         let mut archive = tar::Archive::new(self.member("data.tar")?);
         for entry in archive.entries().map_err(|error| error.to_string())? {
             let mut entry = entry.map_err(|error| error.to_string())?;
             let listed = clean(&entry.path().map_err(|error| error.to_string())?)?;
-            done.paths.push(listed.clone());
             if listed.as_os_str().is_empty() {
+                done.paths.push(listed);
                 continue;
             }
-            let path = merged(&listed);
-            write(&mut entry, root, &path, &mut done)
-                .map_err(|error| UnpackError::of(&root.join(path), error))?;
+            let Some(path) = place(&listed) else {
+                continue;
+            };
+            done.paths.push(listed.clone());
+            write(&mut entry, onto, &listed, &merged(&path), place, &mut done)
+                .map_err(|error| UnpackError::of(&onto.upper().join(path), error))?;
         }
         Ok(done)
     }
@@ -133,8 +153,10 @@ impl UnpackError {
 
 fn write(
     entry: &mut tar::Entry<'_, impl Read>,
-    root: &Path,
+    onto: &Onto,
+    listed: &Path,
     path: &Path,
+    place: &Where<'_>,
     done: &mut Unpacked,
 ) -> io::Result<()> {
     let header = entry.header().clone();
@@ -145,31 +167,38 @@ fn write(
         header.mode()? & 0o7777,
     );
     let mtime = i64::try_from(header.mtime()?).map_err(io::Error::other)?;
-    let target = root.join(path);
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
-    }
     let kind = header.entry_type();
     if kind.is_dir() {
-        match fs::create_dir(&target) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
-        }
-        done.folders.push((path.to_owned(), uid, gid, mode, mtime));
+        done.folders.push(Folder {
+            path: listed.to_owned(),
+            place: onto.make_folder(path)?,
+            uid,
+            gid,
+            mode,
+            mtime,
+        });
         return Ok(());
     }
-    match fs::remove_file(&target) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let there = onto.place(path)?;
+    if !onto.clear(&there)? {
+        // As dpkg does: a link does not replace a folder.
+        return if kind.is_symlink() {
+            Ok(())
+        } else {
+            Err(io::Error::other("it is a folder in the image already"))
+        };
     }
+    let target = onto.upper().join(there);
     if kind.is_symlink() {
         let to = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
         symlink(to, &target)?;
         std::os::unix::fs::lchown(&target, Some(uid), Some(gid))?;
     } else if kind.is_hard_link() {
         let to = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
-        let to = merged(&clean(&to).map_err(io::Error::other)?);
-        fs::hard_link(root.join(to), &target)?;
+        let to = clean(&to).map_err(io::Error::other)?;
+        let to = place(&to)
+            .ok_or_else(|| io::Error::other("it is a hard link to a file that is not unpacked"))?;
+        fs::hard_link(onto.upper().join(onto.place(&merged(&to))?), &target)?;
         return Ok(());
     } else if kind.is_file() {
         let mut file = File::options().write(true).create_new(true).open(&target)?;
@@ -221,7 +250,7 @@ fn clean(path: &Path) -> Result<PathBuf, String> {
 /// Folders that are links below `/usr` in every Debian since bookworm (usrmerge).
 pub(crate) const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-fn merged(path: &Path) -> PathBuf {
+pub(crate) fn merged(path: &Path) -> PathBuf {
     match path.components().next() {
         Some(Component::Normal(first)) if MERGED.iter().any(|name| first == *name) => {
             Path::new("usr").join(path)

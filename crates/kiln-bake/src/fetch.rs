@@ -108,6 +108,12 @@ impl Arrivals {
         self.changed.notify_all();
     }
 
+    /// Nobody needs the others any more.
+    pub(crate) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
     fn stopped(&self) -> bool {
         self.lock().stopped
     }

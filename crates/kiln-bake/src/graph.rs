@@ -6,7 +6,7 @@
 use kiln_model::{CanonicalError, Digest, ImageSpec, UserSpec, canonical_json};
 use serde::Serialize;
 
-use crate::lock::LockedPackage;
+use crate::lock::{ImageLock, LockedPackage};
 
 /// Changed whenever the same inputs would give another result.
 const FORMAT: u32 = 2;
@@ -15,10 +15,15 @@ const FORMAT: u32 = 2;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
+    /// The base.
     Debian {
         suite: String,
         arch: String,
         date: i64,
+        packages: Vec<(String, String, Digest)>,
+    },
+    /// More packages, over a base.
+    Packages {
         packages: Vec<(String, String, Digest)>,
     },
     Users {
@@ -79,32 +84,45 @@ impl Step {
     }
 }
 
-/// The steps of an image of the definition language, in order. `copies`: what each `copy` takes, in the definition's order.
-pub(crate) fn steps(
-    image: &ImageSpec,
-    arch: &str,
-    date: i64,
-    packages: &[LockedPackage],
-    copies: Vec<Vec<CopiedFile>>,
-) -> Vec<Step> {
+/// The steps of Debian packages, which an image without a base begins with.
+pub(crate) fn debian(image: &ImageSpec, locked: &ImageLock) -> Vec<Step> {
+    let named = |packages: &[LockedPackage]| {
+        let one = |package: &LockedPackage| {
+            let LockedPackage {
+                name,
+                version,
+                sha256,
+                ..
+            } = package;
+            (name.clone(), version.clone(), *sha256)
+        };
+        packages.iter().map(one).collect()
+    };
+    let (base, rest) = locked.split();
     let mut steps = vec![Step {
         name: format!("debian {}", image.debian.suite),
         work: Work::Debian {
             suite: image.debian.suite.clone(),
-            arch: arch.to_owned(),
-            date,
-            packages: packages
-                .iter()
-                .map(|package| {
-                    (
-                        package.name.clone(),
-                        package.version.clone(),
-                        package.sha256,
-                    )
-                })
-                .collect(),
+            arch: locked.arch.clone(),
+            date: locked.date,
+            packages: named(base),
         },
     }];
+    if !rest.is_empty() {
+        steps.push(Step {
+            name: format!("packages {}", locked.requested.join(" ")),
+            work: Work::Packages {
+                packages: named(rest),
+            },
+        });
+    }
+    steps
+}
+
+/// The steps of an image of the definition language that are its own, in order. `copies`: what each `copy` takes, in the
+/// definition's order.
+pub(crate) fn steps(image: &ImageSpec, copies: Vec<Vec<CopiedFile>>) -> Vec<Step> {
+    let mut steps = Vec::new();
     if !image.users.is_empty() {
         let names: Vec<_> = image.users.iter().map(|user| user.name.as_str()).collect();
         steps.push(Step {

@@ -1,68 +1,33 @@
-//! Packages into a root folder: unpacked in parallel, with dpkg's own database written as dpkg would have, so that the image's dpkg
-//! takes over from there.
+//! Packages into an image: unpacked in parallel, each file by the package that it belongs to, with dpkg's own database beside them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kiln_oci::Store;
-use md5::{Digest as _, Md5};
 
-use crate::control::{self, Paragraph, relations};
-use crate::deb::{Control, Deb, MERGED, UnpackError, Unpacked, set_time};
+use crate::control::{self, Paragraph};
+use crate::database::{self, Before, info_name};
+use crate::deb::{Control, Deb, MERGED, UnpackError, Unpacked, Where, merged, set_time};
 use crate::error::BakeError;
 use crate::fetch::Arrivals;
-use crate::lock::{ImageLock, LockedPackage};
+use crate::lock::LockedPackage;
+use crate::onto::Onto;
 
 /// The largest package of Debian is some hundreds of megabytes.
 const PACKAGE_LIMIT: u64 = 4 << 30;
 
-/// A package whose files are in place.
+/// A package with what it says, and with what of it is in place.
 pub(crate) struct Installed {
-    paragraph: Paragraph,
-    control: Control,
-    unpacked: Unpacked,
+    pub(crate) paragraph: Paragraph,
+    pub(crate) control: Control,
+    pub(crate) unpacked: Unpacked,
 }
 
-/// Makes of what `unpack` left below `root` the packages as dpkg would have unpacked them. They are left unconfigured.
-pub(crate) fn register(
-    store: &Store,
-    image: &str,
-    lock: &ImageLock,
-    installed: &mut [Installed],
-    root: &Path,
-) -> Result<Vec<String>, BakeError> {
-    replace(store, image, lock, root, installed)?;
-    for one in installed.iter() {
-        // Owners and modes of folders: the last package to name one decides, in the lock's order.
-        for (path, uid, gid, mode, _) in &one.unpacked.folders {
-            let target = root.join(path);
-            if fs::symlink_metadata(&target).is_ok_and(|there| there.is_dir()) {
-                chown(&target, Some(*uid), Some(*gid))
-                    .and_then(|()| fs::set_permissions(&target, Permissions::from_mode(*mode)))
-                    .map_err(BakeError::io(&target))?;
-            }
-        }
-    }
-    write_database(root, installed)?;
-    let mut times: BTreeMap<&Path, i64> = BTreeMap::new();
-    for (path, _, _, _, time) in installed.iter().flat_map(|one| &one.unpacked.folders) {
-        times.insert(path, *time);
-    }
-    for (path, time) in times.iter().rev() {
-        let target = root.join(path);
-        set_time(&target, *time).map_err(BakeError::io(&target))?;
-    }
-    Ok(installed
-        .iter()
-        .map(|one| info_name(&one.paragraph))
-        .collect())
-}
-
-fn make_merged(root: &Path) -> Result<(), BakeError> {
+pub(crate) fn make_merged(root: &Path) -> Result<(), BakeError> {
     for name in MERGED {
         // Only what every image has; the others come with their packages.
         if ["lib32", "libx32"].contains(&name) {
@@ -76,47 +41,87 @@ fn make_merged(root: &Path) -> Result<(), BakeError> {
     Ok(())
 }
 
-/// Unpacks the packages below `root`, an empty folder, each as soon as it is in the store. Fewer than all come back where
-/// `arrivals` has a failure.
-pub(crate) fn unpack(
-    store: &Store,
-    packages: &[LockedPackage],
-    root: &Path,
-    arrivals: &Arrivals,
-) -> Vec<Installed> {
-    if let Err(error) = make_merged(root) {
-        arrivals.fail(error);
-    }
+/// Does `work` for the numbers below `count`, on all processors. `None` ends it early. The results are in order.
+fn parallel<T: Send>(count: usize, work: impl Fn(usize) -> Option<T> + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
-    let done: Mutex<BTreeMap<usize, Installed>> = Mutex::default();
+    let done: Mutex<BTreeMap<usize, T>> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..threads.min(count) {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::SeqCst);
-                    let Some(package) = packages.get(index) else {
+                    if index >= count {
+                        return;
+                    }
+                    let Some(one) = work(index) else {
                         return;
                     };
-                    if !arrivals.wait(index) {
-                        return;
-                    }
-                    match unpack_one(store, package, root) {
-                        Ok(one) => {
-                            done.lock()
-                                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                                .insert(index, one);
-                        }
-                        Err(error) => arrivals.fail(error),
-                    }
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.insert(index, one);
                 }
             });
         }
     });
-    done.into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .into_values()
-        .collect()
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_values().collect()
+}
+
+/// Unpacks the packages, each as soon as it is in the store. Fewer than all come back where `arrivals` has a failure.
+pub(crate) fn unpack_arriving(
+    store: &Store,
+    packages: &[LockedPackage],
+    onto: &Onto,
+    arrivals: &Arrivals,
+) -> Vec<Installed> {
+    parallel(packages.len(), |index| {
+        if !arrivals.wait(index) {
+            return None;
+        }
+        let unpacked = open(store, &packages[index]).and_then(|(deb, mut one)| {
+            let before = Before::default();
+            let place = |path: &Path| before.place(&one.paragraph, path);
+            one.unpacked = unpack_one(&deb, &packages[index], onto, &place)?;
+            Ok(one)
+        });
+        match unpacked {
+            Ok(one) => Some(one),
+            Err(error) => {
+                arrivals.fail(error);
+                None
+            }
+        }
+    })
+}
+
+/// What the packages say of themselves. Nothing is unpacked.
+pub(crate) fn read(store: &Store, packages: &[LockedPackage]) -> Result<Vec<Installed>, BakeError> {
+    parallel(packages.len(), |index| {
+        Some(open(store, &packages[index]).map(|(_, one)| one))
+    })
+    .into_iter()
+    .collect()
+}
+
+/// Unpacks some of the packages over what was there before.
+pub(crate) fn unpack(
+    store: &Store,
+    packages: &[LockedPackage],
+    installed: &mut [Installed],
+    which: &[usize],
+    (onto, before): (&Onto, &Before),
+) -> Result<(), BakeError> {
+    let unpacked = parallel(which.len(), |number| {
+        let index = which[number];
+        let place = |path: &Path| before.place(&installed[index].paragraph, path);
+        let unpacked = open(store, &packages[index])
+            .and_then(|(deb, _)| unpack_one(&deb, &packages[index], onto, &place));
+        Some(unpacked)
+    });
+    for (index, unpacked) in which.iter().zip(unpacked) {
+        installed[*index].unpacked = unpacked?;
+    }
+    Ok(())
 }
 
 fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
@@ -127,7 +132,7 @@ fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
     }
 }
 
-fn unpack_one(store: &Store, package: &LockedPackage, root: &Path) -> Result<Installed, BakeError> {
+fn open(store: &Store, package: &LockedPackage) -> Result<(Deb, Installed), BakeError> {
     let deb = Deb::new(store.read_blob(&package.sha256, PACKAGE_LIMIT)?);
     let control = deb.control().map_err(damaged(package))?;
     let text = control
@@ -137,183 +142,270 @@ fn unpack_one(store: &Store, package: &LockedPackage, root: &Path) -> Result<Ins
         .into_iter()
         .next()
         .ok_or_else(|| damaged(package)("it has no control file".to_owned()))?;
-    let unpacked = deb.unpack(root).map_err(|error| match error {
-        UnpackError::Damaged(reason) => damaged(package)(reason),
-        UnpackError::System { path, source } => BakeError::io(path)(source),
-    })?;
-    Ok(Installed {
+    let one = Installed {
         paragraph,
         control,
-        unpacked,
+        unpacked: Unpacked::default(),
+    };
+    Ok((deb, one))
+}
+
+fn unpack_one(
+    deb: &Deb,
+    package: &LockedPackage,
+    onto: &Onto,
+    place: &Where<'_>,
+) -> Result<Unpacked, BakeError> {
+    deb.unpack(onto, place).map_err(|error| match error {
+        UnpackError::Damaged(reason) => damaged(package)(reason),
+        UnpackError::System { path, source } => BakeError::io(path)(source),
     })
 }
 
-/// Two packages with one path: the one that says `Replaces` has it, and neither saying so is an error.
+/// Makes of what was unpacked the packages as dpkg would have unpacked them. They are left unconfigured.
+pub(crate) fn register(
+    store: &Store,
+    image: &str,
+    packages: &[LockedPackage],
+    installed: &mut [Installed],
+    which: &[usize],
+    (onto, before): (&Onto, &Before),
+) -> Result<(), BakeError> {
+    let taken = replace(store, image, packages, installed, which, (onto, before))?;
+    let new: Vec<&Installed> = which.iter().map(|index| &installed[*index]).collect();
+    let mut times: BTreeMap<&Path, i64> = BTreeMap::new();
+    // Of the packages that name a new folder, the first in the lock's order decides, as it does with dpkg.
+    for folder in new.iter().flat_map(|one| &one.unpacked.folders) {
+        if onto.is_made(&folder.place) && !times.contains_key(folder.place.as_path()) {
+            times.insert(&folder.place, folder.mtime);
+            let target = onto.upper().join(&folder.place);
+            chown(&target, Some(folder.uid), Some(folder.gid))
+                .and_then(|()| fs::set_permissions(&target, Permissions::from_mode(folder.mode)))
+                .map_err(BakeError::io(&target))?;
+        }
+    }
+    database::override_modes(onto, &new).map_err(BakeError::io(onto.upper()))?;
+    database::add(onto, before, &new, &taken)?;
+    for (path, time) in times.iter().rev() {
+        let target = onto.upper().join(path);
+        set_time(&target, *time).map_err(BakeError::io(&target))?;
+    }
+    onto.settle().map_err(BakeError::io(onto.upper()))
+}
+
+/// Two packages with one path: the one that says `Replaces` has it, and neither saying so is an error. Gives the paths that packages
+/// of before lost, by the name of their info files.
 fn replace(
     store: &Store,
     image: &str,
-    lock: &ImageLock,
-    root: &Path,
+    packages: &[LockedPackage],
     installed: &mut [Installed],
-) -> Result<(), BakeError> {
-    let mut owners: BTreeMap<&Path, usize> = BTreeMap::new();
-    let mut again: BTreeSet<usize> = BTreeSet::new();
-    let mut lost: Vec<(usize, PathBuf)> = Vec::new();
-    for (index, one) in installed.iter().enumerate() {
-        let folders: BTreeSet<_> = one
+    which: &[usize],
+    (onto, before): (&Onto, &Before),
+) -> Result<BTreeMap<String, BTreeSet<PathBuf>>, BakeError> {
+    let mut owners: HashMap<PathBuf, (usize, &Path)> = HashMap::new();
+    let mut lost: BTreeMap<usize, BTreeSet<PathBuf>> = BTreeMap::new();
+    let mut winners: BTreeSet<usize> = BTreeSet::new();
+    let mut taken: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    let same = |first: &str, second: &str, path: &Path| BakeError::SamePath {
+        image: image.to_owned(),
+        first: first.to_owned(),
+        second: second.to_owned(),
+        path: path.to_owned(),
+    };
+    for index in which.iter().copied() {
+        let one = &installed[index];
+        let folders: BTreeSet<&Path> = one
             .unpacked
             .folders
             .iter()
-            .map(|(path, ..)| path.as_path())
+            .map(|folder| folder.path.as_path())
             .collect();
         for path in &one.unpacked.paths {
-            if path.as_os_str().is_empty()
-                || folders.contains(path.as_path())
-                || root.join(path).is_dir()
-            {
+            if path.as_os_str().is_empty() || folders.contains(path.as_path()) {
                 continue;
             }
-            let Some(other) = owners.insert(path, index) else {
+            let Some(place) = before.place(&one.paragraph, path) else {
                 continue;
             };
-            let replaces = |a: usize, b: usize| {
-                let text = installed[a].paragraph.get("Replaces").unwrap_or("");
-                let version = installed[b].paragraph.get("Version").unwrap_or("");
-                relations(text, &lock.arch)
-                    .iter()
-                    .flatten()
-                    .any(|relation| {
-                        Some(relation.name.as_str()) == installed[b].paragraph.get("Package")
-                            && relation.admits(version)
-                    })
-            };
-            let (winner, loser) = if replaces(index, other) {
-                (index, other)
-            } else if replaces(other, index) {
-                (other, index)
-            } else {
-                return Err(BakeError::SamePath {
-                    image: image.to_owned(),
-                    first: lock.packages[other].name.clone(),
-                    second: lock.packages[index].name.clone(),
-                    path: path.clone(),
-                });
-            };
-            owners.insert(path, winner);
-            again.insert(winner);
-            lost.push((loser, path.clone()));
-        }
-    }
-    for (loser, path) in lost {
-        installed[loser].unpacked.paths.retain(|kept| *kept != path);
-    }
-    for winner in again {
-        unpack_one(store, &lock.packages[winner], root)?;
-    }
-    Ok(())
-}
-
-/// The name of the package's files below `info`: those of more than one architecture carry theirs.
-fn info_name(paragraph: &Paragraph) -> String {
-    let name = paragraph.get("Package").unwrap_or_default();
-    match (paragraph.get("Multi-Arch"), paragraph.get("Architecture")) {
-        (Some("same"), Some(arch)) => format!("{name}:{arch}"),
-        _ => name.to_owned(),
-    }
-}
-
-fn write_database(root: &Path, installed: &[Installed]) -> Result<(), BakeError> {
-    let dpkg = root.join("var/lib/dpkg");
-    for name in ["info", "updates", "triggers", "alternatives", "parts"] {
-        let folder = dpkg.join(name);
-        fs::create_dir_all(&folder).map_err(BakeError::io(&folder))?;
-    }
-    let write = |path: &Path, bytes: &[u8], mode: u32| {
-        fs::write(path, bytes)
-            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
-            .map_err(BakeError::io(path))
-    };
-    let (mut status, mut file_triggers) = (String::new(), String::new());
-    let mut named_triggers: BTreeMap<String, String> = BTreeMap::new();
-    for one in installed {
-        let info = info_name(&one.paragraph);
-        let mut paragraph = one.paragraph.clone();
-        paragraph.set("Status", "install ok unpacked");
-        if let Some(conffiles) = one.control.get("conffiles") {
-            let mut field = String::new();
-            for path in String::from_utf8_lossy(conffiles)
-                .lines()
-                .filter(|line| line.starts_with('/'))
-            {
-                if let Ok(bytes) = fs::read(root.join(path.trim_start_matches('/'))) {
-                    let sum = Md5::digest(bytes);
-                    let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-                    field.push_str(&format!("\n {path} {hex}"));
+            let place = merged(&place);
+            if let Some((name, paragraph)) = before.owner(&place) {
+                if place != merged(path) {
+                    // It was diverted to where another package has a file.
+                    return Err(same(name, &packages[index].name, &place));
+                }
+                let diverted = before.place(paragraph, path).map(|path| merged(&path));
+                let is_there = diverted.as_deref() == Some(&*place);
+                let in_upper_or_link = onto.upper().join(&place).is_dir();
+                if is_there && !in_upper_or_link {
+                    if !database::replaces(&one.paragraph, paragraph) {
+                        return Err(same(name, &packages[index].name, path));
+                    }
+                    let paths = taken.entry(name.to_owned()).or_default();
+                    paths.insert(path.clone());
                 }
             }
-            if !field.is_empty() {
-                paragraph.set("Conffiles", &field);
-            }
-        }
-        status.push_str(&paragraph.write());
-        status.push('\n');
-        let mut list = String::new();
-        for path in &one.unpacked.paths {
-            list.push_str(if path.as_os_str().is_empty() {
-                "/."
-            } else {
-                "/"
-            });
-            list.push_str(&path.to_string_lossy());
-            list.push('\n');
-        }
-        write(
-            &dpkg.join(format!("info/{info}.list")),
-            list.as_bytes(),
-            0o644,
-        )?;
-        for (name, bytes) in &one.control {
-            if name == "control" {
-                continue;
-            }
-            let script =
-                ["preinst", "postinst", "prerm", "postrm", "config"].contains(&name.as_str());
-            let path = dpkg.join(format!("info/{info}.{name}"));
-            write(&path, bytes, if script { 0o755 } else { 0o644 })?;
-        }
-        let triggers = one
-            .control
-            .get("triggers")
-            .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        for line in triggers.unwrap_or_default().lines() {
-            let mut words = line.split_whitespace();
-            let (Some(directive), Some(trigger)) = (words.next(), words.next()) else {
+            let Some((other, spelled)) = owners.insert(place.clone(), (index, path)) else {
                 continue;
             };
-            let Some(rest) = directive.strip_prefix("interest") else {
+            if onto.upper().join(&place).is_dir() {
                 continue;
-            };
-            let wait = if rest == "-noawait" { "/noawait" } else { "" };
-            if trigger.starts_with('/') {
-                file_triggers.push_str(&format!("{trigger} {info}{wait}\n"));
-            } else {
-                named_triggers
-                    .entry(trigger.to_owned())
-                    .or_default()
-                    .push_str(&format!("{info}{wait}\n"));
             }
+            let replaces = |a: usize, b: usize| {
+                database::replaces(&installed[a].paragraph, &installed[b].paragraph)
+            };
+            // dpkg does not see that two spellings (`/lib`, `/usr/lib`) are one: who comes later has it.
+            let (winner, loser, gone) = if replaces(index, other) || spelled != path {
+                (index, other, spelled)
+            } else if replaces(other, index) {
+                owners.insert(place.clone(), (other, spelled));
+                (other, index, path.as_path())
+            } else {
+                return Err(same(&packages[other].name, &packages[index].name, path));
+            };
+            winners.insert(winner);
+            lost.entry(loser).or_default().insert(gone.to_owned());
         }
     }
-    write(&dpkg.join("status"), status.as_bytes(), 0o644)?;
-    write(&dpkg.join("available"), b"", 0o644)?;
-    write(&dpkg.join("info/format"), b"1\n", 0o644)?;
-    write(&dpkg.join("triggers/File"), file_triggers.as_bytes(), 0o644)?;
-    for (name, packages) in named_triggers {
-        write(
-            &dpkg.join("triggers").join(name),
-            packages.as_bytes(),
-            0o644,
-        )?;
+    // In whichever order they were unpacked: the winners' files are there at the end.
+    for winner in winners {
+        let own = lost.get(&winner);
+        let place = |path: &Path| match own {
+            Some(lost) if lost.contains(path) => None,
+            _ => before.place(&installed[winner].paragraph, path),
+        };
+        let (deb, _) = open(store, &packages[winner])?;
+        unpack_one(&deb, &packages[winner], onto, &place)?;
     }
-    Ok(())
+    for (loser, gone) in lost {
+        let paths = &mut installed[loser].unpacked.paths;
+        paths.retain(|path| !gone.contains(path));
+    }
+    Ok(taken)
+}
+
+/// The rounds in which packages over a configured base are installed: whatever a package's `preinst` may rely on (its
+/// `Pre-Depends` with all that they need) is configured in a round before. For each round also what it needs configured.
+pub(crate) fn rounds(installed: &[Installed], arch: &str) -> Vec<Round> {
+    let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, one) in installed.iter().enumerate() {
+        let name = one.paragraph.get("Package").unwrap_or_default().to_owned();
+        by_name.entry(name).or_default().insert(0, index);
+        let provides = one.paragraph.get("Provides").unwrap_or_default();
+        for provided in control::relations(provides, arch).into_iter().flatten() {
+            by_name.entry(provided.name).or_default().push(index);
+        }
+    }
+    let needs = |index: usize, field: &str| -> Vec<usize> {
+        let text = installed[index].paragraph.get(field).unwrap_or_default();
+        let groups = control::relations(text, arch);
+        let one = |group: &Vec<control::Relation>| {
+            let mut names = group.iter().map(|relation| &relation.name);
+            names.find_map(|name| by_name.get(name)?.first().copied())
+        };
+        groups.iter().filter_map(one).collect()
+    };
+    let before: Vec<BTreeSet<usize>> = (0..installed.len())
+        .map(|index| {
+            let mut found = BTreeSet::new();
+            if !installed[index].control.contains_key("preinst") {
+                return found;
+            }
+            let mut queue = needs(index, "Pre-Depends");
+            while let Some(next) = queue.pop() {
+                // What needs the package itself can't come before it.
+                if next != index && found.insert(next) {
+                    queue.extend(needs(next, "Pre-Depends"));
+                    queue.extend(needs(next, "Depends"));
+                }
+            }
+            found
+        })
+        .collect();
+    let mut round = vec![0_usize; installed.len()];
+    // Each pass settles at least one more; where packages wait for each other it ends all the same.
+    for _ in 0..installed.len() {
+        let later: Vec<usize> = before
+            .iter()
+            .map(|before| before.iter().map(|b| round[*b] + 1).max().unwrap_or(0))
+            .map(|at| at.min(installed.len()))
+            .collect();
+        if later == round {
+            break;
+        }
+        round = later;
+    }
+    let mut numbers: Vec<usize> = round.clone();
+    numbers.sort();
+    numbers.dedup();
+    numbers
+        .iter()
+        .map(|number| {
+            let packages: Vec<usize> = (0..installed.len())
+                .filter(|index| round[*index] == *number)
+                .collect();
+            let configured: BTreeSet<usize> = packages
+                .iter()
+                .flat_map(|index| before[*index].iter().copied())
+                .filter(|index| round[*index] < *number)
+                .collect();
+            Round {
+                configured: configured
+                    .into_iter()
+                    .map(|index| info_name(&installed[index].paragraph))
+                    .collect(),
+                packages,
+            }
+        })
+        .collect()
+}
+
+pub(crate) struct Round {
+    /// The names of packages of earlier rounds that are configured first.
+    pub(crate) configured: Vec<String>,
+    pub(crate) packages: Vec<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, fields: &str, preinst: bool) -> Installed {
+        let text = format!("Package: {name}\n{fields}");
+        let mut control = Control::new();
+        if preinst {
+            control.insert("preinst".into(), Vec::new());
+        }
+        Installed {
+            paragraph: control::paragraphs(&text).remove(0),
+            control,
+            unpacked: Unpacked::default(),
+        }
+    }
+
+    #[test]
+    fn a_preinst_comes_after_all_that_it_may_rely_on() {
+        let all = [
+            package("library", "", false),
+            package(
+                "tool",
+                "Depends: library\nMulti-Arch: same\nArchitecture: x",
+                true,
+            ),
+            package("server", "Pre-Depends: adder | virtual, essential", true),
+            package("adder-2", "Provides: adder\nDepends: tool", false),
+            package("plugin", "Pre-Depends: server", true),
+            package("plain", "Pre-Depends: server", false),
+            package("circle-a", "Pre-Depends: circle-b", true),
+            package("circle-b", "Pre-Depends: circle-a", true),
+        ];
+        let rounds = rounds(&all, "x");
+        assert_eq!(rounds[0].packages, [0, 1, 3, 5]);
+        assert!(rounds[0].configured.is_empty());
+        assert_eq!(rounds[1].packages, [2]);
+        assert_eq!(rounds[1].configured, ["library", "tool:x", "adder-2"]);
+        assert_eq!(rounds[2].packages, [4]);
+        let circle: Vec<_> = rounds[3..].iter().flat_map(|r| &r.packages).collect();
+        assert_eq!(circle, [&6, &7]);
+    }
 }

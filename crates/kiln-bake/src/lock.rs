@@ -8,7 +8,7 @@ use kiln_model::{Digest, ImageName};
 use serde::{Deserialize, Serialize};
 
 /// Of the file, and part of every base's key.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,7 +26,7 @@ pub(crate) struct ImageLock {
     pub(crate) requested: Vec<String>,
     /// Seconds since 1970: the newest signed date of the archive, and the latest time of any file in the image.
     pub(crate) date: i64,
-    /// In the order in which they are unpacked.
+    /// In the order in which they are unpacked; those of the base first.
     pub(crate) packages: Vec<LockedPackage>,
 }
 
@@ -40,6 +40,17 @@ pub(crate) struct LockedPackage {
     pub(crate) size: u64,
     /// Below the archive's root.
     pub(crate) path: String,
+    /// Essential, or needed by what is: configured first, alone, and a layer of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) base: bool,
+}
+
+impl ImageLock {
+    /// The packages of the base, and those over it.
+    pub(crate) fn split(&self) -> (&[LockedPackage], &[LockedPackage]) {
+        let base = self.packages.iter().take_while(|one| one.base).count();
+        self.packages.split_at(base)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +58,8 @@ pub enum LockError {
     #[error("kiln.lock can't be understood: delete it, and the next bake writes it anew")]
     Syntax(#[source] serde_json::Error),
     #[error(
-        "kiln.lock has format {found}, and this kiln knows format {FORMAT}: use a newer kiln, or delete the file"
+        "kiln.lock has format {found}, and this kiln knows format {FORMAT}: {}",
+        if *.found < FORMAT { "delete the file, and the next bake writes it anew" } else { "use a newer kiln" }
     )]
     Format { found: u32 },
 }
@@ -139,6 +151,7 @@ mod tests {
             sha256: Digest::of(b"a"),
             size: 1,
             path: "pool/a.deb".into(),
+            base: false,
         };
         let image = ImageLock {
             suite: "s".into(),

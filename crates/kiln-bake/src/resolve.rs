@@ -1,218 +1,340 @@
-//! Which packages an image gets: those asked for, the essential ones, and what they need, chosen in apt's order: an alternative that
-//! is already there, then the first that a real package gives, then a provider.
+//! Which packages an image gets: those asked for, the essential ones, and what they need, chosen as apt does: what only one
+//! package gives first, then an alternative that is already there, then the first that goes with what is there.
+//!
+//! Where a choice leads to packages that exclude each other, the next alternative is tried.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use kiln_model::ImageName;
 
-use crate::archive::{Package, arch};
-use crate::control::{Relation, relations};
+use crate::archive::Package;
+use crate::control::Relation;
 use crate::error::BakeError;
-use crate::version;
+use crate::universe::{Chosen, Exclusion, Universe};
 
-struct Universe<'a> {
-    packages: &'a [Package],
-    /// The newest version of each name.
-    newest: BTreeMap<&'a str, usize>,
-    providers: BTreeMap<String, Vec<(usize, Option<String>)>>,
+/// Choices that are tried before the first contradiction is told. Debian's own packages need few.
+const TRIES: usize = 2000;
+
+/// Every suite since bookworm has `/bin` and the like below `/usr`, and kiln lays its images out so from the start: nothing has to
+/// be converted, which the package `usrmerge` is for.
+const MERGED: &str = "usr-is-merged";
+
+/// What is asked for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) image: &'a ImageName,
+    pub(crate) suite: &'a str,
+    pub(crate) packages: &'a [String],
+    pub(crate) recommends: bool,
 }
 
-impl<'a> Universe<'a> {
-    fn new(packages: &'a [Package]) -> Self {
-        let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
-        for (index, package) in packages.iter().enumerate() {
-            let best = newest.entry(&package.name).or_insert(index);
-            if version::compare(&package.version, &packages[*best].version).is_gt() {
-                *best = index;
-            }
-        }
-        let mut providers: BTreeMap<String, Vec<(usize, Option<String>)>> = BTreeMap::new();
-        for index in newest.values() {
-            for group in relations(&packages[*index].provides, arch()) {
-                for relation in group {
-                    let version = relation.version.map(|(_, version)| version);
-                    providers
-                        .entry(relation.name)
-                        .or_default()
-                        .push((*index, version));
-                }
-            }
-        }
-        Self {
-            packages,
-            newest,
-            providers,
-        }
-    }
-
-    fn real(&self, relation: &Relation) -> Option<usize> {
-        let index = *self.newest.get(relation.name.as_str())?;
-        relation
-            .admits(&self.packages[index].version)
-            .then_some(index)
-    }
-
-    /// Packages that provide it, in the order of their names.
-    fn virtually(&self, relation: &Relation) -> impl Iterator<Item = usize> {
-        let all = self
-            .providers
-            .get(&relation.name)
-            .map_or(&[][..], Vec::as_slice);
-        all.iter()
-            .filter(|(_, version)| match version {
-                Some(version) => relation.admits(version),
-                None => relation.version.is_none(),
-            })
-            .map(|(index, _)| *index)
-    }
+/// The packages of an image, each group ordered so that what is needed comes before what needs it where that is possible.
+pub(crate) struct Resolved {
+    /// The essential ones and what they need.
+    pub(crate) base: Vec<Package>,
+    pub(crate) rest: Vec<Package>,
 }
 
-/// The packages, ordered so that what is needed comes before what needs it where that is possible.
-pub(crate) fn resolve(
-    image: &ImageName,
-    suite: &str,
-    packages: &[Package],
-    requested: &[String],
-) -> Result<Vec<Package>, BakeError> {
+#[derive(Clone, Default)]
+struct State {
+    chosen: Chosen,
+    /// Whose dependencies are still to be looked at.
+    queue: VecDeque<usize>,
+    /// Dependencies with alternatives, in the order in which they were met.
+    choices: VecDeque<(usize, Vec<usize>)>,
+    /// Of the queue, in its order: whose recommendations are still to be looked at.
+    added: Vec<usize>,
+}
+
+enum Contradiction {
+    Excluded(Exclusion),
+    Unsatisfied { package: usize, dependency: String },
+}
+
+struct Resolver<'a> {
+    universe: Universe<'a>,
+    tries: usize,
+}
+
+pub(crate) fn resolve(wanted: &Wanted<'_>, packages: &[Package]) -> Result<Resolved, BakeError> {
     let universe = Universe::new(packages);
-    let mut chosen: BTreeMap<usize, ()> = BTreeMap::new();
-    let mut queue: VecDeque<usize> = VecDeque::new();
-    let add = |index: usize, chosen: &mut BTreeMap<usize, ()>, queue: &mut VecDeque<usize>| {
-        if chosen.insert(index, ()).is_none() {
-            queue.push_back(index);
-        }
-    };
-    for name in requested {
-        let wanted = Relation {
+    let mut requested = Vec::new();
+    let mut virtuals = Vec::new();
+    for name in wanted.packages {
+        let relation = Relation {
             name: name.clone(),
             version: None,
         };
-        let found = universe
-            .real(&wanted)
-            .or_else(|| universe.virtually(&wanted).next());
-        let Some(index) = found else {
-            return Err(BakeError::NoPackage {
-                image: image.to_string(),
-                suite: suite.to_owned(),
-                package: name.clone(),
-                nearest: nearest(name, universe.newest.keys().copied()),
-            });
-        };
-        add(index, &mut chosen, &mut queue);
-    }
-    for index in universe
-        .newest
-        .values()
-        .filter(|index| packages[**index].essential)
-    {
-        add(*index, &mut chosen, &mut queue);
-    }
-    while let Some(index) = queue.pop_front() {
-        for group in relations(&packages[index].depends, arch()) {
-            let there = group.iter().any(|relation| {
-                universe
-                    .real(relation)
-                    .is_some_and(|found| chosen.contains_key(&found))
-                    || universe
-                        .virtually(relation)
-                        .any(|found| chosen.contains_key(&found))
-            });
-            if there {
-                continue;
-            }
-            let found = group
-                .iter()
-                .find_map(|relation| universe.real(relation))
-                .or_else(|| {
-                    group
-                        .iter()
-                        .find_map(|relation| universe.virtually(relation).next())
-                });
-            let Some(found) = found else {
-                let text = group
-                    .iter()
-                    .map(Relation::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" | ");
-                return Err(BakeError::Unsatisfied {
-                    image: image.to_string(),
-                    package: packages[index].name.clone(),
-                    dependency: text,
-                });
-            };
-            add(found, &mut chosen, &mut queue);
-        }
-    }
-    check_conflicts(image, &universe, &chosen)?;
-    Ok(ordered(&universe, &chosen))
-}
-
-fn check_conflicts(
-    image: &ImageName,
-    universe: &Universe<'_>,
-    chosen: &BTreeMap<usize, ()>,
-) -> Result<(), BakeError> {
-    for index in chosen.keys() {
-        let package = &universe.packages[*index];
-        for (field, text) in [
-            ("Conflicts", &package.conflicts),
-            ("Breaks", &package.breaks),
-        ] {
-            for relation in relations(text, arch()).into_iter().flatten() {
-                let real = universe.real(&relation).into_iter();
-                let other = real
-                    .chain(universe.virtually(&relation))
-                    .find(|other| other != index && chosen.contains_key(other));
-                if let Some(other) = other {
-                    return Err(BakeError::Conflict {
-                        image: image.to_string(),
-                        package: package.name.clone(),
-                        other: universe.packages[other].name.clone(),
-                        field,
-                        relation: relation.to_string(),
+        match universe.real(&relation) {
+            Some(index) => requested.push(index),
+            None => match universe.candidates(&relation) {
+                none if none.is_empty() => {
+                    return Err(BakeError::NoPackage {
+                        image: wanted.image.to_string(),
+                        suite: wanted.suite.to_owned(),
+                        package: name.clone(),
+                        nearest: nearest(name, universe.newest.keys().copied()),
                     });
                 }
-            }
+                candidates => virtuals.push(candidates),
+            },
         }
     }
-    Ok(())
+    let by_converting = wanted.packages.iter().any(|name| name == "usrmerge");
+    let merged = universe
+        .newest
+        .get(MERGED)
+        .copied()
+        .filter(|_| !by_converting);
+    let essential: Vec<usize> = universe
+        .newest
+        .values()
+        .copied()
+        .filter(|index| packages[*index].essential)
+        .chain(merged)
+        .collect();
+    let mut resolver = Resolver {
+        universe,
+        tries: TRIES,
+    };
+    resolver
+        .all(&essential, &requested, &virtuals, wanted.recommends)
+        .map(|(base, all)| {
+            let mut rest = resolver.ordered(&all);
+            rest.retain(|index| !base.contains(index));
+            let packages = |indices: Vec<usize>| {
+                let package = |index: usize| packages[index].clone();
+                indices.into_iter().map(package).collect()
+            };
+            Resolved {
+                // By itself: the order too is the same whatever is asked for.
+                base: packages(resolver.ordered(&base)),
+                rest: packages(rest),
+            }
+        })
+        .map_err(|contradiction| {
+            let image = wanted.image.to_string();
+            match contradiction {
+                Contradiction::Excluded(Exclusion {
+                    package,
+                    other,
+                    field,
+                    relation,
+                }) => BakeError::Conflict {
+                    image,
+                    package: packages[package].name.clone(),
+                    other: packages[other].name.clone(),
+                    field,
+                    relation: relation.to_string(),
+                },
+                Contradiction::Unsatisfied {
+                    package,
+                    dependency,
+                } => BakeError::Unsatisfied {
+                    image,
+                    package: packages[package].name.clone(),
+                    dependency,
+                },
+            }
+        })
 }
 
-/// Depth first by dependency, starting from names in their order: the same set always gives the same order.
-fn ordered(universe: &Universe<'_>, chosen: &BTreeMap<usize, ()>) -> Vec<Package> {
-    let mut by_name: Vec<_> = chosen.keys().copied().collect();
-    by_name.sort_by_key(|index| &universe.packages[*index].name);
-    let mut order = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for start in by_name {
-        let mut stack = vec![(start, false)];
-        while let Some((index, expanded)) = stack.pop() {
-            if expanded {
-                order.push(universe.packages[index].clone());
-                continue;
+impl Resolver<'_> {
+    /// The base, and all.
+    fn all(
+        &mut self,
+        essential: &[usize],
+        requested: &[usize],
+        virtuals: &[Vec<usize>],
+        recommends: bool,
+    ) -> Result<(BTreeSet<usize>, BTreeSet<usize>), Contradiction> {
+        // The base alone, as it is for other images too, where it goes with what is asked for.
+        let base = self.solve(self.state(essential, &[])?);
+        let more = |resolver: &mut Self, base: State| {
+            let mut state = base;
+            resolver.add(&mut state, requested)?;
+            for candidates in virtuals {
+                // Who asked is known: nobody is named where it can't be.
+                state.choices.push_back((candidates[0], candidates.clone()));
             }
-            if !seen.insert(index) {
-                continue;
+            resolver.solve(state)
+        };
+        let (base, mut state) = match base {
+            Ok(base) => {
+                let alone = base.chosen.all.clone();
+                match more(self, base) {
+                    Ok(state) => (Some(alone), state),
+                    Err(_) => (None, more(self, self.state(essential, requested)?)?),
+                }
             }
-            stack.push((index, true));
-            for group in relations(&universe.packages[index].depends, arch())
-                .into_iter()
-                .rev()
-            {
-                let needed = group.iter().find_map(|relation| {
-                    universe
-                        .real(relation)
-                        .into_iter()
-                        .chain(universe.virtually(relation))
-                        .find(|found| chosen.contains_key(found))
-                });
-                if let Some(needed) = needed.filter(|needed| !seen.contains(needed)) {
-                    stack.push((needed, false));
+            Err(_) => (None, more(self, self.state(essential, requested)?)?),
+        };
+        let base = base.unwrap_or_else(|| self.closure(essential, &state.chosen.all));
+        if recommends {
+            // What came with the base alone was not asked for.
+            let mut next = 0;
+            while let Some(index) = state.added.get(next).copied() {
+                next += 1;
+                if base.contains(&index) && !requested.contains(&index) {
+                    continue;
+                }
+                for group in self.universe.relations(index).recommends.clone() {
+                    let candidates = self.group(&group);
+                    let known = candidates.iter().any(|c| state.chosen.all.contains(c));
+                    if known || candidates.is_empty() {
+                        continue;
+                    }
+                    let mut with = state.clone();
+                    with.choices.push_back((index, candidates));
+                    // One that can't be had is not asked for.
+                    if let Ok(with) = self.solve(with) {
+                        state = with;
+                    }
                 }
             }
         }
+        Ok((base, state.chosen.all))
     }
-    order
+
+    fn state(&self, first: &[usize], second: &[usize]) -> Result<State, Contradiction> {
+        let mut state = State::default();
+        self.add(&mut state, second)?;
+        self.add(&mut state, first)?;
+        Ok(state)
+    }
+
+    fn add(&self, state: &mut State, packages: &[usize]) -> Result<(), Contradiction> {
+        for index in packages {
+            let is_new = state
+                .chosen
+                .add(&self.universe, *index)
+                .map_err(Contradiction::Excluded)?;
+            if is_new {
+                state.queue.push_back(*index);
+                state.added.push(*index);
+            }
+        }
+        Ok(())
+    }
+
+    /// All that satisfies one of the alternatives, in the order in which apt tries them.
+    fn group(&self, group: &[Relation]) -> Vec<usize> {
+        let mut all: Vec<usize> = Vec::new();
+        for relation in group {
+            for index in self.universe.candidates(relation) {
+                if !all.contains(&index) {
+                    all.push(index);
+                }
+            }
+        }
+        all
+    }
+
+    /// Takes what has only one solution, until nothing has.
+    fn propagate(&self, state: &mut State) -> Result<(), Contradiction> {
+        while let Some(index) = state.queue.pop_front() {
+            for group in &self.universe.relations(index).depends {
+                let candidates = self.group(group);
+                if candidates.iter().any(|c| state.chosen.all.contains(c)) {
+                    continue;
+                }
+                match candidates[..] {
+                    [] => {
+                        return Err(Contradiction::Unsatisfied {
+                            package: index,
+                            dependency: group
+                                .iter()
+                                .map(Relation::to_string)
+                                .collect::<Vec<_>>()
+                                .join(" | "),
+                        });
+                    }
+                    [only] => self.add(state, &[only])?,
+                    _ => state.choices.push_back((index, candidates)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn solve(&mut self, mut state: State) -> Result<State, Contradiction> {
+        self.propagate(&mut state)?;
+        while let Some((_, candidates)) = state.choices.pop_front() {
+            if candidates.iter().any(|c| state.chosen.all.contains(c)) {
+                continue;
+            }
+            let mut first = None;
+            for candidate in candidates {
+                self.tries = self.tries.saturating_sub(1);
+                let mut with = state.clone();
+                let solved = match self.add(&mut with, &[candidate]) {
+                    Ok(()) => self.solve(with),
+                    Err(contradiction) => Err(contradiction),
+                };
+                match solved {
+                    Ok(solved) => return Ok(solved),
+                    Err(contradiction) => {
+                        first.get_or_insert(contradiction);
+                    }
+                }
+                if self.tries == 0 {
+                    break;
+                }
+            }
+            if let Some(first) = first {
+                return Err(first);
+            }
+        }
+        Ok(state)
+    }
+
+    /// What of `all` the packages `roots` need.
+    fn closure(&self, roots: &[usize], all: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let mut found: BTreeSet<usize> = roots.iter().copied().collect();
+        let mut queue: Vec<usize> = roots.to_vec();
+        while let Some(index) = queue.pop() {
+            for needed in self.needs(index, all) {
+                if found.insert(needed) {
+                    queue.push(needed);
+                }
+            }
+        }
+        found
+    }
+
+    /// For each dependency of a package, the one of `all` that satisfies it.
+    fn needs(&self, index: usize, all: &BTreeSet<usize>) -> Vec<usize> {
+        let groups = self.universe.relations(index).depends.iter();
+        groups
+            .filter_map(|group| self.group(group).into_iter().find(|c| all.contains(c)))
+            .collect()
+    }
+
+    /// Depth first by dependency, starting from names in their order: the same set always gives the same order.
+    fn ordered(&self, all: &BTreeSet<usize>) -> Vec<usize> {
+        let mut by_name: Vec<_> = all.iter().copied().collect();
+        by_name.sort_by_key(|index| &self.universe.packages[*index].name);
+        let mut order = Vec::new();
+        let mut seen = BTreeSet::new();
+        for start in by_name {
+            let mut stack = vec![(start, false)];
+            while let Some((index, expanded)) = stack.pop() {
+                if expanded {
+                    order.push(index);
+                    continue;
+                }
+                if !seen.insert(index) {
+                    continue;
+                }
+                stack.push((index, true));
+                for needed in self.needs(index, all).into_iter().rev() {
+                    if !seen.contains(&needed) {
+                        stack.push((needed, false));
+                    }
+                }
+            }
+        }
+        order
+    }
 }
 
 /// ` (did you mean …?)`, or nothing.
@@ -248,15 +370,19 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::Priority;
     use kiln_model::Digest;
 
-    fn package(name: &str, version: &str, depends: &str) -> Package {
+    fn package(name: &str, depends: &str) -> Package {
+        let (name, version) = name.split_once('=').unwrap_or((name, "1"));
         Package {
             name: name.into(),
             version: version.into(),
             arch: "all".into(),
             essential: name == "base",
+            priority: Priority::Optional,
             depends: depends.into(),
+            recommends: String::new(),
             provides: String::new(),
             conflicts: String::new(),
             breaks: String::new(),
@@ -266,50 +392,161 @@ mod tests {
         }
     }
 
-    fn names(packages: &[Package], requested: &[&str]) -> Result<Vec<String>, BakeError> {
-        let requested: Vec<_> = requested.iter().map(|name| (*name).to_owned()).collect();
-        let all = resolve(&"x".parse().unwrap(), "s", packages, &requested)?;
-        Ok(all
-            .into_iter()
-            .map(|package| format!("{}={}", package.name, package.version))
-            .collect())
+    fn providing(name: &str, provides: &str) -> Package {
+        Package {
+            provides: provides.into(),
+            ..package(name, "")
+        }
+    }
+
+    fn excluding(name: &str, depends: &str, conflicts: &str) -> Package {
+        Package {
+            conflicts: conflicts.into(),
+            ..package(name, depends)
+        }
+    }
+
+    fn resolved(packages: &[Package], requested: &str) -> Result<Resolved, BakeError> {
+        let requested: Vec<_> = requested.split_whitespace().map(str::to_owned).collect();
+        let wanted = Wanted {
+            image: &"x".parse().unwrap(),
+            suite: "s",
+            packages: &requested,
+            recommends: requested.iter().any(|name| name == "recommending"),
+        };
+        resolve(&wanted, packages)
+    }
+
+    /// The base, `/` and the rest.
+    fn names(packages: &[Package], requested: &str) -> String {
+        let Resolved { base, rest } = resolved(packages, requested).unwrap();
+        let names = |all: Vec<Package>| {
+            let one = |package: Package| match package.version.as_str() {
+                "1" => package.name,
+                version => format!("{}={version}", package.name),
+            };
+            all.into_iter().map(one).collect::<Vec<_>>().join(" ")
+        };
+        format!("{} / {}", names(base), names(rest))
     }
 
     #[test]
     fn choices_are_apts() {
-        let mut mail = package("mail-b", "1", "");
-        mail.provides = "mta".into();
         let all = [
-            package("base", "1", ""),
-            package("app", "1", "lib (>= 2), other | tool, mta | nothing"),
-            package("lib", "1", ""),
-            package("lib", "2", "base"),
-            package("tool", "1", ""),
-            package("other", "1", ""),
-            mail,
+            package("base", ""),
+            package("app", "lib (>= 2), other | tool, mta | nothing"),
+            package("lib", ""),
+            package("lib=2", "base"),
+            package("tool", ""),
+            package("other", ""),
+            providing("mail-b", "mta"),
         ];
+        assert_eq!(names(&all, "app"), "base / lib=2 other mail-b app");
         assert_eq!(
-            names(&all, &["app"]).unwrap(),
-            ["base=1", "lib=2", "other=1", "mail-b=1", "app=1"]
-        );
-        assert_eq!(
-            names(&all, &["app", "tool"]).unwrap().len(),
-            6 - 1,
+            names(&all, "app tool"),
+            "base / lib=2 tool mail-b app",
             "an alternative that is there is enough"
         );
-        let missing = names(&all, &["tol"]).unwrap_err().to_string();
+        let missing = resolved(&all, "tol").err().unwrap().to_string();
         assert!(missing.contains("did you mean `tool`"), "{missing}");
-        let mut enemy = package("enemy", "1", "");
-        enemy.conflicts = "tool".into();
-        let with = [&all[..], &[enemy]].concat();
-        assert!(matches!(
-            names(&with, &["enemy", "tool"]),
-            Err(BakeError::Conflict { .. })
-        ));
-        let unmet = [&all[..], &[package("needy", "1", "lib (>= 3)")]].concat();
-        assert!(matches!(
-            names(&unmet, &["needy"]),
-            Err(BakeError::Unsatisfied { .. })
-        ));
+        let unmet = [&all[..], &[package("needy", "lib (>= 3)")]].concat();
+        let unmet = resolved(&unmet, "needy").err();
+        assert!(matches!(unmet, Some(BakeError::Unsatisfied { .. })));
+    }
+
+    #[test]
+    fn of_providers_the_expected_one_is_taken_then_debians_default_then_the_first() {
+        let mut all = vec![
+            package("base", "awk"),
+            providing("a-awk", "awk"),
+            providing("m-awk", "awk"),
+            providing("a-mta", "mta"),
+            providing("b-mta", "mta, default-mta"),
+            providing("x-db", "db"),
+            providing("w-db", "db"),
+            providing("versioned", "lib (= 3)"),
+            package("needs-2", "lib (>= 2)"),
+            package("needs-4", "lib (>= 4)"),
+            package("needs-mta", "mta"),
+        ];
+        all[2].priority = Priority::Required;
+        assert_eq!(names(&all, "mta db"), "m-awk base / b-mta w-db");
+        assert_eq!(names(&all, "a-awk"), "m-awk base / a-awk");
+        assert_eq!(
+            names(&all, "a-mta needs-mta"),
+            "m-awk base / a-mta needs-mta"
+        );
+        assert_eq!(names(&all, "needs-2"), "m-awk base / versioned needs-2");
+        assert!(resolved(&all, "needs-4").is_err());
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_chosen_and_choices_are_taken_back() {
+        let all = [
+            package("base", ""),
+            excluding("mta-a", "", "mta"),
+            excluding("mta-b", "", "mta"),
+            package("one", "first | second"),
+            package("first", "deep"),
+            excluding("deep", "", "guard (<< 2)"),
+            package("second", ""),
+            package("guard", ""),
+            excluding("self", "", "virtual"),
+        ]
+        .map(|mut package| {
+            if package.name.starts_with("mta-") {
+                package.provides = "mta".into();
+            }
+            if package.name == "self" {
+                package.provides = "virtual".into();
+            }
+            package
+        });
+        assert_eq!(names(&all, "one"), "base / deep first one");
+        assert_eq!(names(&all, "one guard"), "base / guard second one");
+        assert_eq!(names(&all, "mta-b self"), "base / mta-b self");
+        let both = resolved(&all, "mta-a mta-b").err().unwrap().to_string();
+        assert!(both.contains("mta-a") && both.contains("mta-b"), "{both}");
+        let deep = resolved(&all, "first guard").err();
+        assert!(matches!(deep, Some(BakeError::Conflict { .. })));
+    }
+
+    #[test]
+    fn the_base_is_the_same_whatever_is_asked_for_unless_it_can_not_be() {
+        let all = [
+            package("base", "shell | other-shell"),
+            package("shell", ""),
+            package("other-shell", ""),
+            excluding("enemy", "", "shell"),
+            package("usr-is-merged", ""),
+            package("usrmerge", ""),
+        ];
+        let usual = "shell base usr-is-merged";
+        assert_eq!(names(&all, ""), format!("{usual} / "));
+        assert_eq!(names(&all, "other-shell"), format!("{usual} / other-shell"));
+        assert_eq!(
+            names(&all, "enemy"),
+            "other-shell base usr-is-merged / enemy"
+        );
+        assert_eq!(names(&all, "usrmerge"), "shell base / usrmerge");
+    }
+
+    #[test]
+    fn recommendations_come_when_they_are_asked_for_and_can() {
+        let mut all = [
+            package("base", ""),
+            package("recommending", ""),
+            package("plain", ""),
+            package("more", "even-more"),
+            package("even-more", ""),
+            excluding("enemy", "", "recommending"),
+        ];
+        all[1].recommends = "more, enemy, nothing".into();
+        all[2].recommends = "more".into();
+        assert_eq!(names(&all, "plain"), "base / plain");
+        assert_eq!(
+            names(&all, "recommending"),
+            "base / even-more more recommending"
+        );
     }
 }

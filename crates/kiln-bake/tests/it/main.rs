@@ -12,6 +12,7 @@ mod copies;
 mod dockerfile;
 mod faults;
 mod image_tests;
+mod packages;
 mod server;
 mod world;
 
@@ -27,6 +28,7 @@ fn main() {
         .chain(dockerfile::TESTS)
         .chain(faults::TESTS)
         .chain(image_tests::TESTS)
+        .chain(packages::TESTS)
         .chain(around::TESTS);
     let trials = tests
         .map(|(name, test)| {

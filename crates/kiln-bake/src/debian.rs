@@ -1,0 +1,196 @@
+//! The steps that are made of Debian packages: the base, configured alone, and what is installed over it.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use kiln_model::ImageSpec;
+use kiln_oci::Store;
+
+use crate::bake::{BakeProgress, archive_sources, said};
+use crate::configure::{self, Ground};
+use crate::database::{Before, info_name};
+use crate::error::BakeError;
+use crate::fetch::{Arrivals, Client};
+use crate::install;
+use crate::lock::{ImageLock, LockedPackage};
+use crate::onto::Onto;
+
+pub(crate) struct Debian<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) image: &'a ImageSpec,
+    pub(crate) client: &'a Client,
+    pub(crate) locked: &'a ImageLock,
+    pub(crate) ground: &'a Ground<'a>,
+}
+
+enum Told {
+    Fetched { done: usize, of: usize },
+    Ended,
+}
+
+impl Debian<'_> {
+    /// The base, as the root. The packages that come over it are fetched meanwhile.
+    pub(crate) fn base(&self, progress: &mut dyn FnMut(BakeProgress)) -> Result<(), BakeError> {
+        let (base, _) = self.locked.split();
+        let onto = Onto::new(self.ground.upper, None);
+        install::make_merged(self.ground.upper)?;
+        let all = &self.locked.packages;
+        let store = self.store;
+        self.while_fetching(all, |arrivals, told, heard| {
+            let mut installed = std::thread::scope(|scope| {
+                let unpacking = scope.spawn(|| {
+                    let installed = install::unpack_arriving(store, base, &onto, arrivals);
+                    // Nobody hears it any more: the bake is over.
+                    let _ = told.send(Told::Ended);
+                    installed
+                });
+                tell(&heard, progress);
+                unpacking
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            if installed.len() < base.len() {
+                // The failure is told by who waits for it.
+                return Ok(());
+            }
+            let before = Before::default();
+            let which: Vec<usize> = (0..installed.len()).collect();
+            let name = self.image.name.to_string();
+            let place = (&onto, &before);
+            install::register(self.store, &name, base, &mut installed, &which, place)?;
+            let names: Vec<String> = installed
+                .iter()
+                .map(|one| info_name(&one.paragraph))
+                .collect();
+            let (arch, date) = (&self.locked.arch, self.locked.date);
+            configure::base(
+                self.ground,
+                &names,
+                arch,
+                date,
+                &mut said(self.ground.step, progress),
+            )
+        })?;
+        self.tidy()
+    }
+
+    /// The packages over the base, in the rounds that their scripts need. `below`: the image so far.
+    pub(crate) fn packages(
+        &self,
+        below: &Path,
+        progress: &mut dyn FnMut(BakeProgress),
+    ) -> Result<(), BakeError> {
+        let (_, packages) = self.locked.split();
+        self.while_fetching(packages, |arrivals, told, heard| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _ = (0..packages.len()).all(|index| arrivals.wait(index));
+                    let _ = told.send(Told::Ended);
+                });
+                tell(&heard, progress);
+            });
+            Ok(())
+        })?;
+        let mut installed = install::read(self.store, packages)?;
+        let (arch, date) = (&self.locked.arch, self.locked.date);
+        let name = self.image.name.to_string();
+        let upper = self.ground.upper;
+        for round in install::rounds(&installed, arch) {
+            let waiting = Onto::new(upper, Some(below));
+            let mut runs = !round.configured.is_empty();
+            for (number, index) in round.packages.iter().enumerate() {
+                let one = &installed[*index];
+                if !one.control.contains_key("preinst") {
+                    continue;
+                }
+                runs = true;
+                let package = one.paragraph.get("Package").unwrap_or_default();
+                let folder = Path::new(configure::WAITING).join(format!("{number:05}.{package}"));
+                for (file, bytes) in &one.control {
+                    let mode = if file == "preinst" || file == "config" {
+                        0o755
+                    } else {
+                        0o644
+                    };
+                    waiting
+                        .write(&folder.join(file), bytes, mode)
+                        .map_err(BakeError::io(upper))?;
+                }
+            }
+            waiting.settle().map_err(BakeError::io(upper))?;
+            if runs {
+                let configured = &round.configured;
+                configure::round(
+                    self.ground,
+                    configured,
+                    arch,
+                    date,
+                    &mut said(self.ground.step, progress),
+                )?;
+            }
+            let onto = Onto::new(upper, Some(below));
+            let before = Before::read(&onto).map_err(BakeError::io(upper))?;
+            let place = (&onto, &before);
+            let which = &round.packages;
+            install::unpack(self.store, packages, &mut installed, which, place)?;
+            install::register(self.store, &name, packages, &mut installed, which, place)?;
+        }
+        configure::rest(
+            self.ground,
+            arch,
+            date,
+            &mut said(self.ground.step, progress),
+        )?;
+        self.tidy()
+    }
+
+    fn tidy(&self) -> Result<(), BakeError> {
+        let upper = self.ground.upper;
+        configure::tidy(upper, self.locked.date).map_err(BakeError::io(upper))
+    }
+
+    /// Does `work` while what the store lacks of `packages` is fetched, and waits for both.
+    fn while_fetching(
+        &self,
+        packages: &[LockedPackage],
+        work: impl FnOnce(&Arrivals, Sender<Told>, Receiver<Told>) -> Result<(), BakeError>,
+    ) -> Result<(), BakeError> {
+        let missing = packages.iter().any(|one| !self.store.has(&one.sha256));
+        let mut roots = Vec::new();
+        if missing {
+            let sources = archive_sources(self.image)?;
+            roots.extend(sources.into_iter().map(|source| source.uri));
+            roots.sort();
+            roots.dedup();
+        }
+        let arrivals = Arrivals::new(packages.len());
+        let (told, heard) = channel();
+        let (store, client) = (self.store, self.client);
+        let worked = std::thread::scope(|scope| {
+            let (arrivals, roots) = (&arrivals, &roots);
+            let telling = Mutex::new(told.clone());
+            scope.spawn(move || {
+                let fetched = |done, of| {
+                    if let Ok(told) = telling.lock() {
+                        let _ = told.send(Told::Fetched { done, of });
+                    }
+                };
+                client.packages(store, roots, packages, arrivals, &fetched);
+            });
+            let worked = work(arrivals, told, heard);
+            if worked.is_err() {
+                arrivals.stop();
+            }
+            worked
+        });
+        worked?;
+        arrivals.failure().map_or(Ok(()), Err)
+    }
+}
+
+fn tell(heard: &Receiver<Told>, progress: &mut dyn FnMut(BakeProgress)) {
+    while let Ok(Told::Fetched { done, of }) = heard.recv() {
+        progress(BakeProgress::Fetching { done, of });
+    }
+}

@@ -1,0 +1,211 @@
+//! The packages of an archive as choosing sees them: the newest version of each name, who provides what, who excludes whom.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::archive::{Package, arch};
+use crate::control::{Relation, relations};
+
+pub(crate) struct Universe<'a> {
+    pub(crate) packages: &'a [Package],
+    /// The newest version of each name.
+    pub(crate) newest: BTreeMap<&'a str, usize>,
+    providers: BTreeMap<String, Vec<(usize, Option<String>)>>,
+    /// An index has some tens of thousands of packages, and few of them are looked at.
+    read: Vec<OnceCell<Relations>>,
+}
+
+/// What a package says of others.
+pub(crate) struct Relations {
+    pub(crate) depends: Vec<Vec<Relation>>,
+    pub(crate) recommends: Vec<Vec<Relation>>,
+    /// With the field's name.
+    excludes: Vec<(&'static str, Relation)>,
+    provides: Vec<(String, Option<String>)>,
+}
+
+/// Why two packages are not installed together.
+#[derive(Clone, Debug)]
+pub(crate) struct Exclusion {
+    pub(crate) package: usize,
+    pub(crate) other: usize,
+    pub(crate) field: &'static str,
+    pub(crate) relation: Relation,
+}
+
+impl<'a> Universe<'a> {
+    pub(crate) fn new(packages: &'a [Package]) -> Self {
+        let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, package) in packages.iter().enumerate() {
+            let best = newest.entry(&package.name).or_insert(index);
+            if crate::version::compare(&package.version, &packages[*best].version).is_gt() {
+                *best = index;
+            }
+        }
+        let mut providers: BTreeMap<String, Vec<(usize, Option<String>)>> = BTreeMap::new();
+        for index in newest.values() {
+            for (name, version) in provides(&packages[*index]) {
+                providers.entry(name).or_default().push((*index, version));
+            }
+        }
+        Self {
+            packages,
+            newest,
+            providers,
+            read: packages.iter().map(|_| OnceCell::new()).collect(),
+        }
+    }
+
+    pub(crate) fn relations(&self, index: usize) -> &Relations {
+        self.read[index].get_or_init(|| {
+            let package = &self.packages[index];
+            let fields = [
+                ("Conflicts", &package.conflicts),
+                ("Breaks", &package.breaks),
+            ];
+            Relations {
+                depends: relations(&package.depends, arch()),
+                recommends: relations(&package.recommends, arch()),
+                excludes: fields
+                    .into_iter()
+                    .flat_map(|(field, text)| {
+                        let all = relations(text, arch()).into_iter().flatten();
+                        all.map(move |relation| (field, relation))
+                    })
+                    .collect(),
+                provides: provides(package),
+            }
+        })
+    }
+
+    pub(crate) fn real(&self, relation: &Relation) -> Option<usize> {
+        let index = *self.newest.get(relation.name.as_str())?;
+        relation
+            .admits(&self.packages[index].version)
+            .then_some(index)
+    }
+
+    /// All that satisfy it, the one that apt would take first: the package of that name, then providers, the essential ones first,
+    /// then by priority. Between equals Debian's own default (`default-mta`) is taken, else the name that sorts first.
+    pub(crate) fn candidates(&self, relation: &Relation) -> Vec<usize> {
+        let mut all: Vec<usize> = self
+            .providers
+            .get(&relation.name)
+            .into_iter()
+            .flatten()
+            .filter(|(_, version)| provided(relation, version.as_deref()))
+            .map(|(index, _)| *index)
+            .collect();
+        all.sort_by_key(|index| {
+            let package = &self.packages[*index];
+            let provides = &self.relations(*index).provides;
+            let is_default = provides
+                .iter()
+                .any(|(name, _)| name.starts_with("default-"));
+            (
+                !package.essential,
+                package.priority,
+                !is_default,
+                package.name.as_str(),
+            )
+        });
+        let mut all: Vec<usize> = self.real(relation).into_iter().chain(all).collect();
+        let mut seen = BTreeSet::new();
+        all.retain(|index| seen.insert(*index));
+        all
+    }
+
+    /// The first of `chosen` that `index` is never installed beside.
+    pub(crate) fn exclusion(&self, index: usize, chosen: &Chosen) -> Option<Exclusion> {
+        for (field, relation) in &self.relations(index).excludes {
+            let named = chosen.names.get(&relation.name).into_iter().flatten();
+            let other = named
+                .filter(|(other, _)| *other != index)
+                .find(|(other, version)| self.is_meant(relation, *other, version.as_deref()));
+            if let Some((other, _)) = other {
+                return Some(Exclusion {
+                    package: index,
+                    other: *other,
+                    field,
+                    relation: relation.clone(),
+                });
+            }
+        }
+        let package = &self.packages[index];
+        let own = std::iter::once((package.name.clone(), None));
+        for (name, version) in own.chain(self.relations(index).provides.clone()) {
+            let enemies = chosen.enemies.get(&name).into_iter().flatten();
+            for (by, field, relation) in enemies {
+                if *by != index && self.is_meant(relation, index, version.as_deref()) {
+                    return Some(Exclusion {
+                        package: *by,
+                        other: index,
+                        field,
+                        relation: relation.clone(),
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether `relation` names the package by its own name or, with `version`, by one that it provides.
+    fn is_meant(&self, relation: &Relation, index: usize, version: Option<&str>) -> bool {
+        let package = &self.packages[index];
+        if package.name == relation.name {
+            relation.admits(&package.version)
+        } else {
+            provided(relation, version)
+        }
+    }
+}
+
+/// A name that is provided without a version satisfies no relation with one (Debian policy, section 7.5).
+fn provided(relation: &Relation, version: Option<&str>) -> bool {
+    match version {
+        Some(version) => relation.admits(version),
+        None => relation.version.is_none(),
+    }
+}
+
+fn provides(package: &Package) -> Vec<(String, Option<String>)> {
+    relations(&package.provides, arch())
+        .into_iter()
+        .flatten()
+        .map(|relation| (relation.name, relation.version.map(|(_, version)| version)))
+        .collect()
+}
+
+/// Packages that go together.
+#[derive(Clone, Default)]
+pub(crate) struct Chosen {
+    pub(crate) all: BTreeSet<usize>,
+    /// By each name that they have or provide, with the provided version.
+    names: BTreeMap<String, Vec<(usize, Option<String>)>>,
+    /// By the name that they exclude.
+    enemies: BTreeMap<String, Vec<(usize, &'static str, Relation)>>,
+}
+
+impl Chosen {
+    pub(crate) fn add(&mut self, universe: &Universe<'_>, index: usize) -> Result<bool, Exclusion> {
+        if self.all.contains(&index) {
+            return Ok(false);
+        }
+        if let Some(exclusion) = universe.exclusion(index, self) {
+            return Err(exclusion);
+        }
+        self.all.insert(index);
+        let Relations {
+            provides, excludes, ..
+        } = universe.relations(index);
+        let own = (universe.packages[index].name.clone(), None);
+        for (name, version) in std::iter::once(own).chain(provides.iter().cloned()) {
+            self.names.entry(name).or_default().push((index, version));
+        }
+        for (field, relation) in excludes {
+            let all = self.enemies.entry(relation.name.clone()).or_default();
+            all.push((index, field, relation.clone()));
+        }
+        Ok(true)
+    }
+}

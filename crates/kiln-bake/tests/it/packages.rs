@@ -1,0 +1,91 @@
+//! Packages that are hard to install, from the machine's own archive: afterwards the image's own dpkg and apt have nothing to say.
+
+use kiln_model::ImageSpec;
+
+use crate::world::{World, image, told};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    (
+        "packages_with_scripts_diversions_and_triggers_are_as_if_apt_had_installed_them",
+        hard,
+    ),
+    ("packages_that_exclude_each_other_are_told", excluded),
+];
+
+fn with(packages: &[&str]) -> ImageSpec {
+    let mut wanted = image();
+    wanted.debian.packages = packages.iter().map(|name| (*name).to_owned()).collect();
+    wanted
+}
+
+/// What a shell line inside has to say for itself is the bake's error.
+fn silent(command: &str) -> String {
+    format!("said=$({command} 2>&1) || true; test -z \"$said\" || {{ echo \"$said\"; exit 1; }}")
+}
+
+fn hard() {
+    let world = World::empty();
+    let mut wanted = with(&[
+        // Its own check, and Conflicts with `awk`'s other providers beside it.
+        "apt",
+        "gawk",
+        // A script that needs the base configured, and file triggers of another package.
+        "locales",
+        "man-db",
+        // A virtual package, and a default among its providers.
+        "mail-transport-agent",
+        // It diverts a file of the base (`bash`'s, below /usr/share/man), and Pre-Depends on what its preinst uses.
+        "bash-completion",
+        "molly-guard",
+        // Registers users and sets modes by dpkg-statoverride.
+        "cron",
+        "ssl-cert",
+        // Multi-Arch: same, with libraries that ldconfig has to hear of.
+        "libssl3",
+        "systemd-sysv",
+    ]);
+    wanted.run = [
+        silent("dpkg --audit"),
+        silent("dpkg --verify"),
+        silent("apt-get check | grep -v -e '^Reading' -e '^Building'"),
+        // What molly-guard and systemd-sysv both want to be /sbin/shutdown.
+        "test \"$(readlink -f /sbin/shutdown)\" = /usr/lib/molly-guard/molly-guard".into(),
+        "test -e /usr/lib/molly-guard/shutdown && dpkg-divert --list molly-guard | grep -q shutdown"
+            .into(),
+        "test \"$(dpkg -S /sbin/shutdown | cut -d: -f1 | sort -u | head -n 1)\" != ''".into(),
+        "test \"$(readlink /etc/alternatives/awk)\" = /usr/bin/gawk".into(),
+        // The trigger of ldconfig ran after the libraries came.
+        "ldconfig -p | grep -q libssl.so.3 && whatis ls | grep -q directory".into(),
+        "dpkg-query -W -f '${Package} ${db:Status-Status}\\n' exim4-daemon-light | grep -q installed"
+            .into(),
+        // The base is converted already, and nothing is installed for it.
+        "test -L /bin && ! dpkg -s usrmerge 2>/dev/null".into(),
+        "stat -c '%G' /usr/bin/crontab | grep -q crontab".into(),
+    ]
+    .to_vec();
+    let baked = world
+        .bake_from(&wanted)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert!(
+        baked
+            .steps
+            .iter()
+            .any(|step| step.name.starts_with("packages apt"))
+    );
+}
+
+fn excluded() {
+    let world = World::empty();
+    let error = world
+        .bake_from(&with(&["postfix", "exim4-daemon-light"]))
+        .err();
+    let text = told(&error.expect("each of them is the only one of its kind"));
+    for part in [
+        "postfix",
+        "exim4-daemon-light",
+        "Conflicts",
+        "Take one of them out",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
