@@ -149,7 +149,14 @@ fn to_application(container: &Container, filters: &Filters) -> Result<Never, Sta
     } else {
         &container.cwd
     };
-    std::env::set_current_dir(cwd).map_err(|error| {
+    let entered = std::env::set_current_dir(cwd).or_else(|error| {
+        // As runc has it: one that is not there is made, where the image can be written to.
+        if error.kind() != std::io::ErrorKind::NotFound || std::fs::create_dir_all(cwd).is_err() {
+            return Err(error);
+        }
+        std::env::set_current_dir(cwd)
+    });
+    entered.map_err(|error| {
         never(format!(
             "the working folder `{cwd}` can't be entered in the image: {error}"
         ))

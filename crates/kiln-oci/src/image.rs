@@ -133,6 +133,9 @@ pub struct RunConfig {
         deserialize_with = "null_is_empty"
     )]
     pub on_build: Vec<String>,
+    /// What docker writes beside every CMD, once for Windows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub args_escaped: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
 }

@@ -1,6 +1,7 @@
 //! What FROM names: nothing, an earlier stage, or an image: of the store, of an archive or of a registry, by its own name or
 //! by a mapping.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kiln_config::dockerfile::Complaint;
@@ -33,6 +34,7 @@ pub(super) fn scratch() -> Stage {
             },
             ..ImageConfig::default()
         },
+        args: BTreeMap::new(),
         date: FIRST_DAY,
     }
 }
@@ -132,6 +134,7 @@ fn stage(image: Image) -> Stage {
     Stage {
         layers: image.layers,
         config,
+        args: BTreeMap::new(),
         date,
     }
 }

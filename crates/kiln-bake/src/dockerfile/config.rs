@@ -20,10 +20,10 @@ impl Walk {
                 (None, Some(value)) => Some(self.expand(bake, file, value)?),
                 (None, None) => bake.globals.get(name).cloned(),
             };
-            match value {
-                Some(value) => self.args.insert(name.clone(), value),
-                None => self.args.remove(name),
-            };
+            // One without a value changes nothing.
+            if let Some(value) = value {
+                self.stage.args.insert(name.clone(), value);
+            }
         }
         Ok(())
     }
@@ -36,6 +36,7 @@ impl Walk {
     ) -> Result<(), BakeError> {
         for (name, value) in self.pairs(bake, file, pairs)? {
             let pair = format!("{name}={value}");
+            self.stage.args.remove(&name);
             let env = &mut self.stage.config.config.env;
             let known = env.iter_mut().find(|known| {
                 known

@@ -36,13 +36,6 @@ impl Walk {
         if written_to == "." || written_to.ends_with("/.") || written_to.ends_with("/..") {
             to.push('/');
         }
-        if copy.sources.len() > 1 && !to.ends_with('/') {
-            return Err(complain(
-                &copy.to,
-                "several sources need a folder as their destination".to_owned(),
-                "end it with `/`",
-            ));
-        }
         let owner_text = match &copy.chown {
             Some(text) => Some(self.expand(bake, file, text)?).filter(|owner| !owner.is_empty()),
             None => None,
@@ -128,37 +121,26 @@ impl Walk {
             let mut all = Vec::new();
             for (path, text) in &paths {
                 if copy.parents {
-                    all.push(
+                    all.extend(
                         root.find_with_parents(path)
                             .map_err(|error| unfound(error, text))?,
                     );
                 } else {
-                    let found = root.find(path).map_err(|error| unfound(error, text))?;
-                    if found.len() > 1
-                        && !to.ends_with('/')
-                        && found.iter().any(|one| !one.is_folder)
-                    {
-                        return Err(complain(
-                            &copy.to,
-                            format!(
-                                "`{path}` is several files, which need a folder as their destination"
-                            ),
-                            "end it with `/`",
-                        ));
-                    }
-                    all.extend(found);
+                    all.extend(root.find(path).map_err(|error| unfound(error, text))?);
                 }
             }
             Ok(all)
         };
-        let nothing = Ignore::default();
+        let ignore_of_folder;
         let origin = match &from {
             CopyFrom::Folder { path, is_context } => Origin::Files(find(&mut Root {
                 path,
                 ignore: Some(if *is_context {
                     bake.request.ignore
                 } else {
-                    &nothing
+                    ignore_of_folder =
+                        ignore_of(path).map_err(|reason| copy_error(&name, reason))?;
+                    &ignore_of_folder
                 }),
                 exclude: &exclude,
                 seen: Some(&mut lock(&bake.seen)),
@@ -188,20 +170,22 @@ impl Walk {
         } else {
             to.clone()
         };
+        // As BuildKit has it, a layer whose modes are changed is not linked.
+        let link = copy.link && chmod.is_none();
         let inputs = Inputs::Copy {
             origin: &origin,
             heredocs: &heredocs,
             to: &to_folder,
             owner: owner_text.as_deref(),
             chmod: chmod_text.as_ref().map(|(mode, _)| mode.as_str()),
-            link: copy.link,
+            link,
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
         // What is linked does not depend on what is below, except for the names of its owners.
         let named = owner_text
             .as_ref()
             .is_some_and(|owner| !owner.chars().all(|c| c.is_ascii_digit() || c == ':'));
-        let below: &[Layer] = if copy.link && !named { &[] } else { &layers };
+        let below: &[Layer] = if link && !named { &[] } else { &layers };
         bake.step(self.index, &name, below, date, &inputs, || {
             let scratch = Scratch::new(bake.request.work, bake.store)?;
             let view = self.view(bake, &layers, &scratch.folder("look")?)?;
@@ -213,7 +197,7 @@ impl Walk {
                 }
             };
             let mut placing = Placing {
-                view: if copy.link { &empty } else { view.path() },
+                view: if link { &empty } else { view.path() },
                 owner,
                 chmod: chmod.as_ref(),
                 date,
@@ -283,9 +267,20 @@ pub(super) fn placed(step: &str, error: PlaceError) -> BakeError {
     match error {
         PlaceError::Io { path, source } => BakeError::io(path)(source),
         PlaceError::Layer(error) => BakeError::Layer(error),
-        error @ (PlaceError::NotAFolder(_) | PlaceError::IsAFolder(_)) => {
-            copy_error(step, error.to_string())
-        }
+        error @ (PlaceError::NotAFolder(_)
+        | PlaceError::IsAFolder(_)
+        | PlaceError::SeveralFiles(_)) => copy_error(step, error.to_string()),
+    }
+}
+
+/// The `.dockerignore` of a named context.
+fn ignore_of(folder: &Path) -> Result<Ignore, String> {
+    let path = folder.join(".dockerignore");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ignore::parse(&text)
+            .map_err(|line| format!("line {line} of {} is no pattern", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ignore::default()),
+        Err(error) => Err(format!("{} can't be read: {error}", path.display())),
     }
 }
 

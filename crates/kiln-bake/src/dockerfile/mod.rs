@@ -82,6 +82,8 @@ pub struct ResolvedBase {
 struct Stage {
     layers: Vec<Layer>,
     config: ImageConfig,
+    /// The ARGs, which a stage on top of this one has too.
+    args: BTreeMap<String, String>,
     /// No time in its layers is later: seconds since 1970.
     date: i64,
 }

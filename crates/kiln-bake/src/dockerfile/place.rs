@@ -19,6 +19,10 @@ pub(super) enum PlaceError {
     NotAFolder(String),
     #[error("`/{0}` is a folder in the image, and a file is copied there")]
     IsAFolder(String),
+    #[error(
+        "several files would be the one file `/{0}`: end the destination with `/`, so that it is a folder"
+    )]
+    SeveralFiles(String),
     #[error("{path} can't be read")]
     Io {
         path: PathBuf,
@@ -65,7 +69,12 @@ impl Placing<'_> {
                 Ok(_) => return Err(PlaceError::NotAFolder(inside.display().to_string())),
                 Err(_) => {
                     let (uid, gid) = self.owner.unwrap_or((0, 0));
-                    Entry::dir(0o755).owner(uid, gid).mtime(self.date)
+                    // A mode in numbers is that of the folders on the way as well, one in words is not.
+                    let mode = match self.chmod {
+                        Some(Chmod::Octal(mode)) => mode & 0o777,
+                        Some(Chmod::Symbolic(_)) | None => 0o755,
+                    };
+                    Entry::dir(mode).owner(uid, gid).mtime(self.date)
                 }
             };
             self.tree.insert(&inside, entry)?;
@@ -97,9 +106,11 @@ impl Placing<'_> {
             source: errno.into(),
         })?;
         let dir = Arc::new(dir);
-        let is_new = self.is_folder(&target).is_none();
         if let Some(parent) = parent {
             self.folder(parent)?;
+        }
+        if !found.is_folder && !into && self.tree.get(&base).is_some() {
+            return Err(PlaceError::SeveralFiles(base.display().to_string()));
         }
         for taken in &found.entries {
             let place = if taken.path.as_os_str().is_empty() {
@@ -107,30 +118,39 @@ impl Placing<'_> {
             } else {
                 base.join(&taken.path)
             };
-            // The folder whose contents are copied gives its mode only to one that is not there.
-            if found.is_folder && taken.path.as_os_str().is_empty() && !is_new {
+            // Of the folder itself nothing is copied, neither its mode nor its owner.
+            if found.is_folder && taken.path.as_os_str().is_empty() {
                 continue;
             }
-            self.one(taken, &dir, &place)?;
+            let same = taken.same_as.as_ref().map(|other| base.join(other));
+            self.one(taken, &dir, &place, same)?;
         }
         Ok(())
     }
 
-    fn one(&mut self, taken: &Taken, dir: &Arc<OwnedFd>, place: &Path) -> Result<(), PlaceError> {
+    /// `same` is the path of a file of which this is another name.
+    fn one(
+        &mut self,
+        taken: &Taken,
+        dir: &Arc<OwnedFd>,
+        place: &Path,
+        same: Option<PathBuf>,
+    ) -> Result<(), PlaceError> {
         let there = self.is_folder(place);
-        let kind = match &taken.kind {
-            TakenKind::Folder => Kind::Dir { opaque: false },
-            TakenKind::File { .. } => Kind::File {
+        let kind = match (&taken.kind, same) {
+            (TakenKind::File { .. }, Some(target)) => Kind::Hardlink { target },
+            (TakenKind::Folder, _) => Kind::Dir { opaque: false },
+            (TakenKind::File { .. }, None) => Kind::File {
                 content: Content::Under {
                     dir: dir.clone(),
                     path: taken.at.clone(),
                 },
                 size: taken.size,
             },
-            TakenKind::Link { target } => Kind::Symlink {
+            (TakenKind::Link { target }, _) => Kind::Symlink {
                 target: target.as_os_str().as_encoded_bytes().to_vec(),
             },
-            TakenKind::Fifo => Kind::Fifo,
+            (TakenKind::Fifo, _) => Kind::Fifo,
         };
         let folder = matches!(kind, Kind::Dir { .. });
         match there {

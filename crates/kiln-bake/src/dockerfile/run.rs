@@ -4,7 +4,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use kiln_config::dockerfile::{Command, Complaint, Dockerfile, Flag, Instruction, Run};
+use kiln_config::dockerfile::{
+    Command, Complaint, Dockerfile, Flag, Instruction, Run, is_heredoc_mark,
+};
 use kiln_engine::sandbox::SandboxBind;
 use kiln_oci::{Kind, Layer, Tree};
 
@@ -30,7 +32,7 @@ impl Walk {
         run: &Run,
     ) -> Result<Layer, BakeError> {
         self.refuse(file, instruction, &run.flags)?;
-        let (argv, script) = self.argv(run);
+        let (argv, script) = self.argv(file, run);
         let (env, keyed) = self.environment(bake);
         let config = &self.stage.config.config;
         let (user, workdir) = (config.user.clone(), config.working_dir.clone());
@@ -93,7 +95,7 @@ impl Walk {
         })
     }
 
-    /// What a RUN finds in its environment: ENV, ARG where no ENV has the name, and the network's own; and what of it is in its key.
+    /// What a RUN finds in its environment: ENV, ARG (the later of one name) and the network's own; and what of it is in its key.
     fn environment(&self, bake: &Bake<'_>) -> (Environment, Environment) {
         let mut env: Vec<(String, String)> = self
             .stage
@@ -105,9 +107,10 @@ impl Walk {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let has = |env: &[(String, String)], name: &str| env.iter().any(|(known, _)| known == name);
-        for (name, value) in &self.args {
-            if !has(&env, name) {
-                env.push((name.clone(), value.clone()));
+        for (name, value) in &self.stage.args {
+            match env.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.clone_from(value),
+                None => env.push((name.clone(), value.clone())),
             }
         }
         let keyed = env.clone();
@@ -153,14 +156,14 @@ impl Walk {
     }
 
     /// What is executed, and the here-document that is a script with an interpreter of its own.
-    fn argv(&self, run: &Run) -> (Vec<String>, Option<String>) {
+    fn argv(&self, file: &Dockerfile, run: &Run) -> (Vec<String>, Option<String>) {
         let line = match &run.command {
             Command::Exec(words) => return (words.clone(), None),
             Command::Shell(line) => line,
         };
         let mut argv = self.shell();
         let alone = match &run.heredocs[..] {
-            [one] if is_mark(line) => Some(one),
+            [one] if is_heredoc_mark(line, file.escape) => Some(one),
             _ => None,
         };
         match alone {
@@ -180,12 +183,6 @@ impl Walk {
         }
         (argv, None)
     }
-}
-
-/// The line is `<<NAME` and nothing else.
-fn is_mark(line: &str) -> bool {
-    let line = line.trim();
-    line.starts_with("<<") && !line.contains(char::is_whitespace)
 }
 
 fn remove_stub(tree: &mut Tree, path: &Path) {

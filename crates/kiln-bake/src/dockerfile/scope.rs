@@ -7,7 +7,7 @@ use kiln_config::dockerfile::{
     expand_words,
 };
 
-/// ENV before ARG.
+/// An ARG is before the ENV of its name: a later ENV takes it away.
 pub(super) struct Scope<'a> {
     env: &'a [String],
     args: &'a BTreeMap<String, String>,
@@ -17,11 +17,13 @@ pub(super) struct Scope<'a> {
 
 impl Variables for Scope<'_> {
     fn get(&self, name: &str) -> Option<String> {
-        let from_env = self.env.iter().find_map(|pair| {
-            let (known, value) = pair.split_once('=')?;
-            (known == name).then(|| value.to_owned())
-        });
-        from_env.or_else(|| self.args.get(name).cloned())
+        let from_env = || {
+            self.env.iter().find_map(|pair| {
+                let (known, value) = pair.split_once('=')?;
+                (known == name).then(|| value.to_owned())
+            })
+        };
+        self.args.get(name).cloned().or_else(from_env)
     }
 
     fn undefined(&mut self, name: &str) {

@@ -1,5 +1,6 @@
 //! What COPY takes: paths below the context, or below the view of a stage or an image. No link leads out of either.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -32,6 +33,11 @@ pub(super) struct Taken {
     pub(super) size: u64,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) kind: TakenKind,
+    /// The `path` of the same source that is another name of this file.
+    pub(super) same_as: Option<PathBuf>,
+    /// Device and inode, where the file has other names.
+    #[serde(skip)]
+    inode: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -172,6 +178,7 @@ impl Root<'_> {
             }
             let mut entries = Vec::new();
             self.walk(&at, Path::new(""), &mut entries)?;
+            link_names(&mut entries);
             let name = path.file_name().unwrap_or_default().to_owned();
             // Only what is below tells whether a rule takes something of it back.
             if self.ignored(&at) && entries.len() <= 1 {
@@ -196,19 +203,36 @@ impl Root<'_> {
     }
 
     /// What one source of `COPY --parents` means: everything keeps its path, from `/./` on.
-    pub(super) fn find_with_parents(&mut self, source: &str) -> Result<Found, SourceError> {
+    pub(super) fn find_with_parents(&mut self, source: &str) -> Result<Vec<Found>, SourceError> {
         let trimmed = source.trim_start_matches("./");
         let (base, rest) = match format!("/{trimmed}").split_once("/./") {
             Some((base, rest)) => (lexical(base), lexical(rest)),
             None => (PathBuf::new(), lexical(trimmed)),
         };
-        let base = resolve(self.path, &base, true).map_err(io_at(&base))?;
-        let text = base.join(&rest).to_string_lossy().into_owned();
-        let wild = has_wildcards(&text);
+        let text = base.to_string_lossy();
+        if !has_wildcards(&text) {
+            return Ok(vec![self.below(source, &base, &rest)?]);
+        }
+        let mut found = Vec::new();
+        for base in self.expand(&text, false)? {
+            if self.path.join(&base).is_dir() {
+                match self.below(source, &base, &rest) {
+                    Err(SourceError::Missing(_)) => {}
+                    one => found.push(one?),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn below(&mut self, source: &str, base: &Path, rest: &Path) -> Result<Found, SourceError> {
+        let base = resolve(self.path, base, true).map_err(io_at(base))?;
+        let text = base.join(rest).to_string_lossy().into_owned();
+        let wild = has_wildcards(&rest.to_string_lossy());
         let paths = if wild {
             self.expand(&text, true)?
         } else {
-            vec![base.join(&rest)]
+            vec![base.join(rest)]
         };
         let mut entries: Vec<Taken> = Vec::new();
         for path in paths {
@@ -229,8 +253,9 @@ impl Root<'_> {
         if entries.is_empty() && !wild {
             return Err(SourceError::Ignored(source.to_owned()));
         }
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         entries.retain(|entry| known.insert(entry.path.clone()));
+        link_names(&mut entries);
         Ok(Found {
             name: OsString::new(),
             is_folder: true,
@@ -356,6 +381,7 @@ impl Root<'_> {
             return Err(io_at(&path)(io::Error::other("a device can't be copied")));
         };
         let is_context = self.seen.is_some();
+        let inode = matches!(kind, TakenKind::File { .. }) && there.nlink() > 1;
         Ok(Some(Taken {
             at: at.to_owned(),
             path: inside.to_owned(),
@@ -369,7 +395,22 @@ impl Root<'_> {
                 xattrs(&path).map_err(io_at(&path))?
             },
             kind,
+            same_as: None,
+            inode: inode.then(|| (there.dev(), there.ino())),
         }))
+    }
+}
+
+/// Names of one file stay names of one file.
+fn link_names(entries: &mut [Taken]) {
+    let mut first: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
+    for entry in entries {
+        if let Some(inode) = entry.inode {
+            match first.get(&inode) {
+                Some(path) => entry.same_as = Some(path.clone()),
+                None => drop(first.insert(inode, entry.path.clone())),
+            }
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! One stage: its base, then its instructions in order, each changing the configuration or adding a layer.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +21,6 @@ pub(super) struct Walk {
     pub(super) label: String,
     pub(super) index: usize,
     pub(super) stage: Stage,
-    pub(super) args: BTreeMap<String, String>,
     /// CMD is this stage's own, and no new ENTRYPOINT takes it away.
     own_cmd: bool,
 }
@@ -87,7 +85,6 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
         },
         index,
         stage: Stage::clone(&base),
-        args: BTreeMap::new(),
         own_cmd: false,
     };
     let asked = std::mem::take(&mut walk.stage.config.config.on_build);
@@ -133,6 +130,10 @@ impl Walk {
             let place = Complaint::error(instruction.span.clone(), "this instruction failed", help);
             at(file.error(place), error)
         })?;
+        // What is kept for later has not happened.
+        if matches!(instruction.action, Action::Onbuild(_)) {
+            return Ok(());
+        }
         self.stage.config.history.push(History {
             created: Some(created(self.stage.date)),
             created_by: Some(instruction.text.clone()),
@@ -143,7 +144,7 @@ impl Walk {
     }
 
     pub(super) fn scope(&self) -> Scope<'_> {
-        Scope::new(&self.stage.config.config.env, &self.args)
+        Scope::new(&self.stage.config.config.env, &self.stage.args)
     }
 
     pub(super) fn expand(
@@ -230,6 +231,7 @@ impl Walk {
             }
             Action::Cmd(command) => {
                 self.stage.config.config.cmd = self.command(command);
+                self.stage.config.config.args_escaped = true;
                 self.own_cmd = true;
             }
             Action::Entrypoint(command) => {

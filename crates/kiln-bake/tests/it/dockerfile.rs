@@ -352,13 +352,13 @@ fn copies() {
             .tree(&baked, "bin")
             .contains(&"f \"f\" 0:0 644".to_owned())
     );
-    // An owner of a stage's file stays, and a folder that is there keeps its mode.
+    // An owner of a stage's file stays, and a folder whose contents are copied gives no mode.
     let text = "FROM busybox AS a\nRUN mkdir -m 700 /o && echo 1 > /o/x && chown 5:6 /o/x\n\
                 FROM scratch\nCOPY --from=a --chown=9:9 /o /new/\nCOPY --from=a /o /new/\n";
     let baked = bench.baked("copy:owner", text);
     assert_eq!(
         bench.tree(&baked, ""),
-        ["new/ 9:9 700", "new/x \"1\" 5:6 644"]
+        ["new/ 9:9 755", "new/x \"1\" 5:6 644"]
     );
 }
 
@@ -477,7 +477,7 @@ fn errors() {
             "there is no `missing`",
         ),
         ("FROM busybox\nCOPY hidden /", "2:6", ".dockerignore"),
-        ("FROM busybox\nCOPY a b /x", "2:10", "end it with `/`"),
+        ("FROM busybox\nCOPY a b /x", "2:1", "end it with `/`"),
         (
             "FROM busybox AS x\nCOPY --from=later a /\nFROM x AS later",
             "2:13",

@@ -416,10 +416,11 @@ pub(super) fn parse(raw: &Raw, escape: char) -> Result<Parsed, Complaint> {
                 }
                 _ => {}
             }
-            if !raw.heredocs.is_empty() {
-                return Err(rest.complain("ONBUILD can't have a here-document", "use a file"));
+            let mut text = rest.text.clone();
+            for heredoc in &raw.heredocs {
+                text.push_str(&format!("\n{}{}", heredoc.content.text, heredoc.name));
             }
-            Action::Onbuild(rest.text.clone())
+            Action::Onbuild(text)
         }
         _ => Action::Maintainer(rest.text.clone()),
     };

@@ -151,6 +151,8 @@ pub(super) struct Directives {
 
 struct Line<'a> {
     text: &'a str,
+    /// With the carriage return at its end.
+    whole: &'a str,
     at: usize,
     /// With the line's end.
     next: usize,
@@ -173,6 +175,7 @@ impl<'a> Lines<'a> {
         let text = rest[..end].strip_suffix('\r').unwrap_or(&rest[..end]);
         Some(Line {
             text,
+            whole: &rest[..end],
             at,
             next: self.at,
         })
@@ -274,7 +277,14 @@ fn instruction(first: Line<'_>, lines: &mut Lines<'_>, escape: char) -> Result<R
     let keyword = all.slice(0..end);
     let rest = all.slice(end..all.text.len()).trimmed();
     let mut heredocs = Vec::new();
-    if ["run", "copy", "add"].contains(&keyword.text.to_lowercase().as_str()) {
+    let mut acting = keyword.text.to_lowercase();
+    if acting == "onbuild" {
+        let inner = rest.split();
+        acting = inner
+            .first()
+            .map_or(acting, |word| word.text.to_lowercase());
+    }
+    if ["run", "copy", "add"].contains(&acting.as_str()) {
         for word in words::raw_words(&rest.text, escape) {
             let Some((name, expand, chomp)) = heredoc_mark(&word, escape) else {
                 continue;
@@ -311,6 +321,12 @@ fn continued(line: &str, escape: char) -> (&str, bool) {
     }
 }
 
+/// The line is the mark of a here-document and nothing else.
+pub fn is_heredoc_mark(line: &str, escape: char) -> bool {
+    let words = words::raw_words(line, escape);
+    words.len() == 1 && words[0].starts_with("<<") && heredoc_mark(&words[0], escape).is_some()
+}
+
 /// `<<NAME`, `<<-NAME`, `<<"NAME"`: name, whether variables are replaced, whether tabs are taken away.
 pub(super) fn heredoc_mark(word: &str, escape: char) -> Option<(String, bool, bool)> {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -339,7 +355,7 @@ fn heredoc(name: &str, chomp: bool, lines: &mut Lines<'_>) -> Option<Text> {
         if bare == name {
             return Some(content);
         }
-        content.push(line.text, line.at);
+        content.push(line.whole, line.at);
         content.push("\n", line.next.saturating_sub(1));
     }
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 pub use instruction::{
     Action, Command, Copy, Flag, From, Healthcheck, Instruction, Run, Source as CopySource,
 };
-pub use lines::{Heredoc, Text};
+pub use lines::{Heredoc, Text, is_heredoc_mark};
 pub use pattern::{Ignore, PathPattern, has_wildcards};
 pub use words::{Variables, WordError, expand, expand_heredoc, expand_words};
 

@@ -190,16 +190,8 @@ impl<'a> Lexer<'a> {
                     if self.raw_escapes {
                         self.literal(c);
                     }
-                    match self.next() {
-                        // In a here-document only what would be replaced can be escaped.
-                        Some(next) if self.raw_quotes && !self.raw_escapes => {
-                            if next != '$' && next != self.escape {
-                                self.literal(c);
-                            }
-                            self.literal(next);
-                        }
-                        Some(next) => self.literal(next),
-                        None => {}
+                    if let Some(next) = self.next() {
+                        self.literal(next);
                     }
                 }
                 c => self.unquoted(c),
