@@ -59,6 +59,15 @@ impl Args {
         }
     }
 
+    /// `--name` alone.
+    pub(crate) fn flag(&mut self, name: &'static str) -> bool {
+        let at = self.0.iter().position(|word| word == name);
+        if let Some(at) = at {
+            self.0.remove(at);
+        }
+        at.is_some()
+    }
+
     /// A whole number above zero.
     pub(crate) fn count(&mut self, name: &'static str, default: u64) -> Result<u64, ArgsError> {
         let expected = "a whole number above 0";
@@ -96,6 +105,14 @@ mod tests {
         assert_eq!(args.count("--cycles", 50), Ok(3));
         assert_eq!(args.count("--requests", 1), Ok(7));
         assert_eq!(args.count("--rate", 9), Ok(9));
+        assert_eq!(args.end(), Ok(()));
+    }
+
+    #[test]
+    fn flags_are_taken_once() {
+        let mut args = args("--new --cases 3");
+        assert!(args.flag("--new") && !args.flag("--record"));
+        assert_eq!(args.count("--cases", 1), Ok(3));
         assert_eq!(args.end(), Ok(()));
     }
 

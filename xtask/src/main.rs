@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod conformance;
 mod layers;
 mod licences;
 mod load;
@@ -20,6 +21,9 @@ cargo xtask TASK
 
   check-layers     arrows between crates go down, pure crates are pure, unsafe code is in one place
   check-licences   every dependency of kiln has a permissive licence
+  conformance      [--record | --new] [--case PART]
+                   Dockerfiles baked by kiln and by BuildKit (built under target/peer): the same image?
+                   --record writes what BuildKit makes of all cases, --new of those without a record
   bench switch     [--cycles 50] [--requests 100000] [--workers 32] [--rate 1000]
                    applies and rollbacks in turn under constant load: what is lost
   bench rollback   [--n 200] [--rate 300]
@@ -51,6 +55,8 @@ enum TaskError {
     Layers(#[from] layers::LayersError),
     #[error(transparent)]
     Licences(#[from] licences::LicencesError),
+    #[error(transparent)]
+    Conformance(#[from] conformance::ConformanceError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
@@ -88,6 +94,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             args.end()?;
             println!("licences: {} packages are allowed", licences::check()?);
         }
+        "conformance" => conformance::run(args)?,
         "bench" => bench::run(args)?,
         "sim" => sim::run(args)?,
         "vm" => vm::run(args)?,

@@ -1,0 +1,54 @@
+//! Where kiln is meant to differ from the peer, each with its reason. An entry that no longer differs fails its case.
+
+use crate::case::Case;
+
+/// BuildKit gives the files to root without a word.
+const UNKNOWN_OWNER: &str =
+    "the reference: a name of --chown that the image does not know fails the build";
+/// BuildKit keeps the last of them.
+const SEVERAL_FILES: &str = "the reference: several files need a destination that ends with a slash; here all but one would be lost";
+const ATTRIBUTES: &str =
+    "containerd's writer of layers keeps security.capability alone; kiln keeps all attributes";
+/// BuildKit applies --exclude below a source only.
+const EXCLUDED_SOURCE: &str =
+    "the reference: `COPY --exclude=*.txt hom* /mydir/` leaves out the files of that name";
+const EMPTY_LAYER: &str = "BuildKit writes an empty layer; the files are the same";
+const ROOT_FOLDER: &str = "containerd's writer of layers has no entry for `/`; kiln keeps its mode";
+const LINKED_TO_BASE: &str = "containerd's writer of layers leaves out what is the same file as before, and the link with it";
+const NO_COMMAND: &str =
+    "BuildKit runs a shell that has nothing to do; the reference has a command";
+
+/// (case, what differs, why).
+const DIFFERENCES: &[(&str, &str, &str)] = &[
+    ("chown/name-without-passwd", "result", UNKNOWN_OWNER),
+    ("chown/overflow", "result", UNKNOWN_OWNER),
+    ("chown/unknown-group", "result", UNKNOWN_OWNER),
+    ("chown/unknown-user", "result", UNKNOWN_OWNER),
+    ("copy/glob-many-without-slash", "result", SEVERAL_FILES),
+    ("copy/several-without-slash", "result", SEVERAL_FILES),
+    ("exclude/file-source", "/srv/a.txt", EXCLUDED_SOURCE),
+    ("exclude/file-source", "/two/b.txt", EXCLUDED_SOURCE),
+    ("exclude/from-stage", "/opt/marked", ATTRIBUTES),
+    ("from/tree", "/opt/marked", ATTRIBUTES),
+    ("run/chmod-only", "/", ROOT_FOLDER),
+    ("run/empty", "result", NO_COMMAND),
+    ("run/link-to-base-file", "/opt/tool/x2", LINKED_TO_BASE),
+    ("copy/attributes", "/marked", ATTRIBUTES),
+    ("workdir/existing", "history", EMPTY_LAYER),
+];
+
+pub(crate) fn of(case: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    DIFFERENCES
+        .iter()
+        .filter(move |(name, _, _)| *name == case)
+        .map(|(_, what, why)| (*what, *why))
+}
+
+/// Entries about cases that are not there.
+pub(crate) fn unknown(cases: &[Case]) -> Vec<&'static str> {
+    DIFFERENCES
+        .iter()
+        .map(|(name, _, _)| *name)
+        .filter(|name| !cases.iter().any(|case| case.name == *name))
+        .collect()
+}

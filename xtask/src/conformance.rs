@@ -1,0 +1,60 @@
+//! Kiln's Dockerfiles beside BuildKit's: the suite `crates/kiln/tests/conformance` with the peer running.
+
+use std::process::{Command, ExitStatus};
+
+use crate::args::{Args, ArgsError};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConformanceError {
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    #[error("`{program}` can't be started")]
+    Start {
+        program: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("`{program}` ended with {status}")]
+    Ended {
+        program: &'static str,
+        status: ExitStatus,
+    },
+}
+
+fn run_one(program: &'static str, command: &mut Command) -> Result<(), ConformanceError> {
+    let status = command
+        .status()
+        .map_err(|source| ConformanceError::Start { program, source })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(ConformanceError::Ended { program, status })
+    }
+}
+
+pub(crate) fn run(mut args: Args) -> Result<(), ConformanceError> {
+    let case: Option<String> = args.option("--case", "a part of a case's name")?;
+    let record = args.flag("--record");
+    let new = args.flag("--new");
+    args.end()?;
+    run_one(
+        "scripts/build-peer",
+        &mut Command::new("scripts/build-peer"),
+    )?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    // The test runs in its package's folder.
+    let peer = std::path::absolute(target)
+        .map_err(|source| ConformanceError::Start {
+            program: "scripts/build-peer",
+            source,
+        })?
+        .join("peer");
+    let mut test = Command::new("cargo");
+    test.args(["test", "--package", "kiln", "--test", "conformance", "--"])
+        .args(case)
+        .env("KILN_PEER", peer);
+    if record || new {
+        test.env("KILN_PEER_RECORD", if new { "new" } else { "all" });
+    }
+    run_one("cargo test", &mut test)
+}
