@@ -477,7 +477,7 @@ fn errors() {
             "there is no `missing`",
         ),
         ("FROM busybox\nCOPY hidden /", "2:6", ".dockerignore"),
-        ("FROM busybox\nCOPY a b /x", "2:1", "end it with `/`"),
+        ("FROM busybox\nCOPY a b /x", "2:1", "several files would be"),
         (
             "FROM busybox AS x\nCOPY --from=later a /\nFROM x AS later",
             "2:13",
