@@ -190,20 +190,7 @@ pub fn bake(
     let commit = request.commit.as_ref();
     let statement = provenance::statement(image, &digest, commit, &locked, &done, &passed)?;
     store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
-    let tag = tag(image, request.commit.as_ref(), &digest);
-    store.tag(&tag, &digest).or_else(|error| match error {
-        // The same version of the same commit with other inputs (an updated lock): the first keeps the tag.
-        kiln_oci::StoreError::TagTaken { .. } => Ok(()),
-        error => Err(error),
-    })?;
-    let tag = match store.resolve(&tag) {
-        Ok(there) if there == digest => tag,
-        _ => {
-            let own = format!("{}:{}-{}", image.name, image.version, digest.short());
-            store.tag(&own, &digest)?;
-            own
-        }
-    };
+    let tag = give_tag(store, &name, &image.version, commit, &digest)?;
     let lock = request
         .lock
         .cloned()
@@ -246,17 +233,36 @@ fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError
 }
 
 /// `NAME:VERSION-COMMIT`, or for what no commit has `NAME:VERSION-dirty.DIGEST`.
-fn tag(image: &ImageSpec, commit: Option<&CommitInfo>, digest: &Digest) -> String {
+fn tag(name: &str, version: &str, commit: Option<&CommitInfo>, digest: &Digest) -> String {
     match commit {
         Some(CommitInfo { sha, dirty: false }) => {
-            format!(
-                "{}:{}-{}",
-                image.name,
-                image.version,
-                &sha[..sha.len().min(12)]
-            )
+            format!("{name}:{version}-{}", &sha[..sha.len().min(12)])
         }
-        _ => format!("{}:{}-dirty.{}", image.name, image.version, digest.short()),
+        _ => format!("{name}:{version}-dirty.{}", digest.short()),
+    }
+}
+
+/// Gives the image of a definition its tag.
+pub(crate) fn give_tag(
+    store: &Store,
+    name: &str,
+    version: &str,
+    commit: Option<&CommitInfo>,
+    digest: &Digest,
+) -> Result<String, BakeError> {
+    let tag = tag(name, version, commit, digest);
+    store.tag(&tag, digest).or_else(|error| match error {
+        // The same version of the same commit with other inputs (an updated lock): the first keeps the tag.
+        kiln_oci::StoreError::TagTaken { .. } => Ok(()),
+        error => Err(error),
+    })?;
+    match store.resolve(&tag) {
+        Ok(there) if there == *digest => Ok(tag),
+        _ => {
+            let own = format!("{name}:{version}-{}", digest.short());
+            store.tag(&own, digest)?;
+            Ok(own)
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kiln_model::{CopySpec, DebianSpec, ImageName, ImageSpec, UserSpec};
+use kiln_model::{CopySpec, DebianSpec, DockerfileSpec, ImageName, ImageSpec, UserSpec};
 
+use crate::image_dockerfile;
 use crate::image_test::{self, TestDraft};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
@@ -25,6 +26,10 @@ const SHAPE: Shape = Shape {
         "stop_signal",
         "for_each",
         "allow_leak",
+        "dockerfile",
+        "context",
+        "target",
+        "args",
     ],
     blocks: &[
         BlockShape {
@@ -45,10 +50,6 @@ const SHAPE: Shape = Shape {
         },
     ],
     later: &[
-        (
-            "dockerfile",
-            "describe the image with `debian`, `copy` and `run`",
-        ),
         ("count", "use `for_each`, with a key for each image"),
         ("base", "write `from = image.NAME`"),
     ],
@@ -77,8 +78,9 @@ const COPY: Shape = Shape {
 pub(crate) struct Draft {
     pub(crate) name: ImageName,
     from: Option<At<String>>,
-    /// Without a base, `debian` is not `None`.
+    /// Without a base and a Dockerfile, `debian` is not `None`.
     debian: Option<DebianSpec>,
+    dockerfile: Option<DockerfileSpec>,
     version: String,
     users: Vec<UserSpec>,
     copies: Vec<CopySpec>,
@@ -101,6 +103,7 @@ impl Draft {
             name,
             from: _,
             debian,
+            dockerfile,
             version,
             users,
             copies,
@@ -121,7 +124,11 @@ impl Draft {
                 name,
                 version,
                 base: None,
-                debian: debian?,
+                debian: match dockerfile {
+                    Some(_) => DebianSpec::default(),
+                    None => debian?,
+                },
+                dockerfile,
                 users,
                 copies,
                 run,
@@ -163,6 +170,7 @@ impl Draft {
                 ..base.clone()
             })),
             debian: base.debian.clone(),
+            dockerfile: None,
             users,
             copies,
             run,
@@ -197,6 +205,17 @@ pub(crate) fn resolve(
             let base = match &draft.from {
                 None => None,
                 Some(from) => match images.iter().find(|(name, _)| name.as_str() == from.value) {
+                    Some((_, base)) if base.dockerfile.is_some() => {
+                        reader.report(
+                            Problem::Unsupported {
+                                what: format!("`from` of a Dockerfile's image, `{}`", base.name),
+                            },
+                            from.span.clone(),
+                            "an image that begins with `debian`",
+                            "make this one a Dockerfile too, with `bases = { \"NAME\" = image.NAME }` for its FROM",
+                        );
+                        continue;
+                    }
                     Some((_, base)) if base.chain().len() < LONGEST => Some(base.clone()),
                     Some(_) => {
                         reader.report(
@@ -297,7 +316,12 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         }
         None => None,
     };
+    let attributes = SHAPE.attributes.iter().copied();
+    let blocks = SHAPE.blocks.iter().map(|block| block.name);
+    let dockerfile = image_dockerfile::read(reader, &section, attributes.chain(blocks));
+    let of_dockerfile = section.has("dockerfile");
     let debian = match (section.blocks("debian").next(), section.has("from")) {
+        _ if of_dockerfile => None,
         (Some(block), true) => {
             reader.report(
                 Problem::Contradiction {
@@ -319,13 +343,17 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
                 },
                 section.header.clone(),
                 "expected a `debian` block in it",
-                "add `debian { suite = \"bookworm\" }`, or `from = image.NAME`",
+                "add `debian { suite = \"bookworm\" }`, `from = image.NAME` or `dockerfile = \"Dockerfile\"`",
             );
             None
         }
     };
     // A base that is wrong is no reason to look for another.
-    let broken = section.has("from") && from.is_none() || !section.has("from") && debian.is_none();
+    let broken = if of_dockerfile {
+        dockerfile.is_none()
+    } else {
+        section.has("from") && from.is_none() || !section.has("from") && debian.is_none()
+    };
     let users: Vec<UserSpec> = section
         .blocks("user")
         .filter_map(|block| user(reader, block))
@@ -383,6 +411,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         name,
         from,
         debian,
+        dockerfile,
         version: version?.value,
         users,
         copies,

@@ -416,7 +416,8 @@ pub(crate) fn settle(
         let mut ports: Vec<u16> = runs().filter_map(|service| service.port).collect();
         ports.sort_unstable();
         ports.dedup();
-        let has_command = !(image.cmd.is_empty() && image.entrypoint.is_empty());
+        let has_command =
+            image.dockerfile.is_some() || !(image.cmd.is_empty() && image.entrypoint.is_empty());
         for test in &mut image.tests {
             test.tmpfs = runs().flat_map(|service| service.tmpfs.clone()).collect();
             test.port = match ports.as_slice() {

@@ -11,6 +11,7 @@ mod expression;
 mod format;
 mod functions;
 mod image;
+mod image_dockerfile;
 mod image_test;
 mod load;
 mod probe;

@@ -15,7 +15,10 @@ use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::ServiceDraft;
 use crate::value::At;
 use crate::variable::{self, VariableValue};
-use crate::{ConfigErrors, Diagnostic, Problem, Source, Sources, image, image_test, suggest};
+use crate::{
+    ConfigErrors, Diagnostic, Problem, Source, Sources, image, image_dockerfile, image_test,
+    suggest,
+};
 
 /// What a definition is read for.
 #[derive(Clone, Debug)]
@@ -34,7 +37,7 @@ pub struct Loaded {
 }
 
 const FILE: Shape = Shape {
-    attributes: &["project"],
+    attributes: &["project", "bases"],
     blocks: &[
         BlockShape {
             name: "image",
@@ -155,6 +158,7 @@ fn read<'a>(
         .string(reader, "project")
         .and_then(|text| image::name(reader, &text));
 
+    let bases = image_dockerfile::bases(reader, &file);
     let mut found: Vec<image::Draft> = Vec::new();
     for block in file.blocks("image") {
         for round in rounds(reader, block) {
@@ -199,6 +203,7 @@ fn read<'a>(
         environment: inputs.environment.clone(),
         environments: environments.into_iter().map(|(name, _)| name).collect(),
         images,
+        bases,
         services,
     })
 }
@@ -416,7 +421,13 @@ fn command_check(
         let Some(image) = images.get(&service.image) else {
             continue;
         };
-        if service.command.is_empty() && image.cmd.is_empty() && image.entrypoint.is_empty() {
+        // What a Dockerfile's image runs is known when it is baked.
+        let unknown = image.dockerfile.is_some();
+        if !unknown
+            && service.command.is_empty()
+            && image.cmd.is_empty()
+            && image.entrypoint.is_empty()
+        {
             let Some(header) = headers.get(name) else {
                 continue;
             };

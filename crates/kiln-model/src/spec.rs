@@ -18,6 +18,9 @@ pub struct ProjectSpec {
     /// Every environment that the definition names, in its order.
     pub environments: Vec<EnvName>,
     pub images: BTreeMap<ImageName, ImageSpec>,
+    /// What the names of images in Dockerfiles mean.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bases: BTreeMap<String, BaseSpec>,
     pub services: BTreeMap<ServiceName, ServiceDefinition>,
 }
 
@@ -30,8 +33,11 @@ pub struct ImageSpec {
     /// The image that it starts from, itself whole. Its steps come first; what is said below is already the sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Box<ImageSpec>>,
-    /// With a base, that of the base.
+    /// With a base, that of the base. Without a meaning in an image of a Dockerfile.
     pub debian: DebianSpec,
+    /// The image is all that this says: of the members below, only its tests and what is no leak are said besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dockerfile: Option<DockerfileSpec>,
     pub users: Vec<UserSpec>,
     pub copies: Vec<CopySpec>,
     /// Shell command lines, each a step.
@@ -63,7 +69,29 @@ impl ImageSpec {
     }
 }
 
+/// Paths are relative to the definition's folder, and never outside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DockerfileSpec {
+    pub file: String,
+    pub context: String,
+    /// The stage; `None` is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    pub args: BTreeMap<String, String>,
+}
+
+/// What the name of an image in a Dockerfile means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseSpec {
+    /// One of the definition.
+    Image(ImageName),
+    /// As of `--base NAME=REF`.
+    Reference(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DebianSpec {
     pub suite: String,

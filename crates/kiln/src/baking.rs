@@ -1,5 +1,7 @@
 //! Bakes what a definition needs, and makes of it what the daemon runs.
 
+mod of_dockerfile;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -32,6 +34,22 @@ pub(crate) struct Image {
     pub(crate) steps: Vec<kiln_bake::StepReport>,
     config: kiln_oci::ImageConfig,
     origin: ImageOrigin,
+}
+
+/// What a bake gave, of either kind.
+struct Made {
+    tag: String,
+    digest: kiln_model::Digest,
+    steps: Vec<StepReport>,
+    config: kiln_oci::ImageConfig,
+}
+
+/// What a command has baked so far.
+struct Progress {
+    lock: Option<Lock>,
+    images: Images,
+    /// Those whose bases are being baked, from the first one on.
+    under_way: Vec<ImageName>,
 }
 
 pub(crate) type Images = BTreeMap<ImageName, Image>;
@@ -79,25 +97,26 @@ impl<'a> Baking<'a> {
                 });
             }
         };
-        let mut lock = match &before {
+        let lock = match &before {
             Some(text) => Some(Lock::parse(text).map_err(|error| Failure::Lock {
                 path: path.clone(),
                 source: Box::new(error),
             })?),
             None => None,
         };
-        let mut images = Images::new();
+        let mut progress = Progress {
+            lock,
+            images: Images::new(),
+            under_way: Vec::new(),
+        };
         for name in names {
-            let spec = self
-                .definition
-                .spec
-                .images
-                .get(name)
-                .ok_or_else(|| self.unknown(name))?;
-            let (image, locked) = self.one(spec, lock.as_ref())?;
-            lock = Some(locked);
-            images.insert(name.clone(), image);
+            self.one_of(name, &mut progress)?;
         }
+        let Progress {
+            lock, mut images, ..
+        } = progress;
+        // Those that others stand on were not asked for.
+        images.retain(|name, _| names.contains(name));
         if let Some(lock) = lock {
             let text = lock.to_string();
             if before.as_ref() != Some(&text) {
@@ -112,6 +131,27 @@ impl<'a> Baking<'a> {
             }
         }
         Ok(images)
+    }
+
+    /// Bakes an image of the definition, unless it was.
+    fn one_of(&self, name: &ImageName, progress: &mut Progress) -> Result<(), Failure> {
+        if progress.images.contains_key(name) {
+            return Ok(());
+        }
+        let images = &self.definition.spec.images;
+        let spec = images.get(name).ok_or_else(|| self.unknown(name))?;
+        self.begin(name, progress)?;
+        let image = match &spec.dockerfile {
+            Some(dockerfile) => self.of_dockerfile(spec, dockerfile, progress)?,
+            None => {
+                let (image, locked) = self.one(spec, progress.lock.as_ref())?;
+                progress.lock = Some(locked);
+                image
+            }
+        };
+        progress.under_way.pop();
+        progress.images.insert(name.clone(), image);
+        Ok(())
     }
 
     pub(crate) fn write(&self, images: &Images, output: &Output) -> Result<(), Failure> {
@@ -185,6 +225,30 @@ impl<'a> Baking<'a> {
             lock,
             config,
         } = baked;
+        let made = Made {
+            tag,
+            digest,
+            steps,
+            config,
+        };
+        let image = self.image(name, made, commit, now)?;
+        Ok((image, lock))
+    }
+
+    /// Tells that it is baked.
+    fn image(
+        &self,
+        name: &ImageName,
+        made: Made,
+        commit: Option<git::Commit>,
+        now: kiln_model::Timestamp,
+    ) -> Result<Image, Failure> {
+        let Made {
+            tag,
+            digest,
+            steps,
+            config,
+        } = made;
         let cached = steps.iter().filter(|step| step.cached).count();
         let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
         self.audience.progress(&format!(
@@ -200,16 +264,13 @@ impl<'a> Baking<'a> {
             commit: commit.map(|commit| commit.sha),
             baked_at: now,
         };
-        Ok((
-            Image {
-                tag,
-                digest,
-                steps,
-                config,
-                origin,
-            },
-            lock,
-        ))
+        Ok(Image {
+            tag,
+            digest,
+            steps,
+            config,
+            origin,
+        })
     }
 
     /// A repository that can't be read is no reason not to bake, but the image can't be called clean then.
@@ -225,6 +286,10 @@ impl<'a> Baking<'a> {
         inputs.extend(self.definition.files.iter().cloned());
         for part in spec.chain() {
             inputs.extend(part.copies.iter().map(|copy| PathBuf::from(&copy.from)));
+        }
+        if let Some(dockerfile) = &spec.dockerfile {
+            inputs.push(PathBuf::from(&dockerfile.file));
+            inputs.push(PathBuf::from(&dockerfile.context));
         }
         match git::commit(folder, &inputs) {
             Ok(commit) => commit,

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Registries};
+use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Registries, Tagging};
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_oci::{Output, Store};
@@ -91,29 +91,7 @@ impl DockerfileSettings {
     }
 
     pub(crate) fn read(&self) -> Result<Dockerfile, Failure> {
-        let text =
-            std::fs::read_to_string(&self.path).map_err(|source| Failure::ReadDockerfile {
-                path: self.path.clone(),
-                source,
-            })?;
-        let name = self.path.display().to_string();
-        Ok(Dockerfile::parse(Source { name, text })?)
-    }
-
-    /// `Dockerfile.dockerignore` beside the Dockerfile, or the context's `.dockerignore`.
-    fn ignore(&self) -> Result<Ignore, Failure> {
-        let mut own = self.path.clone().into_os_string();
-        own.push(".dockerignore");
-        for path in [PathBuf::from(own), self.context.join(".dockerignore")] {
-            match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    return Ignore::parse(&text).map_err(|line| Failure::Ignore { path, line });
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(source) => return Err(Failure::ReadDockerfile { path, source }),
-            }
-        }
-        Ok(Ignore::default())
+        read(&self.path)
     }
 
     pub(crate) fn bake(
@@ -135,7 +113,7 @@ impl DockerfileSettings {
                 source,
             });
         }
-        let ignore = self.ignore()?;
+        let ignore = read_ignore(&self.path, &self.context)?;
         let work = root.join("work");
         std::fs::create_dir_all(&work).map_err(|source| Failure::Root {
             path: root.to_owned(),
@@ -147,7 +125,8 @@ impl DockerfileSettings {
             dockerfile,
             context: &self.context,
             ignore: &ignore,
-            tag: &tag,
+            tag: Tagging::As(&tag),
+            tests: &[],
             build_args: &self.build_args,
             target: self.target.as_deref(),
             bases: &self.bases,
@@ -157,32 +136,7 @@ impl DockerfileSettings {
             no_cache: self.no_cache,
             work: &work,
         };
-        for warning in &dockerfile.warnings {
-            output::aside(&warning.render(&dockerfile.file));
-        }
-        let mut live = Live::new(&tag, std::io::stderr(), columns());
-        // Nobody reads any more: the bake is ended all the same, and the failure told then.
-        let mut told = Ok(());
-        let baked = kiln_bake::bake_dockerfile(&store, &request, &mut |progress| {
-            if let Some(line) = live.tell(progress)
-                && told.is_ok()
-            {
-                told = audience.progress(&line);
-            }
-        });
-        live.clear();
-        let baked = baked.map_err(|error| match error {
-            BakeError::Dockerfile(error) => Failure::Dockerfile(Box::new(error)),
-            BakeError::Instruction { place, source } => Failure::Instruction { place, source },
-            error => Failure::Bake {
-                image: tag.clone(),
-                source: Box::new(error),
-            },
-        })?;
-        told?;
-        for warning in &baked.warnings {
-            output::aside(&warning.render(&dockerfile.file));
-        }
+        let baked = carry_out(&store, &request, &tag, audience)?;
         let cached = baked.steps.iter().filter(|step| step.cached).count();
         let took = Duration::from_millis(baked.steps.iter().map(|step| step.duration_ms).sum());
         audience.progress(&format!(
@@ -197,4 +151,66 @@ impl DockerfileSettings {
         }
         Ok(baked)
     }
+}
+
+pub(crate) fn read(path: &Path) -> Result<Dockerfile, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|source| Failure::ReadDockerfile {
+        path: path.to_owned(),
+        source,
+    })?;
+    let name = path.display().to_string();
+    Ok(Dockerfile::parse(Source { name, text })?)
+}
+
+/// `Dockerfile.dockerignore` beside the Dockerfile, or the context's `.dockerignore`.
+pub(crate) fn read_ignore(dockerfile: &Path, context: &Path) -> Result<Ignore, Failure> {
+    let mut own = dockerfile.to_owned().into_os_string();
+    own.push(".dockerignore");
+    for path in [PathBuf::from(own), context.join(".dockerignore")] {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                return Ignore::parse(&text).map_err(|line| Failure::Ignore { path, line });
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => return Err(Failure::ReadDockerfile { path, source }),
+        }
+    }
+    Ok(Ignore::default())
+}
+
+/// Bakes, and tells what happens as for any image, called `label`.
+pub(crate) fn carry_out(
+    store: &Store,
+    request: &DockerfileRequest<'_>,
+    label: &str,
+    audience: Audience,
+) -> Result<BakedDockerfile, Failure> {
+    let dockerfile = request.dockerfile;
+    for warning in &dockerfile.warnings {
+        output::aside(&warning.render(&dockerfile.file));
+    }
+    let mut live = Live::new(label, std::io::stderr(), columns());
+    // Nobody reads any more: the bake is ended all the same, and the failure told then.
+    let mut told = Ok(());
+    let baked = kiln_bake::bake_dockerfile(store, request, &mut |progress| {
+        if let Some(line) = live.tell(progress)
+            && told.is_ok()
+        {
+            told = audience.progress(&line);
+        }
+    });
+    live.clear();
+    let baked = baked.map_err(|error| match error {
+        BakeError::Dockerfile(error) => Failure::Dockerfile(Box::new(error)),
+        BakeError::Instruction { place, source } => Failure::Instruction { place, source },
+        error => Failure::Bake {
+            image: label.to_owned(),
+            source: Box::new(error),
+        },
+    })?;
+    told?;
+    for warning in &baked.warnings {
+        output::aside(&warning.render(&dockerfile.file));
+    }
+    Ok(baked)
 }

@@ -118,6 +118,14 @@ pub(crate) enum Failure {
         #[source]
         source: Box<kiln_bake::BakeError>,
     },
+    #[error("image `{image}`: a base of it can't be used")]
+    Base {
+        image: String,
+        #[source]
+        source: Box<kiln_oci::ImportError>,
+    },
+    #[error("images stand on each other in a circle: {}", chain.join(", on "))]
+    BaseCircle { chain: Vec<String> },
     #[error("{} takes one image, and {} are baked", path.display(), images.join(", "))]
     OneOutput { path: PathBuf, images: Vec<String> },
     #[error("the image `{image}` has no {what}: it was baked before kiln made one")]
@@ -186,6 +194,8 @@ impl Failure {
             | Self::BrokenOff
             | Self::Store(_)
             | Self::Bake { .. }
+            | Self::Base { .. }
+            | Self::BaseCircle { .. }
             | Self::NoDocument { .. }
             | Self::Export(_)
             | Self::Lock { .. }
@@ -219,6 +229,9 @@ impl Failure {
                 "nothing of it was changed: make its folder writable".to_owned()
             }
             Self::NoImage { known, .. } => format!("it has: {known}"),
+            Self::BaseCircle { .. } => {
+                "take one of them out of `bases`, or give its FROM another name".to_owned()
+            }
             Self::NoDocument { .. } => "bake it again".to_owned(),
             Self::OneOutput { .. } => {
                 "name the image (`kiln bake IMAGE --output …`), or write to a folder with oci:DIR"
@@ -267,6 +280,7 @@ impl Failure {
             | Self::Api(_)
             | Self::Store(_)
             | Self::Bake { .. }
+            | Self::Base { .. }
             | Self::Export(_)
             | Self::Engine(_)
             | Self::Spawn(_)

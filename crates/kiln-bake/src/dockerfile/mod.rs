@@ -8,6 +8,7 @@ mod config;
 mod copy;
 mod from;
 mod mode;
+mod needs;
 mod owner;
 mod place;
 mod run;
@@ -25,14 +26,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore};
-use kiln_model::{Digest, Timestamp};
+use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 
 use crate::archive;
-use crate::bake::{BakeProgress, StepReport};
+use crate::bake::{BakeProgress, CommitInfo, StepReport, give_tag};
 use crate::error::BakeError;
+use crate::image_tests::{self, Subject};
 use crate::registry::Registries;
 use crate::seen::Seen;
+pub use needs::images_named;
 use schedule::{Schedule, lock};
 use scope::Scope;
 
@@ -40,7 +43,9 @@ pub struct DockerfileRequest<'a> {
     pub dockerfile: &'a Dockerfile,
     pub context: &'a Path,
     pub ignore: &'a Ignore,
-    pub tag: &'a str,
+    pub tag: Tagging<'a>,
+    /// All of them have to pass before the image gets its tag.
+    pub tests: &'a [TestSpec],
     pub build_args: &'a BTreeMap<String, String>,
     /// None: the last stage.
     pub target: Option<&'a str>,
@@ -56,6 +61,28 @@ pub struct DockerfileRequest<'a> {
     pub no_cache: bool,
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
+}
+
+/// The tag that the image gets.
+#[derive(Clone, Copy, Debug)]
+pub enum Tagging<'a> {
+    /// Which may be taken by another image, and is then an error.
+    As(&'a str),
+    /// One of a definition's.
+    Version {
+        image: &'a str,
+        version: &'a str,
+        commit: Option<&'a CommitInfo>,
+    },
+}
+
+impl<'a> Tagging<'a> {
+    /// What the image is called while it has no tag.
+    fn name(&self) -> &'a str {
+        match self {
+            Self::As(name) | Self::Version { image: name, .. } => name,
+        }
+    }
 }
 
 pub struct BakedDockerfile {
@@ -169,7 +196,7 @@ pub fn bake_dockerfile(
             store,
             request.context,
             // The name of all of its versions: each tag is given once.
-            request.tag.split(':').next().unwrap_or_default(),
+            request.tag.name().split(':').next().unwrap_or_default(),
             SystemTime::now(),
         )),
         notes: Mutex::default(),
@@ -182,7 +209,7 @@ pub fn bake_dockerfile(
             Ok::<_, BakeError>((stage, seen, notes))
         });
         // Until the bake, and with it the other end, is gone.
-        told.into_iter().for_each(progress);
+        told.into_iter().for_each(&mut *progress);
         baking
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -199,7 +226,7 @@ pub fn bake_dockerfile(
     // Within a stage they are in its order.
     reports.sort_by_key(|(stage, _)| *stage);
     warnings.sort_by_key(|(stage, _)| *stage);
-    let steps = reports.into_iter().map(|(_, report)| report).collect();
+    let mut steps: Vec<StepReport> = reports.into_iter().map(|(_, report)| report).collect();
     let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
     let unused: Vec<&str> = request
         .build_args
@@ -217,9 +244,29 @@ pub fn bake_dockerfile(
         ));
     }
     let digest = store.put_image(&stage.config, &stage.layers)?;
-    store.tag(request.tag, &digest)?;
+    let subject = Subject {
+        store,
+        work: request.work,
+        name: request.tag.name(),
+        digest,
+        config: &stage.config,
+        layers: &stage.layers,
+    };
+    let (tests, _) = image_tests::run(&subject, request.tests, progress)?;
+    steps.extend(tests);
+    let tag = match request.tag {
+        Tagging::As(tag) => {
+            store.tag(tag, &digest)?;
+            tag.to_owned()
+        }
+        Tagging::Version {
+            image,
+            version,
+            commit,
+        } => give_tag(store, image, version, commit, &digest)?,
+    };
     Ok(BakedDockerfile {
-        tag: request.tag.to_owned(),
+        tag,
         digest,
         steps,
         config: stage.config.clone(),

@@ -75,7 +75,7 @@ impl Walk {
                 });
             }
             let ground = Ground {
-                image: bake.request.tag,
+                image: bake.request.tag.name(),
                 step: &name,
                 lowers: bake.lowers(&layers)?,
                 upper: &upper,

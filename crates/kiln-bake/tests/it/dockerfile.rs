@@ -6,7 +6,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Registries, bake_dockerfile};
+use kiln_bake::{
+    BakeError, BakedDockerfile, DockerfileRequest, Registries, Tagging, bake_dockerfile,
+};
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_engine::Overlay;
@@ -130,7 +132,8 @@ impl Bench {
             dockerfile: &dockerfile,
             context: &self.context,
             ignore: &Ignore::parse(&rules).unwrap(),
-            tag,
+            tag: Tagging::As(tag),
+            tests: &[],
             build_args: &build_args,
             target,
             bases,

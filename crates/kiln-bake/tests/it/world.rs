@@ -59,6 +59,7 @@ pub(crate) fn image() -> ImageSpec {
             mirror: None,
             keyring: None,
         },
+        dockerfile: None,
         users: Vec::new(),
         copies: Vec::new(),
         run: Vec::new(),

@@ -375,3 +375,43 @@ fn the_documents_sample_and_the_examples_are_right() {
         }
     }
 }
+
+#[test]
+fn an_image_may_be_a_dockerfiles() {
+    let source = Source {
+        name: "kiln.hcl".into(),
+        text: r#"
+            project = "shop"
+            bases   = { "debian:bookworm" = image.base, alpine = "oci:alpine" }
+            image "base" {
+              version = "1"
+              debian { suite = "bookworm" }
+            }
+            image "api" {
+              version    = "1.2"
+              dockerfile = "app/Dockerfile"
+              context    = "app"
+              target     = "last"
+              args       = { A = "b", N = 1 }
+              allow_leak = ["private-key:/k"]
+              test "there" { present = ["/bin/sh"] }
+            }
+            service "api" { image = image.api }
+        "#
+        .into(),
+    };
+    let spec = load(&source, &inputs("dev")).unwrap().spec;
+    let image = &spec.images[&"api".parse().unwrap()];
+    let expected = kiln_model::DockerfileSpec {
+        file: "app/Dockerfile".into(),
+        context: "app".into(),
+        target: Some("last".into()),
+        args: map(&[("A", "b"), ("N", "1")]),
+    };
+    assert_eq!(image.dockerfile.as_ref(), Some(&expected));
+    assert_eq!((image.tests.len(), image.allow_leak.len()), (1, 1));
+    let base = kiln_model::BaseSpec::Image("base".parse().unwrap());
+    assert_eq!(spec.bases["debian:bookworm"], base);
+    let alpine = kiln_model::BaseSpec::Reference("oci:alpine".into());
+    assert_eq!(spec.bases["alpine"], alpine);
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // waits have deadlines
 
+mod dockerfiles;
 mod serving;
 mod world;
 

@@ -145,8 +145,15 @@ impl World {
         self.folder.join("root")
     }
 
+    /// Of a file of the definition's folder, whose own folder is there.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        let path = self.folder.join("shop").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.folder.join("shop").join(name), text).unwrap();
+        std::fs::write(self.path(name), text).unwrap();
     }
 
     pub(crate) fn commit(&self) -> String {

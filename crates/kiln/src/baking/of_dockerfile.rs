@@ -1,0 +1,114 @@
+//! The images of a definition that are a Dockerfile's, after those of the same definition that they stand on.
+
+use std::collections::BTreeMap;
+
+use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Tagging, images_named};
+use kiln_model::{BaseSpec, DockerfileSpec, ImageName, ImageSpec};
+use kiln_oci::ArchiveReference;
+use kiln_oci::image::same_name;
+
+use super::{Baking, Image, Made, Progress};
+use crate::dockerfile::{carry_out, read, read_ignore};
+use crate::failure::Failure;
+use crate::settings;
+
+impl Baking<'_> {
+    pub(super) fn of_dockerfile(
+        &self,
+        spec: &ImageSpec,
+        said: &DockerfileSpec,
+        progress: &mut Progress,
+    ) -> Result<Image, Failure> {
+        let folder = &self.definition.folder;
+        let context = folder.join(&said.context);
+        let path = folder.join(&said.file);
+        let dockerfile = read(&path)?;
+        let ignore = read_ignore(&path, &context)?;
+        let bases = self.bases(spec, &images_named(&dockerfile, &said.args), progress)?;
+        let (commit, now) = (self.commit(spec), crate::rollout::now());
+        let info = commit.as_ref().map(|commit| CommitInfo {
+            sha: commit.sha.clone(),
+            dirty: commit.dirty,
+        });
+        let request = DockerfileRequest {
+            dockerfile: &dockerfile,
+            context: &context,
+            ignore: &ignore,
+            tag: Tagging::Version {
+                image: spec.name.as_str(),
+                version: &spec.version,
+                commit: info.as_ref(),
+            },
+            tests: &spec.tests,
+            build_args: &said.args,
+            target: said.target.as_deref(),
+            bases: &bases,
+            registries: &settings::registries(false, Vec::new()),
+            contexts: &BTreeMap::new(),
+            platform: None,
+            no_cache: false,
+            work: &self.work,
+        };
+        let name = spec.name.as_str();
+        let baked = carry_out(&self.store, &request, name, self.audience)?;
+        let BakedDockerfile {
+            tag,
+            digest,
+            steps,
+            config,
+            warnings: _,
+            bases: _,
+        } = baked;
+        let made = Made {
+            tag,
+            digest,
+            steps,
+            config,
+        };
+        self.image(&spec.name, made, commit, now)
+    }
+
+    /// What `bases` means for the names that the Dockerfile has. Images of the definition are baked first.
+    fn bases(
+        &self,
+        spec: &ImageSpec,
+        named: &std::collections::BTreeSet<String>,
+        progress: &mut Progress,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let mut bases = BTreeMap::new();
+        for (name, base) in &self.definition.spec.bases {
+            if !named.iter().any(|known| same_name(known, name)) {
+                continue;
+            }
+            let reference = match base {
+                BaseSpec::Image(image) => {
+                    self.one_of(image, progress)?;
+                    progress.images[image].digest.to_string()
+                }
+                BaseSpec::Reference(text) if ArchiveReference::is_one(text) => {
+                    let archive: ArchiveReference =
+                        text.parse().map_err(|source| Failure::Base {
+                            image: spec.name.to_string(),
+                            source: Box::new(source),
+                        })?;
+                    archive.below(&self.definition.folder)
+                }
+                BaseSpec::Reference(text) => text.clone(),
+            };
+            bases.insert(name.clone(), reference);
+        }
+        Ok(bases)
+    }
+
+    /// An image that stands on itself would never begin.
+    pub(super) fn begin(&self, name: &ImageName, progress: &mut Progress) -> Result<(), Failure> {
+        if progress.under_way.contains(name) {
+            let chain = progress.under_way.iter().map(ImageName::to_string);
+            return Err(Failure::BaseCircle {
+                chain: chain.chain([name.to_string()]).collect::<Vec<_>>(),
+            });
+        }
+        progress.under_way.push(name.clone());
+        Ok(())
+    }
+}
