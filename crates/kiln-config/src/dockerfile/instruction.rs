@@ -392,6 +392,9 @@ pub(super) fn parse(raw: &Raw, escape: char) -> Result<Parsed, Complaint> {
         "EXPOSE" => Action::Expose(rest.split()),
         "VOLUME" => {
             let volumes = list(&rest)?;
+            if volumes.is_empty() {
+                return Err(lacks("its argument"));
+            }
             if volumes.iter().any(|volume| volume.text.trim().is_empty()) {
                 return Err(rest.complain("VOLUME has an empty path", "take it out"));
             }

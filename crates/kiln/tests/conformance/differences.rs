@@ -17,6 +17,10 @@ const ROOT_FOLDER: &str = "containerd's writer of layers has no entry for `/`; k
 const LINKED_TO_BASE: &str = "containerd's writer of layers leaves out what is the same file as before, and the link with it";
 const NO_COMMAND: &str =
     "BuildKit runs a shell that has nothing to do; the reference has a command";
+const UNKNOWN_TRIGGER: &str =
+    "BuildKit keeps what no image on top of it could be baked with; kiln says so at once";
+const STAGE_NUMBER: &str =
+    "docker's first builder took the number of a stage as a target; nothing else can be meant";
 
 /// (case, what differs, why).
 const DIFFERENCES: &[(&str, &str, &str)] = &[
@@ -30,10 +34,12 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("exclude/file-source", "/two/b.txt", EXCLUDED_SOURCE),
     ("exclude/from-stage", "/opt/marked", ATTRIBUTES),
     ("from/tree", "/opt/marked", ATTRIBUTES),
+    ("onbuild/unknown", "result", UNKNOWN_TRIGGER),
     ("run/chmod-only", "/", ROOT_FOLDER),
     ("run/empty", "result", NO_COMMAND),
     ("run/link-to-base-file", "/opt/tool/x2", LINKED_TO_BASE),
     ("copy/attributes", "/marked", ATTRIBUTES),
+    ("stages/target-index", "result", STAGE_NUMBER),
     ("workdir/existing", "history", EMPTY_LAYER),
 ];
 
