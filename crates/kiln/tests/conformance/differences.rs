@@ -21,6 +21,8 @@ const UNKNOWN_TRIGGER: &str =
     "BuildKit keeps what no image on top of it could be baked with; kiln says so at once";
 const STAGE_NUMBER: &str =
     "docker's first builder took the number of a stage as a target; nothing else can be meant";
+const HOST_NAME: &str = "each sandbox is called after who made it";
+const DEVICES: &str = "no step and no instance of kiln may make or use a device";
 
 /// (case, what differs, why).
 const DIFFERENCES: &[(&str, &str, &str)] = &[
@@ -39,6 +41,9 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("run/empty", "result", NO_COMMAND),
     ("run/link-to-base-file", "/opt/tool/x2", LINKED_TO_BASE),
     ("copy/attributes", "/marked", ATTRIBUTES),
+    ("run/hostname", "/name", HOST_NAME),
+    ("run/rights", "/dev-node", DEVICES),
+    ("run/rights", "/rights", DEVICES),
     ("stages/target-index", "result", STAGE_NUMBER),
     ("workdir/existing", "history", EMPTY_LAYER),
 ];
