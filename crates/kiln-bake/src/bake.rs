@@ -4,6 +4,7 @@ use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -24,7 +25,7 @@ use crate::provenance::{self, Done};
 use crate::resolve::{Resolved, Wanted};
 use crate::seen::Seen;
 use crate::signature::Keys;
-use crate::{copy, look, resolve, sbom, sources, users};
+use crate::{clock, copy, look, resolve, sbom, sources, users};
 
 /// Debian's own keyring has some tens of kilobytes.
 const KEYRING_LIMIT: u64 = 16 << 20;
@@ -39,6 +40,8 @@ pub struct BakeRequest<'a> {
     pub work: &'a Path,
     pub commit: Option<CommitInfo>,
     pub now: Timestamp,
+    /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
+    pub move_clock: Option<i32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct CommitInfo {
     pub sha: String,
     /// Something of what is baked is not as the commit has it.
     pub dirty: bool,
+    /// The path of the definition in the repository.
+    pub definition: String,
 }
 
 /// What a bake is doing.
@@ -235,7 +240,9 @@ fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError
 /// `NAME:VERSION-COMMIT`, or for what no commit has `NAME:VERSION-dirty.DIGEST`.
 fn tag(name: &str, version: &str, commit: Option<&CommitInfo>, digest: &Digest) -> String {
     match commit {
-        Some(CommitInfo { sha, dirty: false }) => {
+        Some(CommitInfo {
+            sha, dirty: false, ..
+        }) => {
             format!("{name}:{version}-{}", &sha[..sha.len().min(12)])
         }
         _ => format!("{name}:{version}-dirty.{}", digest.short()),
@@ -399,6 +406,9 @@ impl Scratch {
     pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, BakeError> {
         let path = self.0.join(name);
         fs::create_dir_all(&path).map_err(BakeError::io(&path))?;
+        // It may become the root of an image, which is not the umask's to decide.
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&path, mode).map_err(BakeError::io(&path))?;
         Ok(path)
     }
 }
@@ -458,7 +468,7 @@ fn carry_out(
     };
     let name = image.name.to_string();
     let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
-    let ground = Ground {
+    let mut ground = Ground {
         image: &name,
         step: &step.name,
         lowers: lowers.clone(),
@@ -467,6 +477,15 @@ fn carry_out(
         binds: Vec::new(),
         stop: &|| false,
     };
+    if let Some(seconds) = request.move_clock {
+        let folder = scratch.folder("clock")?;
+        let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(request.work))?;
+        match (moved, lowers.is_empty()) {
+            (Some(moved), true) => ground.binds = moved.binds(),
+            (Some(moved), false) => ground.lowers.push(moved.lower()),
+            (None, _) => {}
+        }
+    }
     let mut tree = match &step.work {
         Work::Debian { .. } | Work::Packages { .. } => {
             let debian = Debian {
@@ -478,6 +497,7 @@ fn carry_out(
             };
             if lowers.is_empty() {
                 debian.base(progress)?;
+                clock::Moved::remove_stubs(&ground).map_err(BakeError::io(&upper))?;
             } else {
                 let view = view()?;
                 debian.packages(view.path(), progress)?;

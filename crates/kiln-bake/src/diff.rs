@@ -93,7 +93,10 @@ fn merged(store: &Store, image: &Image) -> Result<Tree, BakeError> {
     Ok(Tree::merge(&store.layer_trees(image)?)?)
 }
 
-fn changed(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<Changed> {
+pub(crate) fn changed(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Vec<Changed> {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     names
         .into_iter()

@@ -35,6 +35,10 @@ pub(crate) fn make_merged(root: &Path) -> Result<(), BakeError> {
         }
         let usr = root.join("usr").join(name);
         fs::create_dir_all(&usr).map_err(BakeError::io(&usr))?;
+        for folder in [&root.join("usr"), &usr] {
+            let mode = Permissions::from_mode(0o755);
+            fs::set_permissions(folder, mode).map_err(BakeError::io(folder))?;
+        }
         let link = root.join(name);
         symlink(Path::new("usr").join(name), &link).map_err(BakeError::io(&link))?;
     }

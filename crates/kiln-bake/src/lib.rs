@@ -8,6 +8,7 @@
 
 mod archive;
 mod bake;
+mod clock;
 mod configure;
 mod control;
 mod copy;
@@ -35,6 +36,7 @@ mod signature;
 mod sources;
 mod universe;
 mod users;
+mod verify;
 mod version;
 
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
@@ -47,3 +49,4 @@ pub use lock::{Lock, LockError};
 pub use provenance::MEDIA_IN_TOTO;
 pub use registry::Registries;
 pub use sbom::MEDIA_SPDX;
+pub use verify::{Circumstances, Difference, compare, static_programs};

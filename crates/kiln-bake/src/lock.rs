@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kiln_model::{Digest, ImageName};
+use kiln_model::{Digest, ImageName, ImageSpec};
 use serde::{Deserialize, Serialize};
+
+use crate::provenance;
 
 /// Of the file, and part of every base's key.
 const FORMAT: u32 = 2;
@@ -71,6 +73,18 @@ impl Lock {
             return Err(LockError::Format { found: lock.format });
         }
         Ok(lock)
+    }
+
+    /// What the packages of `image` are known by in its provenance.
+    pub fn digest_of(&self, image: &ImageSpec) -> Option<Digest> {
+        let base = image.chain().first().map_or(&image.name, |base| &base.name);
+        provenance::lock_digest(self.images.get(base)?).ok()
+    }
+
+    /// The files of all packages, by their content.
+    pub fn packages(&self) -> impl Iterator<Item = Digest> {
+        let images = self.images.values();
+        images.flat_map(|image| image.packages.iter().map(|package| package.sha256))
     }
 
     pub(crate) fn with(&self, image: &ImageName, packages: ImageLock) -> Self {

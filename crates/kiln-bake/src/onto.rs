@@ -178,6 +178,8 @@ impl Onto {
                 other => other?,
             }
         }
+        // Where no package says more, it is the image's, and the umask has no part in that.
+        fs::set_permissions(&target, Permissions::from_mode(0o755))?;
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.insert(path.to_owned());
         Ok(())

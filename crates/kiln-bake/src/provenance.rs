@@ -21,6 +21,11 @@ pub(crate) struct Done {
     pub(crate) diff_id: Digest,
 }
 
+/// What a lock's packages are known by.
+pub(crate) fn lock_digest(locked: &ImageLock) -> Result<Digest, CanonicalError> {
+    canonical_json(locked).map(|json| Digest::of(&json))
+}
+
 pub(crate) fn statement(
     image: &ImageSpec,
     digest: &Digest,
@@ -49,7 +54,7 @@ pub(crate) fn statement(
         .iter()
         .map(|test| json!({"name": test.name, "digest": test.digest}))
         .collect();
-    let lock = Digest::of(&canonical_json(locked)?);
+    let lock = lock_digest(locked)?;
     canonical_json(&json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": image.name, "digest": {"sha256": digest.hex()}}],
@@ -61,6 +66,7 @@ pub(crate) fn statement(
                     "image": image.name,
                     "version": image.version,
                     "commit": commit.map(|commit| &commit.sha),
+                    "definition": commit.map(|commit| &commit.definition),
                     // What no commit has is as little to be had again as what differs from one.
                     "dirty": commit.is_none_or(|commit| commit.dirty),
                 },

@@ -50,6 +50,12 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Print what is in an image: its packages with versions, licences and sources, as SPDX 2.3 JSON
     Sbom(Sbom),
+    /// Bake an image again from its commit, in other circumstances, and show what differs
+    ///
+    /// The commit is read from the Git repository of the definition. The second bake has an empty cache, another path, user, locale,
+    /// time zone, umask and clock, and one processor. Exits with 0 when it gives the same digest, and with 1 when something
+    /// differs, of which each path is shown with its cause.
+    Verify(Verify),
     /// Show what an apply would change, and why
     ///
     /// Exits with 0 when nothing would change, with 2 when something would, with 1 after an error.
@@ -78,6 +84,8 @@ pub(crate) enum Command {
     Supervise(Supervise),
     #[command(hide = true)]
     Proxy(Proxy),
+    #[command(hide = true)]
+    Rebake(Rebake),
 }
 
 #[derive(Debug, Group)]
@@ -259,6 +267,23 @@ pub(crate) struct Sbom {
     pub(crate) provenance: bool,
     #[command(flatten)]
     pub(crate) root: Root,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Verify {
+    /// A tag, a digest, or the first digits of one
+    pub(crate) image: String,
+    #[command(flatten)]
+    pub(crate) definition: Definition,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Rebake {
+    pub(crate) spec: PathBuf,
 }
 
 #[derive(Debug, Group)]

@@ -197,8 +197,10 @@ impl<'a> Baking<'a> {
             commit: commit.as_ref().map(|commit| CommitInfo {
                 sha: commit.sha.clone(),
                 dirty: commit.dirty,
+                definition: self.definition_in(&commit.prefix),
             }),
             now,
+            move_clock: None,
         };
         let name = &spec.name;
         let mut live = Live::new(name.as_str(), std::io::stderr(), columns());
@@ -271,6 +273,12 @@ impl<'a> Baking<'a> {
             config,
             origin,
         })
+    }
+
+    /// The path of the definition in the repository, where its folder is `prefix`.
+    fn definition_in(&self, prefix: &Path) -> String {
+        let name = self.definition.file.file_name().unwrap_or_default();
+        prefix.join(name).to_string_lossy().into_owned()
     }
 
     /// A repository that can't be read is no reason not to bake, but the image can't be called clean then.

@@ -130,6 +130,20 @@ pub(crate) enum Failure {
     OneOutput { path: PathBuf, images: Vec<String> },
     #[error("the image `{image}` has no {what}: it was baked before kiln made one")]
     NoDocument { image: String, what: &'static str },
+    #[error("the image `{image}` can't be verified: {why}")]
+    NotVerifiable {
+        image: String,
+        why: String,
+        help: String,
+    },
+    #[error("the commit {commit} can't be read")]
+    Commit {
+        commit: String,
+        #[source]
+        source: crate::git::GitError,
+    },
+    #[error("the second bake failed, as it says above")]
+    Rebake,
     #[error("the image can't be written")]
     Export(#[from] kiln_oci::ExportError),
     #[error("the lock {} can't be used", path.display())]
@@ -197,6 +211,9 @@ impl Failure {
             | Self::Base { .. }
             | Self::BaseCircle { .. }
             | Self::NoDocument { .. }
+            | Self::NotVerifiable { .. }
+            | Self::Commit { .. }
+            | Self::Rebake
             | Self::Export(_)
             | Self::Lock { .. }
             | Self::Engine(_)
@@ -233,6 +250,11 @@ impl Failure {
                 "take one of them out of `bases`, or give its FROM another name".to_owned()
             }
             Self::NoDocument { .. } => "bake it again".to_owned(),
+            Self::NotVerifiable { help, .. } => help.clone(),
+            Self::Commit { .. } => {
+                "fetch it (`git fetch`): the image was baked from a commit of this repository"
+                    .to_owned()
+            }
             Self::OneOutput { .. } => {
                 "name the image (`kiln bake IMAGE --output …`), or write to a folder with oci:DIR"
                     .to_owned()
@@ -281,6 +303,7 @@ impl Failure {
             | Self::Store(_)
             | Self::Bake { .. }
             | Self::Base { .. }
+            | Self::Rebake
             | Self::Export(_)
             | Self::Engine(_)
             | Self::Spawn(_)

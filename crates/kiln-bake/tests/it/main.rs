@@ -14,6 +14,7 @@ mod faults;
 mod image_tests;
 mod packages;
 mod server;
+mod verify;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -29,6 +30,7 @@ fn main() {
         .chain(faults::TESTS)
         .chain(image_tests::TESTS)
         .chain(packages::TESTS)
+        .chain(verify::TESTS)
         .chain(around::TESTS);
     let trials = tests
         .map(|(name, test)| {

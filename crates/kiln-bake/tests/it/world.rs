@@ -26,7 +26,7 @@ fn base() -> &'static (TempDir, Lock) {
         let store = Store::open(folder.path()).unwrap();
         let context = folder.path().join("context");
         std::fs::create_dir(&context).unwrap();
-        let baked = run(&store, folder.path(), &context, &image(), None, SHA)
+        let baked = run(&store, folder.path(), &context, &image(), None, SHA, None)
             .unwrap_or_else(|error| panic!("the first bake needs the archive: {}", told(&error)));
         (folder, baked.lock)
     })
@@ -98,12 +98,14 @@ fn run(
     image: &ImageSpec,
     lock: Option<&Lock>,
     sha: &str,
+    move_clock: Option<i32>,
 ) -> Result<Baked, BakeError> {
     let work = root.join("work");
     std::fs::create_dir_all(&work).unwrap();
     let commit = Some(CommitInfo {
         sha: sha.into(),
         dirty: false,
+        definition: "kiln.hcl".into(),
     });
     let request = BakeRequest {
         image,
@@ -112,6 +114,7 @@ fn run(
         work: &work,
         commit,
         now: Timestamp(0),
+        move_clock,
     };
     bake(store, &request, &mut |_| {})
 }
@@ -170,6 +173,24 @@ impl World {
             &image,
             Some(&self.lock),
             sha,
+            None,
+        )
+    }
+
+    pub(crate) fn bake_with_clock(
+        &self,
+        image: &ImageSpec,
+        moved: Option<i32>,
+    ) -> Result<Baked, BakeError> {
+        let (root, context) = (self.root.path(), &self.context);
+        run(
+            &self.store,
+            root,
+            context,
+            image,
+            Some(&self.lock),
+            SHA,
+            moved,
         )
     }
 
@@ -198,6 +219,7 @@ impl World {
             image,
             None,
             SHA,
+            None,
         )
     }
 

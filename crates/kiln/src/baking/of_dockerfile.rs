@@ -29,6 +29,7 @@ impl Baking<'_> {
         let info = commit.as_ref().map(|commit| CommitInfo {
             sha: commit.sha.clone(),
             dirty: commit.dirty,
+            definition: self.definition_in(&commit.prefix),
         });
         let request = DockerfileRequest {
             dockerfile: &dockerfile,

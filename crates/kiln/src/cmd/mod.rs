@@ -10,6 +10,7 @@ mod images;
 mod logs;
 mod plan;
 mod proxy;
+mod rebake;
 mod rollback;
 mod sbom;
 mod serve;
@@ -17,6 +18,7 @@ mod status;
 mod supervise;
 mod up;
 mod validate;
+mod verify;
 
 use crate::args::{Args, Command};
 use crate::failure::{Exit, Failure};
@@ -31,6 +33,8 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Images(args) => images::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Sbom(args) => sbom::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Rebake(args) => rebake::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Apply(args) => apply::run(args),
         Command::Rollback(args) => rollback::run(args),

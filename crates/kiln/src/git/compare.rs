@@ -11,7 +11,7 @@ use super::objects::{Kind, Objects, Oid};
 use super::{GitError, LOCK};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     Tree,
     File,
     Executable,
@@ -19,12 +19,12 @@ enum Mode {
     Submodule,
 }
 
-struct TreeEntry {
-    mode: Mode,
-    oid: Oid,
+pub(super) struct TreeEntry {
+    pub(super) mode: Mode,
+    pub(super) oid: Oid,
 }
 
-type Tree = BTreeMap<Vec<u8>, TreeEntry>;
+pub(super) type Tree = BTreeMap<Vec<u8>, TreeEntry>;
 
 /// True when any of `inputs` (relative to `folder`, which is `prefix` in the repository), or the lock that `commit`
 /// has, is not as `commit` has it.
@@ -51,7 +51,11 @@ pub(super) fn differs(
     }
 }
 
-fn find(objects: &Objects, root: Oid, path: &Path) -> Result<Option<TreeEntry>, GitError> {
+pub(super) fn find(
+    objects: &Objects,
+    root: Oid,
+    path: &Path,
+) -> Result<Option<TreeEntry>, GitError> {
     let mut entry = Some(TreeEntry {
         mode: Mode::Tree,
         oid: root,
@@ -71,7 +75,7 @@ fn find(objects: &Objects, root: Oid, path: &Path) -> Result<Option<TreeEntry>, 
     Ok(entry)
 }
 
-fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {
+pub(super) fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {
     let (kind, bytes) = objects.read(commit)?;
     let first = bytes
         .split(|byte| *byte == b'\n')
@@ -84,7 +88,7 @@ fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {
     Ok(tree.filter(|_| kind == Kind::Commit))
 }
 
-fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
+pub(super) fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
     let (kind, bytes) = objects.read(oid)?;
     if kind != Kind::Tree {
         return Err(GitError::Damaged(oid.to_string()));

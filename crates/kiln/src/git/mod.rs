@@ -8,6 +8,7 @@
 //! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
 //! filters) counts as dirty, as does a submodule; repositories with SHA-256 names or reftables are not read.
 
+mod checkout;
 mod compare;
 mod objects;
 
@@ -32,12 +33,18 @@ pub(crate) enum GitError {
     Missing(String),
     #[error("the object {0} is damaged")]
     Damaged(String),
+    #[error("the commit {commit} has no folder `{}`", path.display())]
+    NoFolder { commit: String, path: PathBuf },
+    #[error("{} in the commit is a submodule, whose files are in no object here", path.display())]
+    Submodule { path: PathBuf },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Commit {
     pub(crate) sha: String,
     pub(crate) dirty: bool,
+    /// The folder in the repository that was asked about.
+    pub(crate) prefix: PathBuf,
 }
 
 /// `None`: in no repository, or in one without a commit. `inputs` are relative to `folder`.
@@ -60,7 +67,29 @@ pub(crate) fn commit(folder: &Path, inputs: &[PathBuf]) -> Result<Option<Commit>
     Ok(Some(Commit {
         sha: head.to_string(),
         dirty,
+        prefix: prefix.to_owned(),
     }))
+}
+
+/// Writes the folder `prefix` of the commit `sha`, of the repository that `near` is in, below `into`, which is empty.
+/// False: there is no such repository.
+pub(crate) fn check_out(
+    near: &Path,
+    sha: &str,
+    prefix: &Path,
+    into: &Path,
+) -> Result<bool, GitError> {
+    let near = near.canonicalize().map_err(|source| GitError::Io {
+        path: near.to_owned(),
+        source,
+    })?;
+    let Some(repository) = Repository::find(&near)? else {
+        return Ok(false);
+    };
+    let commit = Oid::parse(sha).ok_or_else(|| GitError::Missing(sha.to_owned()))?;
+    let objects = Objects::open(&repository.common);
+    checkout::write(&objects, commit, prefix, into)?;
+    Ok(true)
 }
 
 struct Repository {

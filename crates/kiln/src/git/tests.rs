@@ -94,6 +94,7 @@ fn only_what_is_baked_makes_it_dirty() {
     assert_eq!(
         commit(&shop, &inputs()).unwrap(),
         Some(Commit {
+            prefix: "shop".into(),
             sha: head,
             dirty: false
         })
@@ -175,6 +176,7 @@ fn packed_repositories_and_worktrees_are_read() {
     assert_eq!(
         commit(&shop, &inputs()).unwrap(),
         Some(Commit {
+            prefix: "shop".into(),
             sha: head,
             dirty: false
         })
@@ -187,6 +189,7 @@ fn packed_repositories_and_worktrees_are_read() {
         assert_eq!(
             commit(&shop, &inputs()).unwrap(),
             Some(Commit {
+                prefix: "shop".into(),
                 sha: old.to_owned(),
                 dirty: false
             })
@@ -205,6 +208,7 @@ fn packed_repositories_and_worktrees_are_read() {
     assert_eq!(
         commit(&tree.0.join("shop"), &inputs()).unwrap(),
         Some(Commit {
+            prefix: "shop".into(),
             sha: head,
             dirty: false
         })

@@ -4,6 +4,7 @@
 
 mod dockerfiles;
 mod serving;
+mod verify;
 mod world;
 
 use std::path::{Path, PathBuf};
