@@ -145,15 +145,11 @@ fn entry(
                 causes.push(cause::of(path, &old, &new, circumstances));
             }
         }
-        (Kind::Symlink { target }, Kind::Symlink { target: other }) => {
-            if target != other {
-                causes.push(format!("it leads to {target:?}, and then to {other:?}"));
-            }
+        (Kind::Symlink { target }, Kind::Symlink { target: other }) if target != other => {
+            causes.push(format!("it leads to {target:?}, and then to {other:?}"));
         }
-        (Kind::Hardlink { target }, Kind::Hardlink { target: other }) => {
-            if target != other {
-                causes.push("it is another name of another file".to_owned());
-            }
+        (Kind::Hardlink { target }, Kind::Hardlink { target: other }) if target != other => {
+            causes.push("it is another name of another file".to_owned());
         }
         (before, after) if std::mem::discriminant(before) != std::mem::discriminant(after) => {
             causes.push("it is of another kind".to_owned());
