@@ -65,6 +65,10 @@ pub enum BakeProgress {
     Importing {
         image: String,
     },
+    /// A file that a Dockerfile names by its address is looked for.
+    Downloading {
+        url: String,
+    },
     Fetching {
         done: usize,
         of: usize,

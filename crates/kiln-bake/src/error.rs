@@ -157,6 +157,14 @@ pub enum BakeError {
     /// Not by itself: another stage failed.
     #[error("the bake was stopped")]
     Stopped,
+    #[error("{url} can't be fetched: {reason}")]
+    Download { url: String, reason: String },
+    #[error("{url} has the digest {found}, and its checksum says {expected}: it is not used")]
+    Checksum {
+        url: String,
+        expected: Digest,
+        found: Digest,
+    },
     #[error(transparent)]
     Import(Box<kiln_oci::ImportError>),
     #[error("a step has no canonical form")]

@@ -8,6 +8,7 @@
 
 mod archive;
 mod bake;
+mod civil;
 mod clock;
 mod configure;
 mod control;
@@ -29,6 +30,7 @@ mod look;
 mod onto;
 mod provenance;
 mod registry;
+mod remote;
 mod resolve;
 mod sbom;
 mod seen;

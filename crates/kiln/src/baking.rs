@@ -358,6 +358,7 @@ impl<'a, W: Write> Live<'a, W> {
             BakeProgress::Importing { image } => {
                 self.show(&format!("looking for the base {image}"));
             }
+            BakeProgress::Downloading { url } => self.show(&format!("fetching {url}")),
             BakeProgress::Fetching { done, of } => {
                 let tenths = done * 10 / of.max(1);
                 // A log wants no line for each package.

@@ -13,6 +13,7 @@ use kiln_oci::{
 
 use super::{Bake, ResolvedBase, Stage, created};
 use crate::bake::BakeProgress;
+use crate::civil::days;
 use crate::error::BakeError;
 use crate::registry::RegistryName;
 use crate::{archive, configure};
@@ -144,12 +145,7 @@ fn seconds(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let of_day = number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
-    // Days from civil (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let era = shifted.div_euclid(400);
-    let of_era = shifted.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let days = days(year, month, day);
     let zone = text
         .get(19..)?
         .trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());

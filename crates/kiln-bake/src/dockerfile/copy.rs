@@ -1,12 +1,12 @@
 //! COPY and ADD: files of the context, a folder, a stage or an image, as a layer of their own.
 
-use std::io::Read;
 use std::path::Path;
 
 use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, Instruction, Text};
 use kiln_oci::{Layer, Tree};
 
 use super::Bake;
+use super::added::{Added, is_remote, unpacked};
 use super::from::CopyFrom;
 use super::mode::Chmod;
 use super::owner::owner;
@@ -64,27 +64,34 @@ impl Walk {
             excluded.push(pattern);
         }
         let mut paths = Vec::new();
+        let mut remotes = Vec::new();
         let mut heredocs = Vec::new();
         for source in &copy.sources {
             match source {
                 CopySource::Path(text) => {
                     let path = self.expand(bake, file, text)?;
-                    let remote = ["http://", "https://", "git://", "git@", "ssh://"]
+                    let is_git = ["git://", "git@", "ssh://"]
                         .iter()
                         .any(|scheme| path.starts_with(scheme));
-                    if remote {
-                        let help = if is_add {
-                            "fetch it before the bake, and copy it"
-                        } else {
-                            "COPY takes files of the context"
-                        };
+                    if !is_add && (is_remote(&path) || is_git) {
+                        return Err(complain(
+                            text,
+                            format!("`{path}` is not in the context"),
+                            "COPY takes files of the context: ADD fetches",
+                        ));
+                    }
+                    if is_git || is_add && is_repository(&path) {
                         return Err(complain(
                             text,
                             format!(
-                                "`{path}` is fetched from the network, which this version of kiln does not do"
+                                "`{path}` is a Git repository, which this version of kiln does not fetch"
                             ),
-                            help,
+                            "clone it before the bake, and copy it",
                         ));
+                    }
+                    if is_remote(&path) {
+                        remotes.push((path, text));
+                        continue;
                     }
                     paths.push((path, text));
                 }
@@ -152,19 +159,34 @@ impl Walk {
                 parents: copy.parents,
             },
         };
-        if is_add
-            && copy.unpack != Some(false)
-            && let (Origin::Files(found), CopyFrom::Folder { path, .. }) = (&origin, &from)
-        {
-            refuse_archives(found, path).map_err(|reason| copy_error(&name, reason))?;
-        }
-        if is_add && copy.keep_git_dir || copy.checksum.is_some() {
+        if copy.keep_git_dir {
             return Err(complain(
                 &copy.to,
-                "--checksum and --keep-git-dir are for what is fetched, which this version of kiln does not do".to_owned(),
-                "take them out",
+                "--keep-git-dir is for Git repositories".to_owned(),
+                "take it out",
             ));
         }
+        // What is in the context is unpacked unless it is said, what is fetched only where it is.
+        let unpack = is_add && copy.unpack.unwrap_or(remotes.is_empty());
+        let checksum = self.checksum(bake, file, copy, remotes.len())?;
+        let mut fetched = Vec::new();
+        for (url, text) in &remotes {
+            let source = (url.as_str(), *text);
+            fetched.push(self.fetched(bake, file, source, checksum.as_ref(), unpack)?);
+        }
+        let (origin, added) = match (origin, &from) {
+            (Origin::Files(found), CopyFrom::Folder { path, .. }) => {
+                let own = found.iter().map(|found| Added {
+                    found: found.clone(),
+                    root: path.clone(),
+                    unpack: is_add && copy.unpack != Some(false),
+                });
+                let added: Vec<Added> = own.chain(fetched).collect();
+                let all = added.iter().map(|one| one.found.clone()).collect();
+                (Origin::Files(all), added)
+            }
+            (origin, _) => (origin, fetched),
+        };
         let to_folder = if copy.parents {
             format!("{}/", to.trim_end_matches('/'))
         } else {
@@ -172,6 +194,8 @@ impl Walk {
         };
         // As BuildKit has it, a layer whose modes are changed is not linked.
         let link = copy.link && chmod.is_none();
+        let entries = added.iter().flat_map(|one| &one.found.entries);
+        let times: Vec<i64> = entries.filter_map(|entry| entry.mtime).collect();
         let inputs = Inputs::Copy {
             origin: &origin,
             heredocs: &heredocs,
@@ -179,6 +203,8 @@ impl Walk {
             owner: owner_text.as_deref(),
             chmod: chmod_text.as_ref().map(|(mode, _)| mode.as_str()),
             link,
+            times: &times,
+            unpack: is_add && added.iter().any(|one| one.unpack),
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
         // What is linked does not depend on what is below, except for the names of its owners.
@@ -206,10 +232,13 @@ impl Walk {
             // Mounted until the layer is written, since its files are read from it.
             let mounted;
             match (&origin, &from) {
-                (Origin::Files(found), CopyFrom::Folder { path, .. }) => {
-                    for one in found {
+                (Origin::Files(_), CopyFrom::Folder { .. }) => {
+                    for one in &added {
+                        if unpacked(&mut placing, one, &scratch, &name, &to_folder)? {
+                            continue;
+                        }
                         placing
-                            .put(one, path, &to_folder)
+                            .put(&one.found, &one.root, &to_folder)
                             .map_err(|error| placed(&name, error))?;
                     }
                 }
@@ -284,27 +313,8 @@ fn ignore_of(folder: &Path) -> Result<Ignore, String> {
     }
 }
 
-/// ADD would unpack these; copying them as they are would be another image.
-fn refuse_archives(found: &[super::source::Found], root: &Path) -> Result<(), String> {
-    for one in found.iter().filter(|one| !one.is_folder) {
-        let Some(entry) = one.entries.first() else {
-            continue;
-        };
-        if is_archive(&root.join(&entry.at)) {
-            return Err(format!(
-                "`{}` is an archive, which ADD would unpack and this version of kiln does not: unpack it before, or COPY it as it is",
-                one.name.to_string_lossy()
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn is_archive(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
-    let magic: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    read.is_ok()
-        && (magic.iter().any(|magic| start.starts_with(magic))
-            || start.get(257..262) == Some(b"ustar"))
+/// As BuildKit has it: an address that ends with `.git`, perhaps with a reference behind it.
+fn is_repository(url: &str) -> bool {
+    let path = url.split(['#', '?']).next().unwrap_or(url);
+    is_remote(url) && path.ends_with(".git")
 }

@@ -3,6 +3,7 @@
 //! A stage is baked when something needs it, so that what the target does not need never runs. Layers and configuration
 //! are what BuildKit makes of the same instructions; times are those of the base at most, so that two bakes are one image.
 
+mod added;
 mod base;
 mod config;
 mod copy;
@@ -17,6 +18,7 @@ mod scope;
 mod source;
 mod stage;
 mod step;
+mod unpack;
 mod workdir;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -40,6 +40,36 @@ pub(super) struct Taken {
     inode: Option<(u64, u64)>,
 }
 
+impl Taken {
+    /// A file that was brought from elsewhere.
+    pub(super) fn fetched(
+        at: PathBuf,
+        mode: u32,
+        mtime: Option<i64>,
+        size: u64,
+        digest: Digest,
+    ) -> Self {
+        Self {
+            at,
+            path: PathBuf::new(),
+            mode,
+            owner: None,
+            mtime,
+            size,
+            xattrs: Vec::new(),
+            kind: TakenKind::File {
+                digest: Some(digest),
+            },
+            same_as: None,
+            inode: None,
+        }
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.kind, TakenKind::File { .. })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum TakenKind {

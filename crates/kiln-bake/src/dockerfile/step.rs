@@ -32,6 +32,12 @@ pub(super) enum Inputs<'a> {
         owner: Option<&'a str>,
         chmod: Option<&'a str>,
         link: bool,
+        /// Those that servers gave their files.
+        #[serde(skip_serializing_if = "<[i64]>::is_empty")]
+        times: &'a [i64],
+        /// Archives are unpacked.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        unpack: bool,
     },
     Folder {
         path: &'a str,

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods)] // the tests' own time
 
+mod added;
 mod archive;
 mod around;
 mod bakes;
@@ -24,6 +25,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let tests = bakes::TESTS
         .iter()
+        .chain(added::TESTS)
         .chain(bases::TESTS)
         .chain(copies::TESTS)
         .chain(dockerfile::TESTS)

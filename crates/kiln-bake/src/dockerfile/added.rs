@@ -1,0 +1,171 @@
+//! What ADD takes from elsewhere: files of the network, and archives, which are unpacked.
+
+use std::path::{Path, PathBuf};
+
+use kiln_config::dockerfile::{Complaint, Copy, Dockerfile, Text};
+use kiln_model::Digest;
+
+use super::Bake;
+use super::copy::copy_error;
+use super::place::Placing;
+use super::source::{Found, Taken};
+use super::stage::Walk;
+use super::unpack::{UnpackError, tar_stream, unpack};
+use crate::bake::{BakeProgress, Scratch};
+use crate::error::BakeError;
+use crate::remote;
+
+/// BuildKit's mode of what it fetches.
+const FETCHED_MODE: u32 = 0o600;
+
+/// A source, and the folder that its entries are below.
+pub(super) struct Added {
+    pub(super) found: Found,
+    pub(super) root: PathBuf,
+    /// Unpacked, should it be an archive.
+    pub(super) unpack: bool,
+}
+
+pub(super) fn is_remote(path: &str) -> bool {
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| path.starts_with(scheme))
+}
+
+impl Walk {
+    /// The digest that `--checksum` wants, of the only source.
+    pub(super) fn checksum(
+        &self,
+        bake: &Bake<'_>,
+        file: &Dockerfile,
+        copy: &Copy,
+        remotes: usize,
+    ) -> Result<Option<Digest>, BakeError> {
+        let Some(text) = &copy.checksum else {
+            return Ok(None);
+        };
+        let complain = |what: String, help: &str| {
+            Err(BakeError::Dockerfile(file.error(Complaint::error(
+                text.whole(),
+                what,
+                help,
+            ))))
+        };
+        if copy.sources.len() > 1 {
+            return complain(
+                "--checksum is of one source, and here are several".to_owned(),
+                "write an ADD for each",
+            );
+        }
+        if remotes == 0 {
+            return complain(
+                "--checksum is for what is fetched".to_owned(),
+                "take it out: files of the context are known by their content",
+            );
+        }
+        let value = self.expand(bake, file, text)?;
+        match value.parse() {
+            Ok(digest) => Ok(Some(digest)),
+            Err(_) => complain(
+                format!("`{value}` is not a checksum"),
+                "write sha256: and the 64 hex digits that `sha256sum` prints",
+            ),
+        }
+    }
+
+    /// A file of the network, as a source that lies in the store.
+    pub(super) fn fetched(
+        &self,
+        bake: &Bake<'_>,
+        file: &Dockerfile,
+        (url, text): (&str, &Text),
+        checksum: Option<&Digest>,
+        unpack: bool,
+    ) -> Result<Added, BakeError> {
+        bake.tell(BakeProgress::Downloading {
+            url: url.to_owned(),
+        });
+        let fetched = remote::fetch(bake.store, url, checksum).map_err(|error| {
+            let place = Complaint::error(text.whole(), "this can't be had", "");
+            super::at(file.error(place), error)
+        })?;
+        if checksum.is_none() {
+            bake.warn(
+                self.index,
+                vec![Complaint::warning(
+                    "FetchedWithoutChecksum",
+                    text.whole(),
+                    format!("`{url}` is whatever its server gives on the day of the bake"),
+                    format!("--checksum={} makes it this one", fetched.digest),
+                )],
+            );
+        }
+        let path = bake.store.blob_path(&fetched.digest);
+        Ok(Added {
+            found: Found {
+                name: remote::file_name(url).into(),
+                is_folder: false,
+                entries: vec![Taken::fetched(
+                    PathBuf::from(fetched.digest.hex()),
+                    FETCHED_MODE,
+                    // What has a checksum is the same from every server, and so is its layer.
+                    fetched.mtime().filter(|_| checksum.is_none()),
+                    fetched.size,
+                    fetched.digest,
+                )],
+            },
+            root: path.parent().map(Path::to_owned).unwrap_or_default(),
+            unpack,
+        })
+    }
+}
+
+/// Unpacks the source, where it is an archive. False: it is to be copied as it is.
+pub(super) fn unpacked(
+    placing: &mut Placing<'_>,
+    added: &Added,
+    scratch: &Scratch,
+    step: &str,
+    to: &str,
+) -> Result<bool, BakeError> {
+    let [entry] = &added.found.entries[..] else {
+        return Ok(false);
+    };
+    if !added.unpack || added.found.is_folder || !entry.is_file() {
+        return Ok(false);
+    }
+    let path = added.root.join(&entry.at);
+    let Some(stream) = tar_stream(&path).map_err(BakeError::io(&path))? else {
+        return Ok(false);
+    };
+    let target = placing
+        .target(to)
+        .map_err(|error| super::copy::placed(step, error))?;
+    placing
+        .folder(&target)
+        .map_err(|error| super::copy::placed(step, error))?;
+    let spill = scratch
+        .folder("unpacked")?
+        .join(path.file_name().unwrap_or_default());
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&spill)
+        .map_err(BakeError::io(&spill))?;
+    // Open as long as the layer is written; several sources may have one name.
+    std::fs::remove_file(&spill).map_err(BakeError::io(&spill))?;
+    unpack(placing, stream, entry.size, &target, file).map_err(|error| match error {
+        UnpackError::Write(error) => BakeError::io(&spill)(error),
+        UnpackError::Layer(error) => BakeError::Layer(error),
+        error => copy_error(
+            step,
+            format!(
+                "the archive `{}` can't be unpacked: {error}",
+                added.found.name.to_string_lossy()
+            ),
+        ),
+    })?;
+    Ok(true)
+}

@@ -1,0 +1,207 @@
+//! Files of the network, for ADD: kept in the store by their digest, and fetched again only when their server says that they changed.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use kiln_model::Digest;
+use kiln_oci::Store;
+use serde::{Deserialize, Serialize};
+use ureq::Agent;
+use ureq::http::StatusCode;
+use ureq::http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+
+use crate::civil::days;
+use crate::error::BakeError;
+
+/// A file that the store has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fetched {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    /// What the server calls this state of the file.
+    etag: Option<String>,
+    /// As the server writes it.
+    last_modified: Option<String>,
+}
+
+impl Fetched {
+    /// Seconds since 1970; none where the server did not say.
+    pub(crate) fn mtime(&self) -> Option<i64> {
+        self.last_modified.as_deref().and_then(seconds)
+    }
+}
+
+pub(crate) fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        // A large file may take long, a silent server may not.
+        .timeout_per_read(Some(Duration::from_secs(60)))
+        .http_status_as_error(false)
+        .user_agent("kiln")
+        .build();
+    config.new_agent()
+}
+
+/// Brings the file at `url` here. With a checksum, one that the store has is not asked for at all.
+pub(crate) fn fetch(
+    store: &Store,
+    url: &str,
+    checksum: Option<&Digest>,
+) -> Result<Fetched, BakeError> {
+    let key = Digest::of(format!("fetched\0{url}").as_bytes());
+    let known: Option<Fetched> = store
+        .cache_get(&key)
+        .and_then(|record| serde_json::from_slice(&record).ok())
+        .filter(|known: &Fetched| store.blob_size(&known.digest).ok() == Some(known.size));
+    if let (Some(wanted), Some(known)) = (checksum, &known)
+        && known.digest == *wanted
+    {
+        return Ok(known.clone());
+    }
+    let failed = |reason: String| BakeError::Download {
+        url: url.to_owned(),
+        reason,
+    };
+    let mut request = agent().get(url);
+    if let Some(known) = &known {
+        match (&known.etag, &known.last_modified) {
+            (Some(etag), _) => request = request.header(IF_NONE_MATCH, etag),
+            (None, Some(date)) => request = request.header(IF_MODIFIED_SINCE, date),
+            (None, None) => {}
+        }
+    }
+    let response = request.call().map_err(|error| failed(error.to_string()))?;
+    let status = response.status();
+    let found = match known {
+        Some(known) if status == StatusCode::NOT_MODIFIED => known,
+        _ if status.is_success() => {
+            let header = |name| {
+                let value = response.headers().get(name)?;
+                value.to_str().ok().map(str::to_owned)
+            };
+            let (etag, last_modified) = (header(ETAG), header(LAST_MODIFIED));
+            let body = response
+                .into_body()
+                .into_with_config()
+                .limit(u64::MAX)
+                .reader();
+            let (digest, size) = keep(store, body, &failed)?;
+            Fetched {
+                digest,
+                size,
+                etag,
+                last_modified,
+            }
+        }
+        _ => return Err(failed(format!("its server answers {status}"))),
+    };
+    if let Some(wanted) = checksum
+        && found.digest != *wanted
+    {
+        return Err(BakeError::Checksum {
+            url: url.to_owned(),
+            expected: *wanted,
+            found: found.digest,
+        });
+    }
+    let record = serde_json::to_vec(&found).unwrap_or_default();
+    store.cache_put(&key, &record)?;
+    Ok(found)
+}
+
+fn keep(
+    store: &Store,
+    mut body: impl Read,
+    failed: &dyn Fn(String) -> BakeError,
+) -> Result<(Digest, u64), BakeError> {
+    let mut writer = store.blob_writer()?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        // The server's failure and the disk's are two errors, so no `io::copy`.
+        match body.read(&mut buffer) {
+            Ok(0) => return Ok(writer.commit()?),
+            Ok(count) => writer
+                .write_all(&buffer[..count])
+                .map_err(BakeError::io(store.dir()))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error.to_string())),
+        }
+    }
+}
+
+/// The name that a file of this address gets in a folder.
+pub(crate) fn file_name(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+    let name = match path.trim_end_matches('/').rsplit_once('/') {
+        Some((_, name)) => percent_decoded(name),
+        None => String::new(),
+    };
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        "__unnamed__".to_owned()
+    } else {
+        name
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after
+            .get(..2)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            (byte, _) => {
+                bytes.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Of a date as HTTP writes it (RFC 9110, IMF-fixdate): `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn seconds(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let mut words = date.split_once(", ")?.1.split(' ');
+    let day: i64 = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let month = MONTHS.iter().position(|month| *month == name)? as i64 + 1;
+    let year: i64 = words.next()?.parse().ok()?;
+    let mut time = words.next()?.split(':').map(str::parse::<i64>);
+    let mut next = || time.next()?.ok();
+    let of_day = next()? * 3600 + next()? * 60 + next()?;
+    let days = days(year, month, day);
+    Some(days * 86_400 + of_day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_by_their_address() {
+        for (url, name) in [
+            ("https://x.io/a/b.tar.gz", "b.tar.gz"),
+            ("https://x.io/a/b?c=d/e#f", "b"),
+            ("https://x.io/a%20b", "a b"),
+            ("https://x.io/a/", "a"),
+            ("https://x.io/", "__unnamed__"),
+            ("https://x.io", "__unnamed__"),
+            ("https://x.io/..%2f", "__unnamed__"),
+        ] {
+            assert_eq!(file_name(url), name, "{url}");
+        }
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(seconds("yesterday"), None);
+    }
+}
