@@ -24,7 +24,7 @@ mod source;
 mod suggest;
 mod template;
 mod types;
-mod units;
+pub mod units;
 mod value;
 mod variable;
 

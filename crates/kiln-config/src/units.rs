@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `256MiB`, `64KiB`, `1GiB`, `1500KB`, `4096B`: whole numbers of bytes with a unit.
-pub(crate) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let factor: u64 = match unit {
         "B" => 1,
@@ -21,7 +21,7 @@ pub(crate) fn size(text: &str) -> Option<u64> {
 }
 
 /// `500ms`, `1s`, `15m`, `24h`, `7d`, and sums such as `1h30m`. Never more than ten years.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut below = u64::MAX;

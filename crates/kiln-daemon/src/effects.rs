@@ -209,11 +209,12 @@ impl Effects {
             ),
             permanent: true,
         };
-        let image = self.store.image(&release.image).map_err(unusable)?;
+        let store = self.store.in_session();
+        let image = store.image(&release.image).map_err(unusable)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let path = self.store.erofs(layer).map_err(unusable)?;
-            let digest = self.store.erofs_digest(&layer.diff_id).map_err(unusable)?;
+            let path = store.erofs(layer).map_err(unusable)?;
+            let digest = store.erofs_digest(&layer.diff_id).map_err(unusable)?;
             let digest = digest.or(layer.erofs).ok_or_else(|| StartFailure {
                 message: format!(
                     "the layer {} has no recorded digest: bake the image again",

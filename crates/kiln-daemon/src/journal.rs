@@ -6,12 +6,12 @@
 //!
 //! SQLite in WAL mode with `synchronous = FULL`: one `fdatasync` of the log a commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kiln_model::{Digest, ServiceKey, StateId, Timestamp, canonical_json};
 use kiln_plan::{Action, Event, Notice, Service};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 const SCHEMA_VERSION: i64 = 1;
@@ -255,6 +255,42 @@ fn chain(before: &Digest, body: &[u8]) -> Digest {
     bytes.extend_from_slice(before.as_bytes());
     bytes.extend_from_slice(body);
     Digest::of(&bytes)
+}
+
+/// The images of all releases that the journal below `root` would start or return to, and whatever else its states name
+/// by a digest. None where nothing was ever applied.
+pub fn images_in_use(root: &Path) -> Result<BTreeSet<Digest>, JournalError> {
+    let path = root.join("journal.db");
+    if !path.is_file() {
+        return Ok(BTreeSet::new());
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let db = Connection::open_with_flags(&path, flags).map_err(|source| JournalError::Open {
+        path: path.clone(),
+        source,
+    })?;
+    db.busy_timeout(std::time::Duration::from_secs(5))
+        .map_err(JournalError::Read)?;
+    let version: i64 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(JournalError::Read)?;
+    if version != SCHEMA_VERSION {
+        // 0: its first controller is only making it.
+        return match version {
+            0 => Ok(BTreeSet::new()),
+            found => Err(JournalError::Version { path, found }),
+        };
+    }
+    let mut select = db
+        .prepare("SELECT state FROM service")
+        .map_err(JournalError::Read)?;
+    let mut rows = select.query([]).map_err(JournalError::Read)?;
+    let mut images = BTreeSet::new();
+    while let Some(row) = rows.next().map_err(JournalError::Read)? {
+        let state: Vec<u8> = row.get(0).map_err(JournalError::Read)?;
+        images.extend(kiln_oci::digests_in(&state));
+    }
+    Ok(images)
 }
 
 fn read_services(db: &Connection) -> Result<BTreeMap<ServiceKey, Service>, JournalError> {

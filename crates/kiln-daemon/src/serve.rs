@@ -56,7 +56,8 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
     let root = &options.root;
     let _lock = take_root(root)?;
     let (journal, recovered) = Journal::open(&root.join("journal.db"))?;
-    let store = Store::open(root)?;
+    // What it uses is in the journal: a session would last as long as the controller.
+    let store = Store::open(root)?.without_session();
     let engine = Engine::open(EngineOptions { root: root.clone() })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -28,4 +28,7 @@ pub use import::{
     ArchiveReference, BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot,
 };
 pub use layer::{Entry, Kind, LayerError, Tree};
-pub use store::{Blob, BlobFile, BlobWriter, ImageEntry, Referrer, Store, StoreError, TagEntry};
+pub use store::{
+    Blob, BlobFile, BlobWriter, ImageEntry, PruneOptions, Pruned, Referrer, Store, StoreError,
+    TagEntry, digests_in,
+};

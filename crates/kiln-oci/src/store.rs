@@ -10,6 +10,8 @@
 //! store/referrers/<hex>/    what is said about the image of that manifest: one record a referrer
 //! store/tags/<tag>            given once, never moved
 //! store/cache/<hex>           small records of the bake
+//! store/sessions/             what running processes use: see `session`
+//! store/gate                  locked while something is added to a session, or the store is pruned
 //! store/tmp/                  what is being written; locked while its writer lives
 //! ```
 //!
@@ -24,7 +26,9 @@ mod extents;
 mod frames;
 mod images;
 mod layers;
+mod prune;
 mod referrers;
+mod session;
 mod tags;
 mod temp;
 
@@ -39,10 +43,12 @@ use kiln_model::Digest;
 pub use blob::BlobFile;
 pub use error::StoreError;
 pub use images::ImageEntry;
+pub use prune::{PruneOptions, Pruned, digests_in};
 pub use referrers::Referrer;
 pub use tags::TagEntry;
 
 use error::io_error;
+use session::Session;
 use temp::TempFile;
 
 use crate::hashing::HashingWriter;
@@ -54,6 +60,7 @@ const DOCUMENT_MAX: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: Arc<Path>,
+    session: Option<Arc<Session>>,
 }
 
 /// A blob in the store.
@@ -67,11 +74,10 @@ pub struct Blob {
 
 impl Store {
     /// Opens the store below `root`, making its folders where they are missing, and removes what writers that
-    /// died have left in `tmp`. Reads nothing else.
+    /// died have left in `tmp`. Reads nothing else. What is used by way of the answer, or a clone of it, is not pruned
+    /// while one of them lives.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self {
-            dir: root.join("store").into(),
-        };
+        let store = Self::at(root.join("store"));
         for name in [
             "blobs/sha256",
             "blobs/sparse",
@@ -80,6 +86,7 @@ impl Store {
             "images",
             "tags",
             "cache",
+            "sessions",
             "tmp",
         ] {
             let path = store.dir.join(name);
@@ -101,7 +108,15 @@ impl Store {
         if dir.is_dir() {
             Self::open(root)
         } else {
-            Ok(Self { dir: dir.into() })
+            Ok(Self::at(dir))
+        }
+    }
+
+    fn at(dir: PathBuf) -> Self {
+        let dir: Arc<Path> = dir.into();
+        Self {
+            session: Some(Arc::new(Session::new(dir.clone()))),
+            dir,
         }
     }
 
@@ -255,6 +270,7 @@ impl Store {
         digest: Digest,
         size: u64,
     ) -> Result<Blob, StoreError> {
+        self.note(&digest);
         // Another size under the digest's name can only be damage, which the new bytes mend; and so do they where a blob
         // that bytes were shared with is gone.
         let is_new = !self.is_whole(&digest, size);

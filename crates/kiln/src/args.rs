@@ -42,7 +42,7 @@ pub(crate) enum Command {
     ///
     /// With --dockerfile no definition is needed: `kiln bake --dockerfile Dockerfile --tag api:1 .`
     Bake(Box<Bake>),
-    /// List the images of the store
+    /// List the images of the store; `kiln images prune` removes what nothing needs
     Images(Images),
     /// Show what changed from one image to another: packages, configuration, files, layers
     ///
@@ -240,7 +240,36 @@ pub(crate) struct Dockerfile {
 }
 
 #[derive(Debug, Group)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Images {
+    #[command(subcommand)]
+    pub(crate) command: Option<ImagesCommand>,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImagesCommand {
+    /// Remove what nothing needs: images without a tag, and what is kept to bake faster
+    ///
+    /// Needed is what a tag names, what the journal has a release of, what runs, and what a bake uses at this moment: bakes
+    /// go on meanwhile. Without --keep-storage and --older-than all else is removed, packages that were fetched included.
+    Prune(Prune),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Prune {
+    /// Keep what was used last, up to this size: 10GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) keep_storage: Option<u64>,
+    /// Keep what was used within this time: 7d, 12h
+    #[arg(long, value_name = "AGE", value_parser = duration)]
+    pub(crate) older_than: Option<std::time::Duration>,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) root: Root,
     #[command(flatten)]
@@ -401,6 +430,16 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn size(text: &str) -> Result<u64, String> {
+    kiln_config::units::size(text)
+        .ok_or_else(|| "write a whole number and its unit: 500MiB, 10GiB".to_owned())
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    kiln_config::units::duration(text)
+        .ok_or_else(|| "write whole numbers and their units: 7d, 12h, 1h30m".to_owned())
+}
+
 /// An id goes into a query as it is.
 fn instance(text: &str) -> Result<String, String> {
     let good = !text.is_empty()
@@ -443,6 +482,10 @@ mod tests {
         {
             let title = format!("kiln {}", subcommand.get_name());
             add(&title, subcommand.render_long_help().to_string());
+            for inner in subcommand.get_subcommands_mut() {
+                let title = format!("{title} {}", inner.get_name());
+                add(&title, inner.render_long_help().to_string());
+            }
         }
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
         if std::env::var_os("KILN_BLESS").is_some() {
@@ -469,6 +512,8 @@ mod tests {
             &["kiln", "down", "--json"],
             &["kiln", "bake", "--output", "zip:x"],
             &["kiln", "bake", "--tag", "a:1"],
+            &["kiln", "images", "prune", "--keep-storage", "10"],
+            &["kiln", "images", "prune", "--older-than", "week"],
             &["kiln", "bake", "--dockerfile", "D", "--base", "debian"],
         ] {
             assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");

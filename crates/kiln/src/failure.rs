@@ -112,6 +112,8 @@ pub(crate) enum Failure {
     BrokenOff,
     #[error("the store can't be used")]
     Store(#[from] kiln_oci::StoreError),
+    #[error("what runs can't be found out, so nothing is removed")]
+    Journal(#[from] kiln_daemon::JournalError),
     #[error("image `{image}` can't be baked")]
     Bake {
         image: String,
@@ -207,6 +209,7 @@ impl Failure {
             | Self::Answer { .. }
             | Self::BrokenOff
             | Self::Store(_)
+            | Self::Journal(_)
             | Self::Bake { .. }
             | Self::Base { .. }
             | Self::BaseCircle { .. }
@@ -301,6 +304,7 @@ impl Failure {
             | Self::Instruction { .. }
             | Self::Api(_)
             | Self::Store(_)
+            | Self::Journal(_)
             | Self::Bake { .. }
             | Self::Base { .. }
             | Self::Rebake

@@ -230,10 +230,12 @@ impl Store {
     }
 
     pub fn has(&self, digest: &Digest) -> bool {
+        self.note(digest);
         self.blob_path(digest).is_file() || self.sparse_path(digest).is_file()
     }
 
     pub fn blob_size(&self, digest: &Digest) -> Result<u64, StoreError> {
+        self.note(digest);
         let path = self.blob_path(digest);
         match fs::metadata(&path) {
             Ok(meta) => Ok(meta.len()),
@@ -246,9 +248,11 @@ impl Store {
 
     /// Opens a blob for reading. What is read is not checked: see [`Store::verify_blob`].
     pub fn open_blob(&self, digest: &Digest) -> Result<BlobFile, StoreError> {
+        self.note(digest);
         let path = self.blob_path(digest);
         match File::open(&path) {
             Ok(file) => {
+                self.touch(&file);
                 let length = file.metadata().map_err(io_error("examine", &path))?.len();
                 let whole = Segment {
                     source: 0,
@@ -303,6 +307,12 @@ impl Store {
         let file = File::open(&path).map_err(missing(*digest, &path, "open"))?;
         let recipe = Recipe::read(&file).map_err(io_error("read", &path))?;
         Ok((file, recipe))
+    }
+
+    /// The files that hold bytes of a blob, as far as they are known.
+    pub(super) fn donors(&self, digest: &Digest) -> Vec<Donor> {
+        self.sparse(digest)
+            .map_or_else(|_| Vec::new(), |(_, recipe)| recipe.donors)
     }
 
     /// Whether all files that a blob of `size` bytes is made of are there, and long enough.

@@ -169,6 +169,7 @@ impl<'a> Donors<'a> {
                 open.clear();
             }
             let file = open.entry(place.donor).or_insert_with(|| {
+                self.store.note(&place.donor.blob);
                 let file = File::open(self.store.donor_path(&place.donor));
                 file.ok().map(Arc::new)
             });

@@ -16,7 +16,7 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("no space left on the disk for {}: free some, or remove images that are not needed with `kiln gc`", path.display())]
+    #[error("no space left on the disk for {}: free some, or remove what is not needed with `kiln images prune`", path.display())]
     NoSpace { path: PathBuf },
     #[error("{} is on a read-only file system: mount it writable, or choose another data root with KILN_ROOT", path.display())]
     ReadOnly { path: PathBuf },
@@ -33,6 +33,10 @@ pub enum StoreError {
         "the blob {digest} has bytes in common with {donor}, which is gone from the store: bake or pull the image again"
     )]
     DonorMissing { digest: Digest, donor: Digest },
+    #[error(
+        "a bake that could not write down what it uses is running: try again when it has ended, and free some space on the disk"
+    )]
+    Busy,
     #[error("the blob {digest} is larger than the {limit} bytes expected here")]
     BlobTooLarge { digest: Digest, limit: u64 },
     #[error("the blob {digest} was changed on disk (it is now {actual}): delete {} and bake or pull the image again", path.display())]

@@ -42,6 +42,7 @@ impl Store {
             if has.is_empty() {
                 continue;
             }
+            self.note(&digest);
             // Written before its list: a list without a file was left behind.
             if let Ok(meta) = fs::metadata(self.erofs_path(&digest)) {
                 let donor = Donor {

@@ -33,7 +33,7 @@ struct ImageRecord {
 }
 
 impl Store {
-    fn image_record_path(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn image_record_path(&self, digest: &Digest) -> PathBuf {
         self.dir
             .join("images")
             .join(format!("{}.json", digest.hex()))
@@ -73,6 +73,7 @@ impl Store {
 
     /// Lists the manifest `digest`, which came as a blob, among the images.
     pub fn record_image(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.note(digest);
         let path = self.image_record_path(digest);
         if path.is_file() {
             return Ok(());

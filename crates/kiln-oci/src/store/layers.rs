@@ -42,7 +42,7 @@ impl Store {
             .join(format!("{}.erofs", erofs.hex()))
     }
 
-    fn record_path(&self, diff_id: &Digest) -> PathBuf {
+    pub(super) fn record_path(&self, diff_id: &Digest) -> PathBuf {
         self.dir
             .join("erofs")
             .join(format!("{}.json", diff_id.hex()))
@@ -102,6 +102,7 @@ impl Store {
             record,
             extents,
         } = new;
+        self.note(&record.erofs);
         let path = self.erofs_path(&record.erofs);
         let record_path = self.record_path(diff_id);
         file.persist_unsynced_name(&path)?;
@@ -116,6 +117,7 @@ impl Store {
 
     /// Whether the file and those that it takes blocks from are there.
     fn erofs_is_whole(&self, record: &ErofsRecord) -> bool {
+        self.note(&record.erofs);
         let path = self.erofs_path(&record.erofs);
         let Ok(file) = File::open(&path) else {
             return false;
@@ -125,11 +127,15 @@ impl Store {
         is_long
             && donors.is_ok_and(|donors| {
                 let mut donors = donors.iter();
-                donors.all(|donor| self.erofs_path(donor).is_file())
+                donors.all(|donor| {
+                    self.note(donor);
+                    self.erofs_path(donor).is_file()
+                })
             })
     }
 
     fn erofs_record(&self, diff_id: &Digest) -> Result<Option<ErofsRecord>, StoreError> {
+        self.note(diff_id);
         let path = self.record_path(diff_id);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)

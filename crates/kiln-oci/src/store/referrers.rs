@@ -52,7 +52,7 @@ pub struct Referrer {
 }
 
 impl Store {
-    fn referrers_of(&self, subject: &Digest) -> PathBuf {
+    pub(super) fn referrers_of(&self, subject: &Digest) -> PathBuf {
         self.dir.join("referrers").join(subject.hex())
     }
 

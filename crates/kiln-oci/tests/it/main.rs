@@ -7,6 +7,7 @@ mod erofs;
 mod export;
 mod import;
 mod mounts;
+mod prune;
 mod random;
 mod share;
 mod store;

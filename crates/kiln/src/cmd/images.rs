@@ -26,6 +26,9 @@ struct Image {
 }
 
 pub(crate) fn run(args: args::Images) -> Result<Exit, Failure> {
+    if let Some(args::ImagesCommand::Prune(args)) = args.command {
+        return super::prune::run(args);
+    }
     let root = settings::root(args.root)?;
     // A root that kiln never used is no error, and looking at it must not make it one.
     let images = if root.join("store").is_dir() {

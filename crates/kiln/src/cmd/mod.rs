@@ -10,6 +10,7 @@ mod images;
 mod logs;
 mod plan;
 mod proxy;
+mod prune;
 mod rebake;
 mod rollback;
 mod sbom;

@@ -310,6 +310,11 @@ fn looking_at_images_leaves_an_unused_root_unused() {
     let folder = Folder::new();
     let output = folder.kiln(&["images", "--json"], &[]);
     assert_eq!(text(&output.stdout), "{\"images\":[]}\n");
+    let output = folder.kiln(&["images", "prune", "--json"], &[]);
+    assert_eq!(
+        text(&output.stdout),
+        "{\"dry_run\":false,\"images\":[],\"files\":0,\"freed\":0,\"needed\":0,\"cache\":0}\n"
+    );
     assert_eq!(std::fs::read_dir(folder.0.join("root")).unwrap().count(), 0);
 }
 

@@ -1,0 +1,283 @@
+//! Pruning: what is needed stays, whoever bakes meanwhile and whenever it is killed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use kiln_model::Digest;
+use kiln_oci::{Entry, ImageConfig, Layer, PruneOptions, Pruned, Store, StoreError, Tree};
+
+fn open() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+/// Most of it is the same for each number.
+fn tree(number: u32) -> Tree {
+    let noise = |seed: u32, length: u32| -> Vec<u8> {
+        (0..length)
+            .map(|at| ((at ^ seed).wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect()
+    };
+    let mut tree = Tree::new();
+    tree.insert("common", Entry::bytes(noise(7, 700_000), 0o644))
+        .unwrap();
+    tree.insert("own", Entry::bytes(noise(number << 8, 30_000), 0o644))
+        .unwrap();
+    tree
+}
+
+fn bake(store: &Store, number: u32) -> (Digest, Layer) {
+    let layer = store.add_layer(&tree(number)).unwrap();
+    let config = ImageConfig {
+        author: Some(number.to_string()),
+        ..ImageConfig::default()
+    };
+    let image = store
+        .put_image(&config, std::slice::from_ref(&layer))
+        .unwrap();
+    store.attach(&image, "text/plain", b"said").unwrap();
+    (image, layer)
+}
+
+/// Everything of the image is there and right.
+fn verify(store: &Store, image: &Digest) {
+    let image = store.image(image).unwrap();
+    for layer in &image.layers {
+        store.verify_blob(&layer.blob.digest).unwrap();
+        store.layer_tree(layer).unwrap();
+        for path in image.erofs_paths(store).unwrap() {
+            assert!(path.is_file());
+        }
+        store.check_erofs(&layer.diff_id).unwrap();
+    }
+    for referrer in store.referrers(&image.digest).unwrap() {
+        store.referrer_document(&referrer.digest).unwrap();
+    }
+}
+
+fn prune(store: &Store, options: &PruneOptions) -> Pruned {
+    let nothing = || Ok::<_, StoreError>(BTreeSet::new());
+    store.prune(options, nothing).unwrap()
+}
+
+/// Names and lengths of all files.
+fn files(store: &Store) -> BTreeSet<(std::path::PathBuf, u64)> {
+    let mut files = BTreeSet::new();
+    let mut open = vec![store.dir().to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            if meta.is_dir() {
+                open.push(entry.path());
+            } else {
+                files.insert((entry.path(), meta.len()));
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn what_is_tagged_or_used_stays_with_all_that_it_shares_bytes_with() {
+    let (dir, store) = open();
+    let [(gone, gone_layer), (tagged, _), (used, _)] = [1, 2, 3].map(|n| bake(&store, n));
+    store.tag("app:2", &tagged).unwrap();
+    let loose = store.put_bytes(b"nobody needs it").unwrap().digest;
+    drop(store);
+
+    let store = Store::open(dir.path()).unwrap().without_session();
+    let before = files(&store);
+    let in_use = || Ok::<_, StoreError>(BTreeSet::from([used]));
+    let dry = PruneOptions {
+        dry_run: true,
+        ..PruneOptions::default()
+    };
+    let said = store.prune(&dry, in_use).unwrap();
+    assert_eq!(files(&store), before);
+    let pruned = store.prune(&PruneOptions::default(), in_use).unwrap();
+    assert_eq!(pruned, said);
+    assert_eq!((pruned.images.as_slice(), pruned.cache), (&[gone][..], 0));
+    assert!(!store.has(&loose));
+    assert!(store.image(&gone).is_err() && store.referrers(&gone).unwrap().is_empty());
+    // Its layer came first, and the others have its bytes.
+    assert!(store.has(&gone_layer.blob.digest));
+    assert!(store.erofs_digest(&gone_layer.diff_id).unwrap().is_none());
+    verify(&store, &tagged);
+    verify(&store, &used);
+    let again = store.prune(&PruneOptions::default(), in_use).unwrap();
+    assert_eq!((again.files, again.needed), (0, pruned.needed));
+    // What is left of it serves the next bake of the same.
+    bake(&store, 1);
+    verify(&store, &gone);
+}
+
+#[test]
+fn a_session_keeps_what_it_asked_for_or_wrote_until_it_ends() {
+    let (_dir, store) = open();
+    let (image, layer) = bake(&store.in_session(), 1);
+    let key = Digest::of(b"step");
+    let record = serde_json::to_vec(&layer).unwrap();
+    store.in_session().cache_put(&key, &record).unwrap();
+    let bake = store.in_session();
+    assert!(bake.cache_get(&key).is_some());
+    let pruned = prune(&store, &PruneOptions::default());
+    // The image's record was not asked for, the step's was, and with it goes the layer.
+    assert_eq!(pruned.images, [image]);
+    assert!(bake.has(&layer.blob.digest));
+    bake.check_erofs(&layer.diff_id).unwrap();
+    drop(bake);
+    prune(&store, &PruneOptions::default());
+    assert!(store.without_session().cache_get(&key).is_none());
+    let left: Vec<_> = files(&store)
+        .into_iter()
+        .filter(|(path, _)| !path.ends_with("gate"))
+        .collect();
+    assert_eq!(left, []);
+}
+
+#[test]
+fn limits_keep_the_most_recently_used() {
+    let (dir, store) = open();
+    let images = [1, 2, 3].map(|number| {
+        let mut tree = Tree::new();
+        tree.insert("file", Entry::bytes(vec![number as u8; 600_000], 0o644))
+            .unwrap();
+        let layer = store.add_layer(&tree).unwrap();
+        store.put_image(&ImageConfig::default(), &[layer]).unwrap()
+    });
+    drop(store);
+    let store = Store::open(dir.path()).unwrap().without_session();
+    let age = |digest: &Digest, hours: u64| {
+        let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+        for (path, _) in files(&store) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if name.starts_with(&digest.hex()) {
+                let file = fs::File::open(path).unwrap();
+                file.set_modified(then).unwrap();
+            }
+        }
+    };
+    for (image, hours) in images.iter().zip([30, 10, 1]) {
+        let image = store.image(image).unwrap();
+        let layer = &image.layers[0];
+        for digest in [
+            image.digest,
+            image.config_digest,
+            layer.blob.digest,
+            layer.diff_id,
+            layer.erofs.unwrap(),
+        ] {
+            age(&digest, hours);
+        }
+    }
+    let older_than = |hours: u64| PruneOptions {
+        older_than: Some(Duration::from_secs(hours * 3600)),
+        ..PruneOptions::default()
+    };
+    assert_eq!(prune(&store, &older_than(40)).files, 0);
+    assert_eq!(prune(&store, &older_than(20)).images, [images[0]]);
+    let one = PruneOptions {
+        keep_storage: Some(1_000_000),
+        ..PruneOptions::default()
+    };
+    let pruned = prune(&store, &one);
+    assert_eq!(pruned.images, [images[1]]);
+    assert!(pruned.cache > 600_000 && pruned.cache <= 1_000_000);
+    verify(&store, &images[2]);
+}
+
+#[test]
+fn bakes_that_race_with_prunes_end_with_whole_images() {
+    let (dir, store) = open();
+    let ended = AtomicBool::new(false);
+    let prunes = std::thread::scope(|scope| {
+        let pruner = scope.spawn(|| {
+            let mut removed = 0;
+            while !ended.load(Ordering::Relaxed) {
+                removed += prune(&store, &PruneOptions::default()).files;
+            }
+            removed
+        });
+        let bakers: Vec<_> = (0..3)
+            .map(|baker| {
+                let root = dir.path();
+                scope.spawn(move || {
+                    for round in 0..12 {
+                        // As a process of its own: what it used is free again when it ends.
+                        let store = Store::open(root).unwrap();
+                        let (image, _) = bake(&store, baker + round % 4);
+                        verify(&store, &image);
+                        if round == 5 {
+                            store.tag(&format!("kept:{baker}"), &image).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let baked: Vec<_> = bakers.into_iter().map(|baker| baker.join()).collect();
+        ended.store(true, Ordering::Relaxed);
+        assert!(baked.iter().all(Result::is_ok), "a bake failed");
+        pruner.join().unwrap()
+    });
+    assert!(prunes > 0, "nothing was ever pruned");
+    for baker in 0..3 {
+        let image = store.resolve(&format!("kept:{baker}")).unwrap();
+        verify(&store, &image);
+    }
+}
+
+const ROOT: &str = "KILN_TEST_PRUNE_ROOT";
+
+/// The child of the test below: bakes, and prunes, without end.
+#[test]
+#[ignore = "only as a child of another test"]
+fn bake_and_prune_without_end() {
+    let root = std::env::var_os(ROOT).unwrap();
+    for number in 0.. {
+        let store = Store::open(root.as_ref()).unwrap();
+        bake(&store, number % 5);
+        store.cache_put(&Digest::of(b"key"), b"record").unwrap();
+        drop(store);
+        let store = Store::open(root.as_ref()).unwrap();
+        prune(&store, &PruneOptions::default());
+    }
+}
+
+#[test]
+fn killed_at_any_instant_the_store_is_right() {
+    let (dir, store) = open();
+    let (tagged, _) = bake(&store, 1);
+    store.tag("kept:1", &tagged).unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap().without_session();
+    for round in 0..15 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "prune::bake_and_prune_without_end", "--ignored"])
+            .env(ROOT, dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(150 + round * 29));
+        assert_eq!(child.try_wait().unwrap(), None, "the child ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        verify(&store, &tagged);
+        for image in store.images().unwrap() {
+            verify(&store, &image.digest);
+        }
+        bake(&store.in_session(), 2);
+    }
+    prune(&store, &PruneOptions::default());
+    verify(&store, &tagged);
+    assert_eq!(store.images().unwrap().len(), 1);
+    assert_eq!(
+        fs::read_dir(store.dir().join("sessions")).unwrap().count(),
+        0
+    );
+}
