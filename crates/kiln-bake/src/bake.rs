@@ -472,20 +472,12 @@ fn carry_out(
     };
     let name = image.name.to_string();
     let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
-    let mut ground = Ground {
-        image: &name,
-        step: &step.name,
-        lowers: lowers.clone(),
-        upper: &upper,
-        work: &work,
-        binds: Vec::new(),
-        stop: &|| false,
-    };
+    let mut ground = Ground::sealed(&name, &step.name, lowers.clone(), (&upper, &work));
     if let Some(seconds) = request.move_clock {
         let folder = scratch.folder("clock")?;
         let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(request.work))?;
         match (moved, lowers.is_empty()) {
-            (Some(moved), true) => ground.binds = moved.binds(),
+            (Some(moved), true) => ground.mounts = moved.mounts(),
             (Some(moved), false) => ground.lowers.push(moved.lower()),
             (None, _) => {}
         }

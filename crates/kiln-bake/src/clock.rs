@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use kiln_engine::sandbox::SandboxBind;
+use kiln_engine::{MountSource, SandboxMount};
 
 use crate::configure::Ground;
 
@@ -37,20 +37,23 @@ impl Moved {
     }
 
     /// For a root that is no overlay.
-    pub(crate) fn binds(&self) -> Vec<SandboxBind> {
+    pub(crate) fn mounts(&self) -> Vec<SandboxMount> {
         [PRELOAD, LIBRARY]
-            .map(|name| SandboxBind {
-                from: self.0.join(name),
+            .map(|name| SandboxMount {
                 to: format!("/{name}"),
                 writable: false,
+                source: MountSource::Folder {
+                    root: self.0.join(name),
+                    inside: PathBuf::new(),
+                },
             })
             .to_vec()
     }
 
-    /// What was made in the root of a step to mount [`Moved::binds`] on.
+    /// What was made in the root of a step to mount [`Moved::mounts`] on.
     pub(crate) fn remove_stubs(ground: &Ground<'_>) -> io::Result<()> {
-        for bind in ground.binds.iter().filter(|bind| is_own(&bind.to)) {
-            match fs::remove_file(ground.upper.join(bind.to.trim_start_matches('/'))) {
+        for mount in ground.mounts.iter().filter(|mount| is_own(&mount.to)) {
+            match fs::remove_file(ground.upper.join(mount.to.trim_start_matches('/'))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use kiln_engine::sandbox::{self, SandboxBind, SandboxExit, SandboxSpec};
+use kiln_engine::SandboxMount;
+use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec};
 
 use crate::error::BakeError;
 
@@ -37,12 +38,39 @@ pub(crate) struct Ground<'a> {
     pub(crate) lowers: Vec<std::path::PathBuf>,
     pub(crate) upper: &'a Path,
     pub(crate) work: &'a Path,
-    pub(crate) binds: Vec<SandboxBind>,
+    pub(crate) mounts: Vec<SandboxMount>,
+    pub(crate) network: SandboxNetwork,
+    pub(crate) privileged: bool,
+    /// What is shown of a line that the step said.
+    pub(crate) shown: &'a dyn Fn(&str) -> String,
     /// The bake has failed elsewhere.
     pub(crate) stop: &'a dyn Fn() -> bool,
 }
 
-/// Runs one command of a step to its end; anything but success is an error with the last lines it said.
+impl<'a> Ground<'a> {
+    /// Without a network or anything else beyond its layers.
+    pub(crate) fn sealed(
+        image: &'a str,
+        step: &'a str,
+        lowers: Vec<std::path::PathBuf>,
+        (upper, work): (&'a Path, &'a Path),
+    ) -> Self {
+        Self {
+            image,
+            step,
+            lowers,
+            upper,
+            work,
+            mounts: Vec::new(),
+            network: SandboxNetwork::None,
+            privileged: false,
+            shown: &str::to_owned,
+            stop: &|| false,
+        }
+    }
+}
+
+/// Runs one command of a step to its end; anything but success is an error with the last lines it said. True: it used the network.
 pub(crate) fn run(
     ground: &Ground<'_>,
     argv: &[&str],
@@ -50,7 +78,7 @@ pub(crate) fn run(
     user: &str,
     cwd: &str,
     said: &mut dyn FnMut(&str),
-) -> Result<(), BakeError> {
+) -> Result<bool, BakeError> {
     let spec = SandboxSpec {
         lowers: ground.lowers.clone(),
         upper: ground.upper.to_owned(),
@@ -60,7 +88,9 @@ pub(crate) fn run(
         cwd: cwd.to_owned(),
         user: user.to_owned(),
         hostname: "kiln".to_owned(),
-        binds: ground.binds.clone(),
+        mounts: ground.mounts.clone(),
+        network: ground.network.clone(),
+        privileged: ground.privileged,
         memory: None,
         pids: Some(PROCESSES),
         time_limit: Some(TIME_LIMIT_MS),
@@ -68,27 +98,30 @@ pub(crate) fn run(
     };
     let mut partial = String::new();
     let mut last: Vec<String> = Vec::new();
-    let exit = sandbox::run(&spec, ground.stop, &mut |_, bytes| {
+    let mut heard = |_, bytes: &[u8]| {
         partial.push_str(&String::from_utf8_lossy(bytes));
         while let Some(end) = partial.find('\n') {
             let line: String = partial.drain(..=end).collect();
-            said(line.trim_end());
-            last.push(line.trim_end().to_owned());
+            let line = (ground.shown)(line.trim_end());
+            said(&line);
+            last.push(line);
             if last.len() > LINES {
                 last.remove(0);
             }
         }
-    })
-    .map_err(|source| BakeError::Sandbox {
-        image: ground.image.to_owned(),
-        step: ground.step.to_owned(),
-        source,
+    };
+    let ended = sandbox::run_to_end(&spec, |_| {}, ground.stop, &mut heard).map_err(|source| {
+        BakeError::Sandbox {
+            image: ground.image.to_owned(),
+            step: ground.step.to_owned(),
+            source,
+        }
     })?;
     if !partial.is_empty() {
-        last.push(partial);
+        last.push((ground.shown)(&partial));
     }
-    let ending = match exit {
-        SandboxExit::Exited(0) => return Ok(()),
+    let ending = match ended.exit {
+        SandboxExit::Exited(0) => return Ok(ended.used_network),
         SandboxExit::Exited(code) => format!("exited with code {code}"),
         SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
         SandboxExit::OutOfMemory => "needed more memory than it may have".to_owned(),
@@ -160,7 +193,7 @@ fn scripts(
     env.extend(more.map(|(name, value)| (name.to_owned(), value)));
     env.push(("SOURCE_DATE_EPOCH".to_owned(), date.to_string()));
     let script = format!("{BEGIN}{script}{END}");
-    run(ground, &["/bin/sh", "-c", &script], env, "", "", said)
+    run(ground, &["/bin/sh", "-c", &script], env, "", "", said).map(drop)
 }
 
 /// Configures the packages unpacked at the root, which is all that there is. `packages`: the names of their info files, in order.

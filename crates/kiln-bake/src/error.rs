@@ -74,6 +74,10 @@ pub enum BakeError {
         ending: String,
         output: String,
     },
+    #[error(
+        "the network of the Dockerfile's steps can't be made: bake with --network none where they need none"
+    )]
+    Network(#[from] kiln_engine::NetError),
     #[error("image `{image}`, step `{step}`: its container can't be run")]
     Sandbox {
         image: String,

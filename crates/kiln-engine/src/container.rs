@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use kiln_model::StartFailure;
 use serde::{Deserialize, Serialize};
 
-use crate::rootfs::{self, Bind, Root};
+use crate::mounts::SandboxMount;
+use crate::rootfs::{self, Root};
 use crate::seccomp::Filters;
 use crate::spec::TmpfsSpec;
 use crate::sys::{self, Fork};
@@ -29,13 +30,17 @@ pub(crate) struct Container {
     pub(crate) target: PathBuf,
     pub(crate) hostname: String,
     pub(crate) tmpfs: Vec<TmpfsSpec>,
-    pub(crate) binds: Vec<Bind>,
+    pub(crate) mounts: Vec<SandboxMount>,
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: String,
     pub(crate) user: String,
     pub(crate) capabilities: Vec<u32>,
     pub(crate) link: Option<Link>,
+    /// The host's network namespace was kept.
+    pub(crate) host_network: bool,
+    /// Every capability, every system call, nothing hidden.
+    pub(crate) privileged: bool,
 }
 
 /// The instance's side of its network, moved in by the parent and still unnamed.
@@ -117,14 +122,16 @@ fn prepare(container: &Container, go: OwnedFd) -> Result<(), StartFailure> {
     }
     sys::set_hostname(&container.hostname)
         .map_err(|error| may_heal("setting the host name", &error))?;
-    netlink::configure_inside(container.link.as_ref())
-        .map_err(|error| may_heal("configuring the network", &error))?;
+    if !container.host_network {
+        netlink::configure_inside(container.link.as_ref())
+            .map_err(|error| may_heal("configuring the network", &error))?;
+    }
     rootfs::enter(
         &container.root,
         &container.target,
         &container.tmpfs,
-        &container.binds,
-        false,
+        &container.mounts,
+        container.privileged,
     )
     .map_err(|error| StartFailure {
         message: error.to_string(),
@@ -172,21 +179,23 @@ fn to_application(container: &Container, filters: &Filters) -> Result<Never, Sta
     let program = find(&container.argv, &env)?;
     sys::reset_limits();
     let _ = rustix::process::setsid();
-    sys::become_user_with(
-        &container.capabilities,
-        identity.uid,
-        identity.gid,
-        &identity.groups,
-    )
+    let (uid, gid, groups) = (identity.uid, identity.gid, &identity.groups);
+    if container.privileged {
+        sys::become_user(uid, gid, groups)
+    } else {
+        sys::become_user_with(&container.capabilities, uid, gid, groups)
+    }
     .map_err(|error| may_heal("giving up rights", &error))?;
     sys::die_with_parent()
         .map_err(|error| may_heal("tying the application to its init", &error))?;
-    sys::no_new_privileges().map_err(|error| may_heal("giving up privileges", &error))?;
     sys::close_from_on_exec(3);
     sys::reset_signals();
-    filters
-        .install()
-        .map_err(|error| may_heal("installing the filter", &error))?;
+    if !container.privileged {
+        sys::no_new_privileges().map_err(|error| may_heal("giving up privileges", &error))?;
+        filters
+            .install()
+            .map_err(|error| may_heal("installing the filter", &error))?;
+    }
     let error = sys::exec(&program, &container.argv, &env);
     let program = program.display();
     Err(match error.raw_os_error() {

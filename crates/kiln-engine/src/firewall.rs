@@ -68,7 +68,8 @@ pub(crate) struct Firewall {
     pub(crate) gateway: Ipv4Addr,
     /// Where instances have their addresses.
     pub(crate) instances: (Ipv4Addr, u8),
-    pub(crate) services: (Ipv4Addr, u8),
+    /// `None`: no service is reached.
+    pub(crate) services: Option<(Ipv4Addr, u8)>,
     /// `None`: no proxy listens yet.
     pub(crate) ports: Option<InsidePorts>,
     /// Addresses of instances without a way out.
@@ -150,7 +151,6 @@ impl Firewall {
         let Some(ports) = self.ports else {
             return Vec::new();
         };
-        let (services, prefix) = self.services;
         let mut rules = Vec::new();
         for closed in &self.closed {
             let asks = self.inside().from(*closed, 32).to(self.gateway, 32);
@@ -164,8 +164,10 @@ impl Firewall {
             let asks = self.inside().to(self.gateway, 32).at_port(protocol, DNS);
             rules.push(asks.redirect_to(self.gateway, port));
         }
-        let calls = self.inside().to(services, prefix).speaks(Protocol::Tcp);
-        rules.push(calls.redirect_to(self.gateway, ports.services));
+        if let Some((services, prefix)) = self.services {
+            let calls = self.inside().to(services, prefix).speaks(Protocol::Tcp);
+            rules.push(calls.redirect_to(self.gateway, ports.services));
+        }
         rules
     }
 }

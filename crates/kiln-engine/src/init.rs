@@ -16,6 +16,29 @@ pub(crate) enum AppStatus {
     Signalled(i32),
 }
 
+/// What init says about the application in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppEnd {
+    pub(crate) status: AppStatus,
+    /// Packets that left by another interface than the loopback.
+    pub(crate) sent: u64,
+}
+
+/// Of the container's own interfaces; none where the host's network was kept, since then they are not its own.
+fn sent() -> u64 {
+    std::fs::read_to_string("/proc/net/dev")
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix(crate::netlink::INSIDE)?
+                .strip_prefix(':')
+        })
+        // The tenth column: packets transmitted.
+        .filter_map(|counts| counts.split_whitespace().nth(9)?.parse::<u64>().ok())
+        .sum()
+}
+
 /// `CAP_KILL`: the application may run as another user.
 const CAP_KILL: u32 = 5;
 
@@ -42,7 +65,11 @@ pub(crate) fn run(application: i32, status: OwnedFd) -> i32 {
                 Ended::Exited(code) => (AppStatus::Exited(code), code),
                 Ended::Signalled(signal) => (AppStatus::Signalled(signal), 128 + signal),
             };
-            if let Ok(json) = serde_json::to_vec(&ended) {
+            let end = AppEnd {
+                status: ended,
+                sent: sent(),
+            };
+            if let Ok(json) = serde_json::to_vec(&end) {
                 let _ = status.write_all(&json);
             }
             return code;

@@ -22,7 +22,7 @@ use crate::state;
 /// The root's whole subnet.
 const SUBNET: u8 = 22;
 /// Of each half.
-const PREFIX: u8 = SUBNET + 1;
+pub(crate) const PREFIX: u8 = SUBNET + 1;
 const ADDRESSES: u32 = 1 << (32 - PREFIX);
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -41,6 +41,8 @@ pub enum NetError {
          (`modprobe nf_tables nft_ct nft_nat nft_masq nft_chain_nat`)"
     )]
     Firewall { table: String, source: io::Error },
+    #[error("no port for names can be had on the steps' bridge")]
+    Names(#[source] io::Error),
     #[error("packets can't be forwarded: {FORWARDING} can't be set to 1")]
     Forwarding(#[source] io::Error),
 }
@@ -143,7 +145,7 @@ impl Network {
                 bridge: self.bridge.clone(),
                 gateway: Self::gateway_of(&saved),
                 instances: (saved.subnet, PREFIX),
-                services: (Ipv4Addr::from(base + ADDRESSES), PREFIX),
+                services: Some((Ipv4Addr::from(base + ADDRESSES), PREFIX)),
                 ports: live.ports,
                 closed: saved.closed.iter().filter_map(address).collect(),
             }
@@ -287,7 +289,7 @@ fn free<'a>(
 }
 
 /// The whole machine's: an answer comes in by an interface that is not kiln's.
-fn forward_packets() -> io::Result<()> {
+pub(crate) fn forward_packets() -> io::Result<()> {
     if fs::read_to_string(FORWARDING)?.trim() == "0" {
         fs::write(FORWARDING, "1")?;
     }
@@ -295,7 +297,7 @@ fn forward_packets() -> io::Result<()> {
 }
 
 /// A /22 below 10.64.0.0/10 that no route of this machine goes into.
-fn choose(hash: &Digest) -> Result<Ipv4Addr, NetError> {
+pub(crate) fn choose(hash: &Digest) -> Result<Ipv4Addr, NetError> {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let routes: Vec<(u32, u32)> = routes
         .lines()

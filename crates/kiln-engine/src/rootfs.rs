@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::mounts::{self, SandboxMount};
 use crate::spec::TmpfsSpec;
 use crate::sys;
 
@@ -37,13 +38,6 @@ pub(crate) enum Root {
     Folder { path: PathBuf },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Bind {
-    pub(crate) from: PathBuf,
-    pub(crate) to: String,
-    pub(crate) writable: bool,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootError {
     #[error("{what} at {path} failed: {source}")]
@@ -59,9 +53,16 @@ pub(crate) enum RootError {
 }
 
 impl RootError {
-    fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn at<E: Into<io::Error>>(
+        what: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self + use<E> {
         let path = path.to_owned();
-        move |source| Self::Io { what, path, source }
+        move |source| Self::Io {
+            what,
+            path,
+            source: source.into(),
+        }
     }
 
     /// Trying again cannot help.
@@ -164,8 +165,8 @@ pub(crate) fn enter(
     root: &Root,
     target: &Path,
     tmpfs: &[TmpfsSpec],
-    binds: &[Bind],
-    terminal: bool,
+    mounts: &[SandboxMount],
+    privileged: bool,
 ) -> Result<(), RootError> {
     // Nothing that is mounted here is seen outside, and nothing mounted outside from now on is seen here.
     sys::mount(
@@ -189,20 +190,20 @@ pub(crate) fn enter(
             folder(&path).map_err(RootError::at("making the folder", &path))?;
         }
     }
-    for bind in binds {
-        let to = target.join(bind.to.trim_start_matches('/'));
-        mount_bind(bind, &to)?;
-    }
+    let opened = mounts::open(mounts)?;
     sys::pivot_into(target).map_err(RootError::at("changing the root", target))?;
-    own_file_systems(matches!(root, Root::ReadOnly { .. }), terminal)?;
+    own_file_systems(matches!(root, Root::ReadOnly { .. }), privileged)?;
     for wanted in tmpfs {
         mount_seeded(wanted)?;
     }
-    hide();
+    mounts::place(opened)?;
+    if !privileged {
+        hide();
+    }
     Ok(())
 }
 
-fn mount_root(root: &Root, target: &Path) -> Result<(), RootError> {
+pub(crate) fn mount_root(root: &Root, target: &Path) -> Result<(), RootError> {
     let overlay = |lowers: Vec<&PathBuf>, rest: Option<(&Path, &Path)>, flags| {
         // The kernel splits at `:` and takes `\` as an escape.
         let escaped = |path: &Path| {
@@ -261,23 +262,7 @@ fn bind_folder(path: &Path, target: &Path) -> Result<(), RootError> {
         .map_err(RootError::at("binding the folder", path))
 }
 
-fn mount_bind(bind: &Bind, to: &Path) -> Result<(), RootError> {
-    if bind.from.is_dir() {
-        fs::create_dir_all(to).map_err(RootError::at("making the folder", to))?;
-    } else if !to.exists() {
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).map_err(RootError::at("making the folder", parent))?;
-        }
-        fs::write(to, b"").map_err(RootError::at("making the file", to))?;
-    }
-    sys::mount(Some(&bind.from), to, None, libc::MS_BIND, None)
-        .map_err(RootError::at("binding", &bind.from))?;
-    let flags =
-        libc::MS_BIND | libc::MS_REMOUNT | SAFE | if bind.writable { 0 } else { libc::MS_RDONLY };
-    sys::mount(None, to, None, flags, None).map_err(RootError::at("binding", &bind.from))
-}
-
-fn own_file_systems(with_run: bool, terminal: bool) -> Result<(), RootError> {
+fn own_file_systems(with_run: bool, privileged: bool) -> Result<(), RootError> {
     let mount = |kind: &'static str, target: &str, flags, data: &str| {
         let data = OsString::from(data);
         let data = (!data.is_empty()).then_some(data.as_os_str());
@@ -292,7 +277,8 @@ fn own_file_systems(with_run: bool, terminal: bool) -> Result<(), RootError> {
     };
     let closed = SAFE | libc::MS_NOEXEC;
     mount("proc", "/proc", closed, "")?;
-    mount("sysfs", "/sys", closed | libc::MS_RDONLY, "")?;
+    let writable = if privileged { 0 } else { libc::MS_RDONLY };
+    mount("sysfs", "/sys", closed | writable, "")?;
     // Its own devices are the only ones in the whole tree; without CAP_MKNOD there can be no others.
     mount("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, DEV_SIZE)?;
     let devices = [
@@ -322,7 +308,6 @@ fn own_file_systems(with_run: bool, terminal: bool) -> Result<(), RootError> {
     for path in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         fs::create_dir(path).map_err(RootError::at("making the folder", Path::new(path)))?;
     }
-    let _ = terminal;
     mount(
         "devpts",
         "/dev/pts",

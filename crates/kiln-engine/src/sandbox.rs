@@ -5,9 +5,9 @@
 //! the step; what it mounted was only ever in the step's own mount namespace.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,10 +19,12 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{Group, Hierarchy, Limits};
 use crate::container::{self, Container};
 use crate::engine::program;
-use crate::init::AppStatus;
-use crate::rootfs::{self, Bind, Names, Root};
+use crate::init::{AppEnd, AppStatus};
+use crate::mounts::{self, SandboxMount};
+use crate::rootfs::{self, Names, Root};
 use crate::seccomp::Filters;
 use crate::spec::TmpfsSpec;
+use crate::step_network::StepLink;
 use crate::sys::{self, Fork};
 use crate::{layers, state};
 
@@ -44,7 +46,10 @@ pub struct SandboxSpec {
     pub cwd: String,
     pub user: String,
     pub hostname: String,
-    pub binds: Vec<SandboxBind>,
+    pub mounts: Vec<SandboxMount>,
+    pub network: SandboxNetwork,
+    /// Every capability, every system call, nothing of /proc and /sys hidden.
+    pub privileged: bool,
     /// Bytes.
     pub memory: Option<u64>,
     pub pids: Option<u64>,
@@ -55,12 +60,14 @@ pub struct SandboxSpec {
     pub as_instance: Option<Vec<TmpfsSpec>>,
 }
 
+/// What of a network a step has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SandboxBind {
-    pub from: PathBuf,
-    /// Absolute, inside.
-    pub to: String,
-    pub writable: bool,
+pub enum SandboxNetwork {
+    /// Only its own loopback.
+    None,
+    Outbound(StepLink),
+    /// The host's own.
+    Host,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +86,14 @@ pub enum SandboxExit {
     TimedOut,
     /// The caller wanted it no more.
     Stopped,
+}
+
+/// What is known of a step that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub exit: SandboxExit,
+    /// Something of it was sent to beyond its container.
+    pub used_network: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,13 +116,12 @@ pub enum SandboxError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
-    Ended(SandboxExit),
+    Ended(Ended),
     Failed(String),
 }
 
 /// Of a step's control group; the pid of its holder follows.
 const GROUP: &str = "kiln-step-";
-const SPEC: &str = "sandbox.json";
 const VERDICT: &str = "verdict.json";
 
 /// A step that has begun, for who asks something of it meanwhile.
@@ -145,7 +159,7 @@ pub fn run(
     stop: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<SandboxExit, SandboxError> {
-    run_watched(spec, |_| {}, stop, output)
+    run_to_end(spec, |_| {}, stop, output).map(|ended| ended.exit)
 }
 
 /// As [`run`]; `began` gets the step before anything of it is executed.
@@ -155,17 +169,30 @@ pub fn run_watched(
     stop: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<SandboxExit, SandboxError> {
+    run_to_end(spec, began, stop, output).map(|ended| ended.exit)
+}
+
+/// As [`run_watched`], with all that is known of the step afterwards.
+pub fn run_to_end(
+    spec: &SandboxSpec,
+    began: impl FnOnce(Running),
+    stop: &dyn Fn() -> bool,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<Ended, SandboxError> {
     let folder = |source| SandboxError::Folder {
         path: spec.work.clone(),
         source,
     };
     fs::create_dir_all(&spec.work).map_err(folder)?;
-    let path = spec.work.join(SPEC);
-    state::write_json(&path, spec).map_err(folder)?;
+    let file = in_memory(spec).map_err(folder)?;
+    // The child opens it by this process's descriptor.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let program = program().map_err(SandboxError::Spawn)?;
     let mut child = Command::new(program.path())
         .arg("sandbox")
         .arg(&path)
+        // Says whose it is where processes are listed.
+        .arg(&spec.work)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -215,16 +242,25 @@ pub fn run_watched(
     child.wait().map_err(SandboxError::Spawn)?;
     let verdict_path = spec.work.join(VERDICT);
     let verdict: Option<Verdict> = state::read_json(&verdict_path).map_err(folder)?;
-    for leftover in [path, verdict_path] {
-        let _ = fs::remove_file(leftover);
-    }
+    let _ = fs::remove_file(verdict_path);
     match verdict {
-        Some(Verdict::Ended(exit)) => Ok(exit),
+        Some(Verdict::Ended(ended)) => Ok(ended),
         Some(Verdict::Failed(reason)) => Err(SandboxError::Start(reason)),
         // It was told before it could say anything.
-        None if stopped => Ok(SandboxExit::Stopped),
+        None if stopped => Ok(Ended {
+            exit: SandboxExit::Stopped,
+            used_network: false,
+        }),
         None => Err(SandboxError::Killed),
     }
+}
+
+/// The spec where nothing of it comes onto a disk: it may hold secrets.
+fn in_memory(spec: &SandboxSpec) -> io::Result<File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::memfd_create("step", flags)?);
+    file.write_all(&serde_json::to_vec(spec)?)?;
+    Ok(file)
 }
 
 /// The process that holds a step.
@@ -235,7 +271,7 @@ pub(crate) fn role(path: &Path) -> i32 {
     let _ = sys::die_with_parent();
     sys::block_all_signals();
     let verdict = match step(&spec) {
-        Ok(exit) => Verdict::Ended(exit),
+        Ok(ended) => Verdict::Ended(ended),
         Err(reason) => Verdict::Failed(reason),
     };
     match state::write_json(&spec.work.join(VERDICT), &verdict) {
@@ -248,7 +284,7 @@ fn said<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
     move |error| format!("{what}: {error}")
 }
 
-fn step(spec: &SandboxSpec) -> Result<SandboxExit, String> {
+fn step(spec: &SandboxSpec) -> Result<Ended, String> {
     let hierarchy = Hierarchy::find()?;
     sweep(&hierarchy);
     let group = hierarchy.group(&format!("{GROUP}{}", std::process::id()));
@@ -265,8 +301,8 @@ fn step(spec: &SandboxSpec) -> Result<SandboxExit, String> {
         .map_err(said("making the control group"))?;
     let result = in_group(spec, lowers, &group, &filters);
     let destroyed = group.destroy().map_err(said("removing the control group"));
-    let exit = result?;
-    destroyed.map(|()| exit)
+    let ended = result?;
+    destroyed.map(|()| ended)
 }
 
 /// Removes the groups of steps whose holder was killed.
@@ -306,7 +342,7 @@ fn in_group(
     lowers: Vec<PathBuf>,
     group: &Group,
     filters: &Filters,
-) -> Result<SandboxExit, String> {
+) -> Result<Ended, String> {
     let target = spec.work.join("root");
     let overlay_work = spec.work.join("work");
     for folder in [&target, &overlay_work] {
@@ -341,15 +377,7 @@ fn in_group(
         target,
         hostname: spec.hostname.clone(),
         tmpfs: spec.as_instance.clone().unwrap_or_default(),
-        binds: spec
-            .binds
-            .iter()
-            .map(|SandboxBind { from, to, writable }| Bind {
-                from: from.clone(),
-                to: to.clone(),
-                writable: *writable,
-            })
-            .collect(),
+        mounts: mounts::prepare(&spec.mounts)?,
         argv: spec.argv.clone(),
         env: spec.env.clone(),
         cwd: spec.cwd.clone(),
@@ -358,12 +386,21 @@ fn in_group(
             None => CAPABILITIES.to_vec(),
             Some(_) => Vec::new(),
         },
-        link: None,
+        link: match &spec.network {
+            SandboxNetwork::Outbound(step) => Some(step.link().clone()),
+            SandboxNetwork::None | SandboxNetwork::Host => None,
+        },
+        host_network: matches!(spec.network, SandboxNetwork::Host),
+        privileged: spec.privileged,
+    };
+    let namespaces = match spec.network {
+        SandboxNetwork::Host => container::NAMESPACES & !libc::CLONE_NEWNET,
+        SandboxNetwork::None | SandboxNetwork::Outbound(_) => container::NAMESPACES,
     };
     let (go_read, go_write) = container::pipe().map_err(said("making a pipe"))?;
     let (failure_read, failure_write) = container::pipe().map_err(said("making a pipe"))?;
     let (status_read, status_write) = container::pipe().map_err(said("making a pipe"))?;
-    let init = match sys::fork_into(container::NAMESPACES) {
+    let init = match sys::fork_into(namespaces) {
         Err(error) => return Err(format!("making the step's namespaces: {error}")),
         Ok(Fork::Child) => {
             drop((go_write, failure_read, status_read));
@@ -375,6 +412,10 @@ fn in_group(
     group
         .add(init)
         .map_err(said("entering the control group"))?;
+    if let SandboxNetwork::Outbound(step) = &spec.network {
+        step.connect(init)
+            .map_err(said("connecting the step's network"))?;
+    }
     rustix::io::write(&go_write, &[1]).map_err(said("starting the step"))?;
     // The caller waits for the end of these, and the step's processes have their own.
     if let Ok(null) = File::options().write(true).open("/dev/null") {
@@ -413,8 +454,9 @@ fn in_group(
         return Err(failure.message);
     }
     let told = container::read_all(&status_read).map_err(said("the step's end"))?;
-    let told: Option<AppStatus> = serde_json::from_slice(&told).ok();
-    Ok(match told {
+    let told: Option<AppEnd> = serde_json::from_slice(&told).ok();
+    let used_network = told.as_ref().is_some_and(|told| told.sent > 0);
+    let exit = match told.map(|told| told.status) {
         _ if timed_out => SandboxExit::TimedOut,
         _ if stopped => SandboxExit::Stopped,
         Some(AppStatus::Exited(0)) => SandboxExit::Exited(0),
@@ -422,5 +464,6 @@ fn in_group(
         Some(AppStatus::Exited(code)) => SandboxExit::Exited(code),
         Some(AppStatus::Signalled(signal)) => SandboxExit::Signalled(signal),
         None => SandboxExit::Signalled(libc::SIGKILL),
-    })
+    };
+    Ok(Ended { exit, used_network })
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy, Limits};
 use crate::container::{self, Container, Link};
-use crate::init::AppStatus;
+use crate::init::{AppEnd, AppStatus};
 use crate::logs::{Splitter, Writer};
 use crate::rootfs::{Names, Root};
 use crate::seccomp::Filters;
@@ -234,13 +234,15 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
         target,
         hostname: instance.hostname.clone(),
         tmpfs: instance.tmpfs.clone(),
-        binds: Vec::new(),
+        mounts: Vec::new(),
         argv: instance.argv.clone(),
         env: instance.env.clone(),
         cwd: instance.cwd.clone(),
         user: instance.user.clone(),
         capabilities: Vec::new(),
         link: spec.link.clone(),
+        host_network: false,
+        privileged: false,
     };
     let pipe = || container::pipe().map_err(|error| heals("making a pipe", &error));
     let (go_read, go_write) = pipe()?;
@@ -443,7 +445,8 @@ fn watch(live: Live, group: &Group, spec: &ShimSpec, folder: &Path) -> ExitRecor
     let told = container::read_all(&status)
         .ok()
         .filter(|told| !told.is_empty());
-    let told: Option<AppStatus> = told.and_then(|told| serde_json::from_slice(&told).ok());
+    let told: Option<AppEnd> = told.and_then(|told| serde_json::from_slice(&told).ok());
+    let told = told.map(|told| told.status);
     let reason = if group.oom_kills() > 0 && told != Some(AppStatus::Exited(0)) {
         ExitReason::OutOfMemory {
             limit: spec.instance.memory,

@@ -12,6 +12,7 @@
 //! store/cache/<hex>           small records of the bake
 //! store/sessions/             what running processes use: see `session`
 //! store/gate                  locked while something is added to a session, or the store is pruned
+//! store/mounts/<hex>/         what steps keep from one bake to the next (`RUN --mount=type=cache`)
 //! store/tmp/                  what is being written; locked while its writer lives
 //! ```
 //!

@@ -6,6 +6,8 @@ use clap::{Args as Group, Parser, Subcommand};
 use kiln_model::{EnvName, ServiceName};
 use kiln_oci::Output;
 
+use crate::granted::{Entitlement, Network};
+
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
 ///
 /// Exit codes: 0 done; 1 failed; 2 changes found (`plan`, `fmt --check`); 3 rolled out badly and rolled back; 64 usage;
@@ -231,6 +233,30 @@ pub(crate) struct Dockerfile {
     /// The platform, which has to be this machine's
     #[arg(long, value_name = "PLATFORM", requires = "dockerfile")]
     pub(crate) platform: Option<String>,
+    /// A secret for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE
+    ///
+    /// It is in no layer, no key and no record of the bake.
+    #[arg(long = "secret", value_name = "SECRET", requires = "dockerfile")]
+    pub(crate) secrets: Vec<String>,
+    /// An SSH agent for RUN --mount=type=ssh: its socket, or without one that of SSH_AUTH_SOCK
+    #[arg(long, value_name = "ID[=SOCKET]", requires = "dockerfile")]
+    pub(crate) ssh: Vec<String>,
+    /// What a RUN may do beyond its container: --network=host, --security=insecure
+    #[arg(
+        long,
+        value_name = "RIGHT",
+        value_delimiter = ',',
+        requires = "dockerfile"
+    )]
+    pub(crate) allow: Vec<Entitlement>,
+    /// The network of the RUNs
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        default_value = "default",
+        requires = "dockerfile"
+    )]
+    pub(crate) network: Network,
     /// Do every step anew
     #[arg(long, requires = "dockerfile")]
     pub(crate) no_cache: bool,

@@ -5,13 +5,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Registries, Tagging};
+use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Granted, Registries, Tagging};
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_oci::{Output, Store};
 
 use crate::baking::{Live, columns};
 use crate::failure::Failure;
+use crate::granted;
 use crate::output::{self, Audience};
 use crate::{args, settings, table};
 
@@ -25,6 +26,7 @@ pub(crate) struct DockerfileSettings {
     registries: Registries,
     contexts: BTreeMap<String, PathBuf>,
     platform: Option<String>,
+    granted: Granted,
     no_cache: bool,
     pub(crate) check: bool,
 }
@@ -45,6 +47,10 @@ impl DockerfileSettings {
             insecure_registries,
             build_contexts,
             platform,
+            secrets,
+            ssh,
+            allow,
+            network,
             no_cache,
             check,
         } = arguments;
@@ -85,6 +91,7 @@ impl DockerfileSettings {
                 .map(|(name, path)| (name, PathBuf::from(path)))
                 .collect(),
             platform,
+            granted: granted::granted(&secrets, &ssh, &allow, network)?,
             no_cache,
             check,
         })
@@ -132,6 +139,7 @@ impl DockerfileSettings {
             bases: &self.bases,
             registries: &self.registries,
             contexts: &self.contexts,
+            granted: &self.granted,
             platform: self.platform.as_deref(),
             no_cache: self.no_cache,
             work: &work,
@@ -211,6 +219,11 @@ pub(crate) fn carry_out(
     told?;
     for warning in &baked.warnings {
         output::aside(&warning.render(&dockerfile.file));
+    }
+    for step in &baked.networked {
+        audience.progress(&format!(
+            "{label}: `{step}` used the network: it may give something else another day"
+        ))?;
     }
     Ok(baked)
 }

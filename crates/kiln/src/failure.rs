@@ -70,6 +70,12 @@ pub(crate) enum Failure {
         what: &'static str,
         help: &'static str,
     },
+    #[error("{what} {given}: {reason}")]
+    Grant {
+        what: &'static str,
+        given: String,
+        reason: String,
+    },
     #[error("there is no definition at {}", path.display())]
     NoDefinition { path: PathBuf },
     #[error("the definition {} can't be read", path.display())]
@@ -188,6 +194,7 @@ impl Failure {
             Self::NoImage { .. }
             | Self::OneOutput { .. }
             | Self::RootTooLong { .. }
+            | Self::Grant { .. }
             | Self::Arguments { .. } => Exit::Usage,
             // Whoever closed the pipe has read what it wanted.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
@@ -316,6 +323,7 @@ impl Failure {
             | Self::Serve(_)
             | Self::Supervise(_)
             | Self::Proxy(_)
+            | Self::Grant { .. }
             | Self::Output(_) => return None,
         })
     }

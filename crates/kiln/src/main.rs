@@ -13,6 +13,7 @@ mod definition;
 mod dockerfile;
 mod failure;
 mod git;
+mod granted;
 mod interrupt;
 mod output;
 mod plan_text;

@@ -265,7 +265,7 @@ impl Walk {
             }
             let mut tree = placing.tree;
             tree.clamp_mtime(date);
-            Ok(bake.store.add_layer(&tree)?)
+            Ok(bake.store.add_layer(&tree)?.into())
         })
     }
 

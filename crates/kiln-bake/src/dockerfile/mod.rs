@@ -4,11 +4,15 @@
 //! are what BuildKit makes of the same instructions; times are those of the base at most, so that two bakes are one image.
 
 mod added;
+mod agent;
 mod base;
+mod caches;
 mod config;
 mod copy;
 mod from;
+mod granted;
 mod mode;
+mod mounts;
 mod needs;
 mod owner;
 mod place;
@@ -18,6 +22,7 @@ mod scope;
 mod source;
 mod stage;
 mod step;
+mod stubs;
 mod unpack;
 mod workdir;
 
@@ -28,6 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore};
+use kiln_engine::StepNetwork;
 use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 
@@ -37,6 +43,7 @@ use crate::error::BakeError;
 use crate::image_tests::{self, Subject};
 use crate::registry::Registries;
 use crate::seen::Seen;
+pub use granted::Granted;
 pub use needs::images_named;
 use schedule::{Schedule, lock};
 use scope::Scope;
@@ -57,6 +64,8 @@ pub struct DockerfileRequest<'a> {
     pub registries: &'a Registries,
     /// Folders that COPY and RUN know by a name.
     pub contexts: &'a BTreeMap<String, PathBuf>,
+    /// Secrets and the like, and what a RUN may do.
+    pub granted: &'a Granted,
     /// Has to be this machine's.
     pub platform: Option<&'a str>,
     /// Does every step anew.
@@ -96,6 +105,8 @@ pub struct BakedDockerfile {
     pub warnings: Vec<Complaint>,
     /// The images that it stands on or took from, by name.
     pub bases: Vec<ResolvedBase>,
+    /// Steps that used the network, now or when they were cached: they may give something else another day.
+    pub networked: Vec<String>,
 }
 
 /// What the name of an image in the Dockerfile meant.
@@ -124,6 +135,8 @@ struct Bake<'a> {
     /// The ARGs before the first FROM.
     globals: BTreeMap<String, String>,
     schedule: Schedule,
+    /// Made for the first step that has one.
+    network: Mutex<Option<StepNetwork>>,
     seen: Mutex<Seen>,
     notes: Mutex<Notes>,
 }
@@ -133,6 +146,7 @@ struct Bake<'a> {
 struct Notes {
     reports: Vec<(usize, StepReport)>,
     warnings: Vec<(usize, Complaint)>,
+    networked: Vec<(usize, String)>,
     used_args: BTreeSet<String>,
     bases: BTreeSet<ResolvedBase>,
 }
@@ -194,6 +208,7 @@ pub fn bake_dockerfile(
         progress: heard,
         globals: BTreeMap::new(),
         schedule: Schedule::new(file.stages.len()),
+        network: Mutex::new(None),
         seen: Mutex::new(Seen::load(
             store,
             request.context,
@@ -222,12 +237,15 @@ pub fn bake_dockerfile(
     let Notes {
         mut reports,
         mut warnings,
+        mut networked,
         used_args,
         bases,
     } = std::mem::take(&mut *lock(&notes));
     // Within a stage they are in its order.
     reports.sort_by_key(|(stage, _)| *stage);
     warnings.sort_by_key(|(stage, _)| *stage);
+    networked.sort_by_key(|(stage, _)| *stage);
+    let networked = networked.into_iter().map(|(_, step)| step).collect();
     let mut steps: Vec<StepReport> = reports.into_iter().map(|(_, report)| report).collect();
     let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
     let unused: Vec<&str> = request
@@ -274,6 +292,7 @@ pub fn bake_dockerfile(
         config: stage.config.clone(),
         warnings,
         bases: bases.into_iter().collect(),
+        networked,
     })
 }
 

@@ -2,16 +2,21 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use kiln_config::dockerfile::{
     Command, Complaint, Dockerfile, Flag, Instruction, Run, is_heredoc_mark,
 };
-use kiln_engine::sandbox::SandboxBind;
-use kiln_oci::{Kind, Layer, Tree};
+use kiln_engine::sandbox::SandboxNetwork;
+use kiln_engine::{MountSource, Overlay, SandboxMount, StepLink, StepNetwork};
+use kiln_oci::{Layer, Tree};
+use serde::Serialize;
 
+use super::mounts::Planned;
+use super::schedule::lock;
 use super::stage::Walk;
-use super::step::Inputs;
+use super::step::{Inputs, Made};
+use super::stubs;
 use super::{Bake, PROXIES};
 use crate::bake::{Scratch, sweep};
 use crate::configure::{self, Ground};
@@ -19,9 +24,34 @@ use crate::error::BakeError;
 
 /// Where a here-document that is a script of its own is found while it runs.
 const SCRIPTS: &str = "run/kiln-heredoc";
+const HOSTS: &str = "127.0.0.1\tlocalhost kiln\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Names with their values.
 type Environment = Vec<(String, String)>;
+
+/// What of a network a RUN has.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Network {
+    None,
+    Default,
+    Host,
+}
+
+/// A command with what it is run on.
+struct Planning<'a> {
+    name: &'a str,
+    argv: &'a [String],
+    env: Environment,
+    user: &'a str,
+    workdir: &'a str,
+    script: Option<&'a str>,
+    mounts: &'a [Planned<'a>],
+    network: Network,
+    privileged: bool,
+    layers: &'a [Layer],
+    date: i64,
+}
 
 impl Walk {
     pub(super) fn run(
@@ -31,7 +61,8 @@ impl Walk {
         instruction: &Instruction,
         run: &Run,
     ) -> Result<Layer, BakeError> {
-        self.refuse(file, instruction, &run.flags)?;
+        let (network, privileged) = rights(bake, file, instruction, &run.flags)?;
+        let mounts = self.mounts(bake, file, run)?;
         let (argv, script) = self.argv(file, run);
         let (env, keyed) = self.environment(bake);
         let config = &self.stage.config.config;
@@ -42,56 +73,27 @@ impl Walk {
             user: &user,
             workdir: &workdir,
             script: script.as_deref(),
+            mounts: mounts.iter().map(Planned::key).collect(),
+            network: &network,
+            privileged,
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
         let name = self.name(instruction);
         bake.step(self.index, &name, &layers, date, &inputs, || {
-            sweep(bake.request.work);
-            let scratch = Scratch::new(bake.request.work, bake.store)?;
-            let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
-            let mut binds = Vec::new();
-            // What is made only to be mounted on is no part of the image.
-            let mut stubs = Vec::new();
-            if let Some(text) = &script {
-                let path = scratch.folder("script")?.join("script");
-                fs::write(&path, text).map_err(BakeError::io(&path))?;
-                fs::set_permissions(&path, Permissions::from_mode(0o755))
-                    .map_err(BakeError::io(&path))?;
-                let view = self.view(bake, &layers, &scratch.folder("look")?)?;
-                let to = format!("{SCRIPTS}/script");
-                let real = super::source::resolve(view.path(), Path::new(&to), true)
-                    .map_err(BakeError::View)?;
-                let mut inside = real.as_path();
-                while !inside.as_os_str().is_empty() {
-                    if fs::symlink_metadata(view.path().join(inside)).is_err() {
-                        stubs.push(inside.to_owned());
-                    }
-                    inside = inside.parent().unwrap_or(Path::new(""));
-                }
-                binds.push(SandboxBind {
-                    from: path,
-                    to: format!("/{}", real.display()),
-                    writable: false,
-                });
-            }
-            let ground = Ground {
-                image: bake.request.tag.name(),
-                step: &name,
-                lowers: bake.lowers(&layers)?,
-                upper: &upper,
-                work: &work,
-                binds,
-                stop: &|| bake.schedule.is_stopped(),
+            let planning = Planning {
+                name: &name,
+                argv: &argv,
+                env,
+                user: &user,
+                workdir: &workdir,
+                script: script.as_deref(),
+                mounts: &mounts,
+                network,
+                privileged,
+                layers: &layers,
+                date,
             };
-            let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-            let mut said = |line: &str| bake.said(&name, line);
-            configure::run(&ground, &argv, env, &user, &workdir, &mut said)?;
-            let mut tree = Tree::from_upper(&upper)?;
-            for stub in stubs {
-                remove_stub(&mut tree, &stub);
-            }
-            tree.clamp_mtime(date);
-            Ok(bake.store.add_layer(&tree)?)
+            bake.execute(file, planning)
         })
     }
 
@@ -124,37 +126,6 @@ impl Walk {
         (env, keyed)
     }
 
-    /// Flags that this version does nothing with.
-    fn refuse(
-        &self,
-        file: &Dockerfile,
-        instruction: &Instruction,
-        flags: &[Flag],
-    ) -> Result<(), BakeError> {
-        for flag in flags {
-            let value = flag.value.as_ref().map_or("", |value| value.text.as_str());
-            let span = flag
-                .value
-                .as_ref()
-                .map_or(instruction.span.clone(), |value| value.whole());
-            let refused = match (flag.name.as_str(), value) {
-                // There is none, whatever is asked for; a step that fails says so.
-                ("network", "default" | "none") | ("security", "sandbox") => continue,
-                ("network", "host") => "a step never has the host's network".to_owned(),
-                ("security", "insecure") => "a step never has more rights".to_owned(),
-                (name, value) => {
-                    format!("--{name}={value} is not supported by this version of kiln")
-                }
-            };
-            return Err(BakeError::Dockerfile(file.error(Complaint::error(
-                span,
-                refused,
-                "take it out",
-            ))));
-        }
-        Ok(())
-    }
-
     /// What is executed, and the here-document that is a script with an interpreter of its own.
     fn argv(&self, file: &Dockerfile, run: &Run) -> (Vec<String>, Option<String>) {
         let line = match &run.command {
@@ -185,15 +156,160 @@ impl Walk {
     }
 }
 
-fn remove_stub(tree: &mut Tree, path: &Path) {
-    let empty = match tree.get(path).map(|entry| &entry.kind) {
-        Some(Kind::Dir { .. }) => !tree
-            .iter()
-            .any(|(other, _)| other != path && other.starts_with(path)),
-        Some(Kind::File { size, .. }) => *size == 0,
-        _ => false,
-    };
-    if empty {
-        tree.remove(path);
+/// The network and the rights that a RUN asks for, where it may have them.
+fn rights(
+    bake: &Bake<'_>,
+    file: &Dockerfile,
+    instruction: &Instruction,
+    flags: &[Flag],
+) -> Result<(Network, bool), BakeError> {
+    let granted = bake.request.granted;
+    let (mut network, mut privileged) = (Network::Default, false);
+    for flag in flags {
+        let value = flag.value.as_ref().map_or("", |value| value.text.as_str());
+        let span = flag
+            .value
+            .as_ref()
+            .map_or(instruction.span.clone(), |value| value.whole());
+        let (what, help) = match (flag.name.as_str(), value) {
+            ("mount", _) | ("security", "sandbox") => continue,
+            ("network", "none") => {
+                network = Network::None;
+                continue;
+            }
+            ("network", "default") => continue,
+            ("network", "host") if granted.network_host => {
+                network = Network::Host;
+                continue;
+            }
+            ("security", "insecure") if granted.security_insecure => {
+                privileged = true;
+                continue;
+            }
+            ("network", "host") => (
+                "a RUN has the host's network only where the caller allows it".to_owned(),
+                "bake with --allow network.host",
+            ),
+            ("security", "insecure") => (
+                "a RUN has all rights only where the caller allows it".to_owned(),
+                "bake with --allow security.insecure",
+            ),
+            ("network", other) => (
+                format!("there is no network `{other}` for a RUN"),
+                "it is default, none or host",
+            ),
+            ("security", other) => (
+                format!("there is no security `{other}` for a RUN"),
+                "it is sandbox or insecure",
+            ),
+            (name, value) => (
+                format!("--{name}={value} is not supported by this version of kiln"),
+                "take it out",
+            ),
+        };
+        return Err(BakeError::Dockerfile(
+            file.error(Complaint::error(span, what, help)),
+        ));
+    }
+    if granted.no_network {
+        network = Network::None;
+    }
+    Ok((network, privileged))
+}
+
+impl Bake<'_> {
+    fn execute(&self, file: &Dockerfile, planning: Planning<'_>) -> Result<Made, BakeError> {
+        let Planning {
+            name,
+            argv,
+            mut env,
+            user,
+            workdir,
+            script,
+            mounts: planned,
+            network,
+            privileged,
+            layers,
+            date,
+        } = planning;
+        sweep(self.request.work);
+        let scratch = Scratch::new(self.request.work, self.store)?;
+        let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
+        let mut mounted = self.mounted(file, planned, &scratch)?;
+        env.retain(|(name, _)| !mounted.env.iter().any(|(other, _)| other == name));
+        env.append(&mut mounted.env);
+        let mut mounts = std::mem::take(&mut mounted.mounts);
+        let own = scratch.folder("own")?;
+        let mut give = |to: &str, name: &str, text: &str, mode: u32| {
+            let path = own.join(name);
+            fs::write(&path, text)
+                .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
+                .map_err(BakeError::io(&path))?;
+            mounts.push(SandboxMount {
+                to: to.to_owned(),
+                writable: false,
+                source: MountSource::Folder {
+                    root: path,
+                    inside: PathBuf::new(),
+                },
+            });
+            Ok::<_, BakeError>(())
+        };
+        if let Some(text) = script {
+            give(&format!("/{SCRIPTS}/script"), "script", text, 0o755)?;
+        }
+        give("/etc/hosts", "hosts", HOSTS, 0o644)?;
+        let network = match network {
+            Network::None => SandboxNetwork::None,
+            Network::Host => {
+                let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+                give("/etc/resolv.conf", "resolv.conf", &text, 0o644)?;
+                SandboxNetwork::Host
+            }
+            Network::Default => {
+                let (link, resolver) = self.link()?;
+                give("/etc/resolv.conf", "resolv.conf", &resolver, 0o644)?;
+                SandboxNetwork::Outbound(link)
+            }
+        };
+        let made_for = {
+            let view = Overlay::mount(&self.lowers(layers)?, &scratch.folder("look")?)
+                .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+            stubs::find(view.path(), &mut mounts).map_err(BakeError::View)?
+        };
+        let is_host = matches!(network, SandboxNetwork::Host);
+        let ground = Ground {
+            mounts,
+            network,
+            privileged,
+            shown: &|line| self.request.granted.masked(line),
+            stop: &|| self.schedule.is_stopped(),
+            ..Ground::sealed(
+                self.request.tag.name(),
+                name,
+                self.lowers(layers)?,
+                (&upper, &work),
+            )
+        };
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let mut said = |line: &str| self.said(name, line);
+        let used_network = configure::run(&ground, &argv, env, user, workdir, &mut said)?;
+        let mut tree = Tree::from_upper(&upper)?;
+        stubs::remove(&mut tree, &made_for);
+        tree.clamp_mtime(date);
+        Ok(Made {
+            layer: self.store.add_layer(&tree)?,
+            used_network: used_network || is_host,
+        })
+    }
+
+    /// A place in the bake's network, and what its resolver's configuration says.
+    fn link(&self) -> Result<(StepLink, String), BakeError> {
+        let mut network = lock(&self.network);
+        let network = match &mut *network {
+            Some(network) => network,
+            none => none.insert(StepNetwork::open(self.store.dir())?),
+        };
+        Ok((network.link()?, network.resolver().to_owned()))
     }
 }

@@ -121,9 +121,9 @@ impl Walk {
             let no_network = matches!(
                 (&instruction.action, &error),
                 (Action::Run(_), BakeError::Step { .. })
-            );
+            ) && bake.request.granted.no_network;
             let help = if no_network {
-                "a RUN has no network in this version of kiln: what it fetches has to be copied or in the base"
+                "this bake has no network: --network default gives the steps one"
             } else {
                 ""
             };

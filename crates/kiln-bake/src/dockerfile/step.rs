@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use kiln_model::{Digest, canonical_json};
-use kiln_oci::Layer;
-use serde::Serialize;
+use kiln_oci::{Layer, Store};
+use serde::{Deserialize, Serialize};
 
 use super::Bake;
+use super::mounts::MountKey;
+use super::run::Network;
 use super::source::Found;
-use crate::bake::{BakeProgress, StepReport, recorded, step_lock};
+use crate::bake::{BakeProgress, StepReport, step_lock};
 use crate::error::BakeError;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -24,6 +26,9 @@ pub(super) enum Inputs<'a> {
         user: &'a str,
         workdir: &'a str,
         script: Option<&'a str>,
+        mounts: Vec<MountKey<'a>>,
+        network: &'a Network,
+        privileged: bool,
     },
     Copy {
         origin: &'a Origin,
@@ -60,6 +65,31 @@ pub(super) enum Origin {
     },
 }
 
+/// What a step gave.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Made {
+    #[serde(flatten)]
+    pub(super) layer: Layer,
+    /// What it fetched may be another thing tomorrow.
+    #[serde(default)]
+    pub(super) used_network: bool,
+}
+
+impl From<Layer> for Made {
+    fn from(layer: Layer) -> Self {
+        Self {
+            layer,
+            used_network: false,
+        }
+    }
+}
+
+fn known_step(store: &Store, key: &Digest) -> Option<Made> {
+    let made: Made = serde_json::from_slice(&store.cache_get(key)?).ok()?;
+    // A record whose blob is gone is no record.
+    store.has(&made.layer.blob.digest).then_some(made)
+}
+
 impl Bake<'_> {
     /// The layer of a step: the recorded one, or what `make` gives. None: the step has nothing to say.
     pub(super) fn step(
@@ -69,7 +99,7 @@ impl Bake<'_> {
         below: &[Layer],
         date: i64,
         inputs: &Inputs<'_>,
-        make: impl FnOnce() -> Result<Layer, BakeError>,
+        make: impl FnOnce() -> Result<Made, BakeError>,
     ) -> Result<Layer, BakeError> {
         #[derive(Serialize)]
         struct Key<'a> {
@@ -93,34 +123,37 @@ impl Bake<'_> {
         let known = if self.request.no_cache {
             None
         } else {
-            recorded(self.store, &key)
+            known_step(self.store, &key)
         };
         let cached = known.is_some();
         self.tell(BakeProgress::Step {
             name: name.to_owned(),
             cached,
         });
-        let layer = match known {
-            Some(layer) => layer,
+        let Made {
+            layer,
+            used_network,
+        } = match known {
+            Some(made) => made,
             None => {
                 let _only_one = step_lock(self.store, &key)?;
                 // Another bake may have done it while this one waited.
                 let meanwhile = if self.request.no_cache {
                     None
                 } else {
-                    recorded(self.store, &key)
+                    known_step(self.store, &key)
                 };
                 match meanwhile {
-                    Some(layer) => layer,
+                    Some(made) => made,
                     None => {
                         let _room = self.schedule.room();
                         if self.schedule.is_stopped() {
                             return Err(BakeError::Stopped);
                         }
-                        let layer = make()?;
-                        let record = serde_json::to_vec(&layer).unwrap_or_default();
+                        let made = make()?;
+                        let record = serde_json::to_vec(&made).unwrap_or_default();
                         self.store.cache_put(&key, &record)?;
-                        layer
+                        made
                     }
                 }
             }
@@ -131,7 +164,11 @@ impl Bake<'_> {
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         self.tell(BakeProgress::Ended(report.clone()));
-        self.notes().reports.push((stage, report));
+        let mut notes = self.notes();
+        if used_network {
+            notes.networked.push((stage, report.name.clone()));
+        }
+        notes.reports.push((stage, report));
         Ok(layer)
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kiln_engine::TmpfsSpec;
-use kiln_engine::sandbox::{self, SandboxExit, SandboxSpec, Stream};
+use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec, Stream};
 use kiln_model::{CommandCheck, TestSpec};
 
 use super::{Log, SAID_MAX, Subject, text_failures};
@@ -46,7 +46,9 @@ pub(super) fn container(
         cwd: run.working_dir.clone(),
         user: user.unwrap_or(&run.user).to_owned(),
         hostname: "kiln".to_owned(),
-        binds: Vec::new(),
+        mounts: Vec::new(),
+        network: SandboxNetwork::None,
+        privileged: false,
         memory: None,
         pids: Some(PROCESSES),
         time_limit: None,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, DockerfileRequest, Registries, Tagging, bake_dockerfile,
+    BakeError, BakedDockerfile, DockerfileRequest, Granted, Registries, Tagging, bake_dockerfile,
 };
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
@@ -42,6 +42,7 @@ pub(crate) struct Bench {
     pub(crate) store: Store,
     pub(crate) context: PathBuf,
     pub(crate) registries: Registries,
+    pub(crate) granted: Granted,
 }
 
 fn base() -> &'static TempDir {
@@ -69,6 +70,7 @@ impl Bench {
             store: Store::open(store).unwrap(),
             context,
             registries: Registries::default(),
+            granted: Granted::default(),
         }
     }
 
@@ -138,6 +140,7 @@ impl Bench {
             target,
             bases,
             registries: &self.registries,
+            granted: &self.granted,
             contexts: &BTreeMap::new(),
             platform: None,
             no_cache: false,
@@ -502,11 +505,6 @@ fn errors() {
             "FROM busybox\nADD git@example.org:x.git /",
             "2:5",
             "Git repository",
-        ),
-        (
-            "FROM busybox\nRUN --mount=type=ssh true",
-            "2:13",
-            "not supported",
         ),
         ("FROM busybox\nRUN --network=host true", "2:15", "host"),
         ("FROM busybox\nRUN echo why >&2; false", "2:1", "why"),

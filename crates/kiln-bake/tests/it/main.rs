@@ -14,6 +14,7 @@ mod dockerfile;
 mod faults;
 mod image_tests;
 mod packages;
+mod runs;
 mod server;
 mod verify;
 mod world;
@@ -30,6 +31,7 @@ fn main() {
         .chain(copies::TESTS)
         .chain(dockerfile::TESTS)
         .chain(faults::TESTS)
+        .chain(runs::TESTS)
         .chain(image_tests::TESTS)
         .chain(packages::TESTS)
         .chain(verify::TESTS)

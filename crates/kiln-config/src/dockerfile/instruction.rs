@@ -481,7 +481,12 @@ fn run(raw: &Raw, rest: &Text, flags: Flags) -> Result<Action, Complaint> {
     for name in ["network", "security"] {
         flags.one(name)?;
     }
-    flags.all("mount")?;
+    for mount in flags.all("mount")? {
+        // Where variables are in it, only what they are says whether it is right.
+        if !mount.text.contains('$') {
+            super::mount::mount(&mount, &mut |value| Ok(value.text.clone()))?;
+        }
+    }
     Ok(Action::Run(Run {
         flags: flags.given.into_iter().map(|(flag, _)| flag).collect(),
         command,

@@ -6,6 +6,7 @@
 mod instruction;
 mod lines;
 mod lint;
+mod mount;
 mod pattern;
 mod words;
 
@@ -16,6 +17,7 @@ pub use instruction::{
     Action, Command, Copy, Flag, From, Healthcheck, Instruction, Run, Source as CopySource,
 };
 pub use lines::{Heredoc, Text, is_heredoc_mark};
+pub use mount::{Mount, MountKind, Sharing, mount};
 pub use pattern::{Ignore, PathPattern, has_wildcards};
 pub use words::{Variables, WordError, expand, expand_heredoc, expand_words};
 

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kiln_engine::{InsidePorts, Started};
+use kiln_engine::sandbox::{self, SandboxNetwork};
+use kiln_engine::{InsidePorts, Started, StepNetwork};
 use kiln_model::ServiceKey;
 
 use crate::world::World;
@@ -19,6 +20,7 @@ pub const TESTS: &[(&str, fn())] = &[
         outbound,
     ),
     ("an_instance_is_reached_by_its_host_only", inbound),
+    ("a_step_reaches_the_world_and_nothing_of_the_machine", step),
     (
         "a_service_is_reached_by_its_address_whatever_the_host_listens_on",
         services,
@@ -97,6 +99,67 @@ impl Outside {
         until_connected((address, 80).into());
         outside
     }
+}
+
+fn step() {
+    let world = World::new();
+    let outside = Outside::new();
+    let host = Host::new();
+    let port = host.port();
+    let network = StepNetwork::open(world.root.path()).unwrap();
+    let link = network.link().unwrap();
+    let near = Ipv4Addr::from(u32::from(outside.address) - 1);
+    let script = format!(
+        "nc -w 5 {} 80; gw=$(ip route); gw=${{gw#default via }}; gw=${{gw%% *}}; \
+         for at in \"$gw {port}\" \"{near} {port}\" \"{METADATA} 80\"; do \
+         nc -w 2 $at < /dev/null; done; echo end",
+        outside.address
+    );
+    let mut wanted = crate::steps::spec(&world, "network", &script);
+    wanted.network = SandboxNetwork::Outbound(link);
+    let mut said = Vec::new();
+    let mut heard = |_, bytes: &[u8]| said.extend_from_slice(bytes);
+    let ended = sandbox::run_to_end(&wanted, |_| {}, &|| false, &mut heard).unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(ended.used_network);
+    assert!(said.contains("the world"), "{said}");
+    assert!(said.contains("end") && !said.contains("the host"), "{said}");
+    let mut wanted = crate::steps::spec(&world, "silent", "ip route");
+    wanted.network = SandboxNetwork::Outbound(network.link().unwrap());
+    let ended = sandbox::run_to_end(&wanted, |_| {}, &|| false, &mut |_, _| {}).unwrap();
+    assert!(!ended.used_network);
+    // The host's own network, where it is asked for.
+    let mut wanted = crate::steps::spec(
+        &world,
+        "host",
+        &format!("nc -w 2 127.0.0.1 {port} < /dev/null"),
+    );
+    wanted.network = SandboxNetwork::Host;
+    let (_, said) = crate::steps::run(&wanted);
+    assert!(said.contains("the host"), "{said}");
+    let pid = base36(std::process::id());
+    let mine = |command: &str| {
+        run(command)
+            .lines()
+            .filter(|l| l.contains("kilns") && l.contains(&pid))
+            .count()
+    };
+    assert!(mine("ip -o link") > 0 && mine("nft list tables") > 0);
+    drop(network);
+    assert_eq!(mine("ip -o link") + mine("nft list tables"), 0);
+    // One that a killed bake left is removed by the next.
+    run("ip link add kilnsab2hwcg000 type bridge");
+    drop(StepNetwork::open(world.root.path()).unwrap());
+    assert!(!run("ip -o link").contains("kilnsab2hwcg000"));
+}
+
+fn base36(mut number: u32) -> String {
+    let mut digits = Vec::new();
+    while number > 0 {
+        digits.insert(0, char::from_digit(number % 36, 36).unwrap());
+        number /= 36;
+    }
+    digits.into_iter().collect()
 }
 
 fn until_connected(at: SocketAddr) {

@@ -1,4 +1,5 @@
-use kiln_engine::sandbox::{self, SandboxBind, SandboxExit, SandboxSpec};
+use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec};
+use kiln_engine::{MountSource, SandboxMount};
 
 use crate::world::World;
 
@@ -8,13 +9,15 @@ pub const TESTS: &[(&str, fn())] = &[
         "a_step_that_runs_too_long_or_needs_too_much_is_ended",
         limits,
     ),
+    ("a_step_has_what_is_mounted_for_it", mounts),
+    ("a_privileged_step_mounts_and_another_does_not", privileged),
     (
         "what_a_killed_bake_leaves_is_removed_by_the_next_step",
         killed,
     ),
 ];
 
-fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
+pub fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
     let folder = world.root.path().join(name);
     std::fs::create_dir_all(folder.join("upper")).unwrap();
     SandboxSpec {
@@ -26,7 +29,9 @@ fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
         cwd: String::new(),
         user: String::new(),
         hostname: "bake".to_owned(),
-        binds: Vec::new(),
+        mounts: Vec::new(),
+        network: SandboxNetwork::None,
+        privileged: false,
         memory: None,
         pids: Some(64),
         time_limit: None,
@@ -34,7 +39,7 @@ fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
     }
 }
 
-fn run(spec: &SandboxSpec) -> (SandboxExit, String) {
+pub fn run(spec: &SandboxSpec) -> (SandboxExit, String) {
     let mut said = Vec::new();
     let exit = sandbox::run(spec, &|| false, &mut |_, bytes| {
         said.extend_from_slice(bytes)
@@ -49,10 +54,13 @@ fn writes() {
     let mut wanted = spec(&world, "step", script);
     let given = world.root.path().join("given");
     std::fs::write(&given, "given").unwrap();
-    wanted.binds = vec![SandboxBind {
-        from: given,
+    wanted.mounts = vec![SandboxMount {
         to: "/etc/given".into(),
         writable: false,
+        source: MountSource::Folder {
+            root: given,
+            inside: "".into(),
+        },
     }];
     let (exit, said) = run(&wanted);
     assert_eq!(
@@ -62,6 +70,91 @@ fn writes() {
     use std::os::unix::fs::MetadataExt;
     let new = std::fs::metadata(wanted.upper.join("data/new")).unwrap();
     assert_eq!((new.uid(), new.gid(), new.len()), (1000, 1000, 3));
+}
+
+fn mounts() {
+    let world = World::new();
+    let given = world.root.path().join("given");
+    std::fs::create_dir_all(given.join("sub")).unwrap();
+    std::fs::write(given.join("sub/file"), "given").unwrap();
+    // Inside it is the container's, whatever the host has there.
+    std::os::unix::fs::symlink("/data", given.join("link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", given.join("out")).unwrap();
+    let folder = |inside: &str| MountSource::Folder {
+        root: given.clone(),
+        inside: inside.into(),
+    };
+    let mount = |to: &str, writable, source| SandboxMount {
+        to: to.into(),
+        writable,
+        source,
+    };
+    let script = "cat /a/sub/file /one /sec; ls -ln /sec; echo x > /a/no; echo x > /sec; echo hi > /w/new; \
+                  cat /w/var/cache/app/seed; echo t > /a/deep/t && cat /a/deep/t; echo l > /data/in/l; \
+                  mount | while read a b c d e f; do case $c in /t) echo $e $f;; esac; done";
+    let mut wanted = spec(&world, "mounts", script);
+    let scratch = world.root.path().join("scratch");
+    std::fs::create_dir_all(given.join("deep")).unwrap();
+    wanted.mounts = vec![
+        mount("/a/deep", true, MountSource::Tmpfs { size: None }),
+        mount("/a", false, folder("")),
+        mount("/one", false, folder("sub/file")),
+        mount(
+            "/w",
+            true,
+            MountSource::Layers {
+                layers: vec![world.layer.path.clone()],
+                inside: "".into(),
+                scratch: scratch.clone(),
+            },
+        ),
+        mount(
+            "/sec",
+            true,
+            MountSource::Secret {
+                content: b"hidden".to_vec(),
+                mode: 0o440,
+                uid: 7,
+                gid: 8,
+            },
+        ),
+        mount("/t", true, MountSource::Tmpfs { size: Some(65536) }),
+        mount("/data/in", true, MountSource::Tmpfs { size: None }),
+    ];
+    let (exit, said) = run(&wanted);
+    assert_eq!(exit, SandboxExit::Exited(0), "{said}");
+    for expected in [
+        "givengivenhidden",
+        "-r--r-----    1 7        8                6",
+        "can't create /a/no: Read-only",
+        "can't create /sec: Read-only",
+        "seeded",
+        "t\n",
+        "size=64k",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert_eq!(
+        std::fs::read_to_string(scratch.join("upper/new")).unwrap(),
+        "hi\n"
+    );
+    assert!(!wanted.upper.join("data/in/l").exists());
+    // A link of what is mounted does not lead to the host's file.
+    let mut wanted = spec(&world, "link", "cat /one");
+    wanted.mounts = vec![mount("/one", false, folder("out"))];
+    let error = sandbox::run(&wanted, &|| false, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("No such file"), "{error}");
+}
+
+fn privileged() {
+    let world = World::new();
+    let script = "mkdir -p /m && mount -t tmpfs none /m";
+    let (exit, said) = run(&spec(&world, "sealed", script));
+    assert_ne!(exit, SandboxExit::Exited(0), "{said}");
+    let mut wanted = spec(&world, "open", script);
+    wanted.privileged = true;
+    let (exit, said) = run(&wanted);
+    assert_eq!(exit, SandboxExit::Exited(0), "{said}");
 }
 
 fn limits() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Tagging, images_named};
+use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Granted, Tagging, images_named};
 use kiln_model::{BaseSpec, DockerfileSpec, ImageName, ImageSpec};
 use kiln_oci::ArchiveReference;
 use kiln_oci::image::same_name;
@@ -46,6 +46,8 @@ impl Baking<'_> {
             bases: &bases,
             registries: &settings::registries(false, Vec::new()),
             contexts: &BTreeMap::new(),
+            // A definition has no secrets yet.
+            granted: &Granted::default(),
             platform: None,
             no_cache: false,
             work: &self.work,
@@ -59,6 +61,8 @@ impl Baking<'_> {
             config,
             warnings: _,
             bases: _,
+            // Told already.
+            networked: _,
         } = baked;
         let made = Made {
             tag,

@@ -25,6 +25,9 @@ struct Image {
     tag: String,
     digest: kiln_model::Digest,
     steps: Vec<Step>,
+    /// Steps whose result may be another one another day.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    used_network: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -91,6 +94,7 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
                 tag: image.tag,
                 digest: image.digest,
                 steps: steps(image.steps),
+                used_network: Vec::new(),
             })
             .collect();
         output::json(&Answer { images })?;
@@ -136,6 +140,7 @@ fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
             tag: baked.tag,
             digest: baked.digest,
             steps: steps(baked.steps),
+            used_network: baked.networked,
         }];
         output::json(&Answer { images })?;
     }

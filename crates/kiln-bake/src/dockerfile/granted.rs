@@ -1,0 +1,61 @@
+//! What the caller gives to the RUNs of a Dockerfile, and what they may do. Nothing of it is in a key, a layer or a record.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Clone, Default)]
+pub struct Granted {
+    /// By id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Sockets of SSH agents, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// `RUN --network=host`.
+    pub network_host: bool,
+    /// `RUN --security=insecure`.
+    pub security_insecure: bool,
+    /// No RUN has a network, whatever it asks for.
+    pub no_network: bool,
+}
+
+/// What is shown in place of a secret.
+const MASK: &str = "****";
+/// A shorter one would be found in anything.
+const SHORTEST: usize = 4;
+
+impl Granted {
+    /// `text` without any of the secrets.
+    pub(super) fn masked(&self, text: &str) -> String {
+        let mut masked = text.to_owned();
+        for secret in self.secrets.values() {
+            // Lines of output are looked at one by one.
+            let secret = String::from_utf8_lossy(secret);
+            let lines = secret
+                .lines()
+                .map(str::trim)
+                .filter(|line| line.len() >= SHORTEST);
+            for line in lines {
+                if masked.contains(line) {
+                    masked = masked.replace(line, MASK);
+                }
+            }
+        }
+        masked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let granted = Granted {
+            secrets: BTreeMap::from([
+                ("a".to_owned(), b"hunter22\n-----KEY\n".to_vec()),
+                ("b".to_owned(), b"x".to_vec()),
+            ]),
+            ..Granted::default()
+        };
+        assert_eq!(granted.masked("x=hunter22, -----KEY x"), "x=****, **** x");
+    }
+}
