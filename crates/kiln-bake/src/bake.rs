@@ -25,7 +25,7 @@ use crate::provenance::{self, Done};
 use crate::resolve::{Resolved, Wanted};
 use crate::seen::Seen;
 use crate::signature::Keys;
-use crate::{clock, copy, look, resolve, sbom, sources, users};
+use crate::{clock, copy, explain, look, resolve, sbom, sources, users};
 
 /// Debian's own keyring has some tens of kilobytes.
 const KEYRING_LIMIT: u64 = 16 << 20;
@@ -102,6 +102,10 @@ pub struct StepReport {
     pub name: String,
     pub cached: bool,
     pub duration_ms: u64,
+    /// `None`: a test, which makes no layer.
+    pub key: Option<Digest>,
+    /// What changed since the last bake of the image; empty for a cached step, and while the bake goes on.
+    pub reasons: Vec<String>,
 }
 
 /// Bakes one image. To be called from a thread that lives until the end: the steps' containers are tied to it.
@@ -155,6 +159,7 @@ pub fn bake(
                         let layer =
                             carry_out(store, request, &client, &locked, step, &layers, progress)?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
+                        explain::keep(store, &key, &below, locked.date, &step.1.work)?;
                         layer
                     }
                 }
@@ -165,6 +170,8 @@ pub fn bake(
             name: step.name.clone(),
             cached,
             duration_ms,
+            key: Some(key),
+            reasons: Vec::new(),
         };
         progress(BakeProgress::Ended(report.clone()));
         reports.push(report);
@@ -175,6 +182,7 @@ pub fn bake(
         });
         layers.push(layer);
     }
+    explain::fill(store, &name, &mut reports)?;
     let config = config(image, &locked.arch, locked.date);
     check_leaks(store, image, &layers, &done, &config)?;
     // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.

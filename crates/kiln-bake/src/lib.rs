@@ -19,6 +19,7 @@ mod debian;
 mod diff;
 mod dockerfile;
 mod error;
+mod explain;
 mod fetch;
 mod graph;
 mod image_tests;

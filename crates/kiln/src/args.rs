@@ -185,6 +185,9 @@ pub(crate) struct Bake {
     /// May be given several times. Only a layout's folder (oci:DIR) takes more than one image.
     #[arg(long, value_name = "TYPE:PATH")]
     pub(crate) output: Vec<Output>,
+    /// Say of each step whether it was cached, and what changed since the last bake where it was not
+    #[arg(long)]
+    pub(crate) explain: bool,
     #[command(flatten)]
     pub(crate) dockerfile: Dockerfile,
     #[command(flatten)]

@@ -384,6 +384,7 @@ impl<'a, W: Write> Live<'a, W> {
                 name,
                 cached,
                 duration_ms,
+                ..
             }) => {
                 self.clear();
                 let took = table::duration(Duration::from_millis(duration_ms));
@@ -527,6 +528,8 @@ mod tests {
                 name,
                 cached,
                 duration_ms: 1500,
+                key: None,
+                reasons: Vec::new(),
             }),
             BakeProgress::Step {
                 name: "copy".to_owned(),
@@ -536,6 +539,8 @@ mod tests {
                 name: "copy".to_owned(),
                 cached: true,
                 duration_ms: 0,
+                key: None,
+                reasons: Vec::new(),
             }),
         ])
         .filter_map(|progress| live.tell(progress))

@@ -40,6 +40,7 @@ use kiln_oci::{ImageConfig, Layer, Store};
 use crate::archive;
 use crate::bake::{BakeProgress, CommitInfo, StepReport, give_tag};
 use crate::error::BakeError;
+use crate::explain;
 use crate::image_tests::{self, Subject};
 use crate::registry::Registries;
 use crate::seen::Seen;
@@ -247,6 +248,9 @@ pub fn bake_dockerfile(
     networked.sort_by_key(|(stage, _)| *stage);
     let networked = networked.into_iter().map(|(_, step)| step).collect();
     let mut steps: Vec<StepReport> = reports.into_iter().map(|(_, report)| report).collect();
+    // Each version has a tag of its own, and is explained by the one before.
+    let versions = request.tag.name().split(':').next().unwrap_or_default();
+    explain::fill(store, versions, &mut steps)?;
     let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
     let unused: Vec<&str> = request
         .build_args

@@ -13,6 +13,7 @@ use super::run::Network;
 use super::source::Found;
 use crate::bake::{BakeProgress, StepReport, step_lock};
 use crate::error::BakeError;
+use crate::explain;
 
 /// Changed whenever the same inputs would give another result.
 const FORMAT: u32 = 3;
@@ -113,10 +114,11 @@ impl Bake<'_> {
             return Err(BakeError::Stopped);
         }
         let began = Instant::now();
+        let below: Vec<Digest> = below.iter().map(|layer| layer.diff_id).collect();
         let key = Digest::of(&canonical_json(&Key {
             front_end: "dockerfile",
             format: FORMAT,
-            below: below.iter().map(|layer| layer.diff_id).collect(),
+            below: below.clone(),
             date,
             inputs,
         })?);
@@ -153,6 +155,7 @@ impl Bake<'_> {
                         let made = make()?;
                         let record = serde_json::to_vec(&made).unwrap_or_default();
                         self.store.cache_put(&key, &record)?;
+                        explain::keep(self.store, &key, &below, date, inputs)?;
                         made
                     }
                 }
@@ -162,6 +165,8 @@ impl Bake<'_> {
             name: name.to_owned(),
             cached,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            key: Some(key),
+            reasons: Vec::new(),
         };
         self.tell(BakeProgress::Ended(report.clone()));
         let mut notes = self.notes();

@@ -86,6 +86,8 @@ pub(crate) fn run(
             name,
             cached,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            key: None,
+            reasons: Vec::new(),
         };
         progress(BakeProgress::Ended(report.clone()));
         reports.push(report);

@@ -11,6 +11,7 @@ mod bakes;
 mod bases;
 mod copies;
 mod dockerfile;
+mod explain;
 mod faults;
 mod image_tests;
 mod packages;
@@ -34,6 +35,7 @@ fn main() {
         .chain(runs::TESTS)
         .chain(image_tests::TESTS)
         .chain(packages::TESTS)
+        .chain(explain::TESTS)
         .chain(verify::TESTS)
         .chain(around::TESTS);
     let trials = tests

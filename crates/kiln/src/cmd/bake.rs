@@ -35,6 +35,9 @@ struct Step {
     name: String,
     cached: bool,
     duration_ms: u64,
+    /// With `--explain`: what changed since the last bake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasons: Option<Vec<String>>,
 }
 
 pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
@@ -93,27 +96,48 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
                 name: name.to_string(),
                 tag: image.tag,
                 digest: image.digest,
-                steps: steps(image.steps),
+                steps: steps(image.steps, args.explain),
                 used_network: Vec::new(),
             })
             .collect();
         output::json(&Answer { images })?;
+    } else if args.explain {
+        for (name, image) in &baked {
+            explained(name.as_str(), &image.steps)?;
+        }
     }
     Ok(Exit::Done)
 }
 
-fn steps(steps: Vec<StepReport>) -> Vec<Step> {
+/// Says of each step why it was done, or that it was not.
+fn explained(image: &str, steps: &[StepReport]) -> Result<(), Failure> {
+    for step in steps.iter().filter(|step| step.key.is_some()) {
+        if step.cached {
+            output::line(&format!("{image}: {}: from the cache", step.name))?;
+            continue;
+        }
+        output::line(&format!("{image}: {}: done anew", step.name))?;
+        for reason in &step.reasons {
+            output::line(&format!("  {reason}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn steps(steps: Vec<StepReport>, explain: bool) -> Vec<Step> {
     steps
         .into_iter()
         .map(|step| Step {
             name: step.name,
             cached: step.cached,
             duration_ms: step.duration_ms,
+            reasons: explain.then_some(step.reasons),
         })
         .collect()
 }
 
 fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
+    let explain = args.explain;
     let settings = DockerfileSettings::new(path, args.dockerfile, args.images)?;
     let dockerfile = settings.read()?;
     if settings.check {
@@ -139,10 +163,12 @@ fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
             name: settings.tag.unwrap_or_default(),
             tag: baked.tag,
             digest: baked.digest,
-            steps: steps(baked.steps),
+            steps: steps(baked.steps, explain),
             used_network: baked.networked,
         }];
         output::json(&Answer { images })?;
+    } else if explain {
+        explained(&baked.tag, &baked.steps)?;
     }
     Ok(Exit::Done)
 }
