@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -23,6 +24,7 @@ pub(super) struct Taken {
     #[serde(skip)]
     pub(super) at: PathBuf,
     /// Below the destination's folder; empty for a folder whose contents are copied.
+    #[serde(serialize_with = "whole")]
     pub(super) path: PathBuf,
     pub(super) mode: u32,
     /// None: the context's, which have no owner.
@@ -34,6 +36,7 @@ pub(super) struct Taken {
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) kind: TakenKind,
     /// The `path` of the same source that is another name of this file.
+    #[serde(serialize_with = "whole_or_none")]
     pub(super) same_as: Option<PathBuf>,
     /// Device and inode, where the file has other names.
     #[serde(skip)]
@@ -79,9 +82,28 @@ pub(super) enum TakenKind {
         digest: Option<Digest>,
     },
     Link {
+        #[serde(serialize_with = "whole")]
         target: PathBuf,
     },
     Fifo,
+}
+
+/// A path as text where it is text, and as its bytes where it is none: serde refuses those, and a Linux path may be anything.
+fn whole<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    match path.to_str() {
+        Some(text) => text.serialize(serializer),
+        None => path.as_os_str().as_bytes().serialize(serializer),
+    }
+}
+
+fn whole_or_none<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => whole(path, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// One source of a COPY, found.

@@ -14,6 +14,7 @@ use crate::server::{Answer, Server};
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("added_archives_are_unpacked", archives),
     ("added_archives_that_are_hostile_are_refused", hostile),
+    ("added_names_that_are_no_text_are_kept", bytes),
     ("added_files_of_the_network_are_fetched_once", network),
 ];
 
@@ -102,6 +103,35 @@ fn archives() {
     }
     let again = bench.baked("add-into:1", text);
     assert!(again.steps.iter().all(|step| step.cached));
+}
+
+/// Names and targets of links that are no UTF-8, hard links, holes, and what is neither file, folder nor link.
+fn bytes() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    let name = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    let folder = bench.context.join("d");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join(name(b"n\xff")), "odd").unwrap();
+    symlink(name(b"t\xfe"), folder.join("link")).unwrap();
+    fs::hard_link(folder.join(name(b"n\xff")), folder.join(name(b"n\xfe"))).unwrap();
+    let holes = fs::File::create(folder.join("holes")).unwrap();
+    holes.set_len(64 << 20).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.join("socket")).unwrap();
+    let baked = bench.baked("bytes:1", "FROM busybox\nCOPY d /o\n");
+    bench.look(&baked, |view| {
+        let at = |bytes: &'static [u8]| view.join("o").join(name(bytes));
+        assert_eq!(fs::read_to_string(at(b"n\xff")).unwrap(), "odd");
+        let target = fs::read_link(at(b"link")).unwrap();
+        assert_eq!(target.as_os_str(), name(b"t\xfe"));
+        assert_eq!(fs::metadata(at(b"holes")).unwrap().len(), 64 << 20);
+        assert!(!at(b"socket").exists());
+    });
+    // Another name that is the same to whoever takes it for text is another input.
+    fs::rename(folder.join(name(b"n\xff")), folder.join(name(b"n\xfd"))).unwrap();
+    let baked = bench.baked("bytes:2", "FROM busybox\nCOPY d /o\n");
+    assert!(!baked.steps[0].cached);
 }
 
 fn hostile() {
