@@ -21,6 +21,7 @@ mod dockerfile;
 mod error;
 mod explain;
 mod fetch;
+mod git;
 mod graph;
 mod image_tests;
 mod install;

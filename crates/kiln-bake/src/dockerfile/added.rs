@@ -13,6 +13,7 @@ use super::stage::Walk;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::bake::{BakeProgress, Scratch};
 use crate::error::BakeError;
+use crate::git::{GitSource, Oid};
 use crate::remote;
 
 /// BuildKit's mode of what it fetches.
@@ -71,6 +72,67 @@ impl Walk {
                 "write sha256: and the 64 hex digits that `sha256sum` prints",
             ),
         }
+    }
+
+    /// The commits that the repositories' references name. `--checksum` may say which the only one has to be.
+    pub(super) fn commits(
+        &self,
+        bake: &Bake<'_>,
+        file: &Dockerfile,
+        copy: &Copy,
+        repositories: &[(GitSource, &Text)],
+    ) -> Result<Vec<(GitSource, Oid)>, BakeError> {
+        let complain = |text: &Text, what: String, help: String| {
+            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
+        };
+        let mut commits = Vec::new();
+        for (source, text) in repositories {
+            if !source.is_http() {
+                return Err(complain(
+                    text,
+                    format!(
+                        "the Git repository `{}` is reached by ssh or git://, which kiln does not speak",
+                        source.url
+                    ),
+                    "write its https:// address".to_owned(),
+                ));
+            }
+            bake.tell(BakeProgress::Downloading {
+                url: source.url.clone(),
+            });
+            let commit = source.resolve().map_err(|error| {
+                let place = Complaint::error(text.whole(), "this can't be had", "");
+                super::at(file.error(place), error)
+            })?;
+            let name = commit.to_string();
+            match &copy.checksum {
+                Some(wanted) => {
+                    let value = self.expand(bake, file, wanted)?;
+                    if copy.sources.len() > 1 || value.len() < 7 || !name.starts_with(&value) {
+                        return Err(complain(
+                            wanted,
+                            format!("`{}` is the commit {name} now, and not {value}", text.text),
+                            "--checksum of a repository is the name of its commit".to_owned(),
+                        ));
+                    }
+                }
+                None if name != source.reference => bake.warn(
+                    self.index,
+                    vec![Complaint::warning(
+                        "FetchedWithoutChecksum",
+                        text.whole(),
+                        format!(
+                            "`{}` is whatever it names on the day of the bake",
+                            text.text
+                        ),
+                        format!("--checksum={name} makes it this commit"),
+                    )],
+                ),
+                None => {}
+            }
+            commits.push((source.clone(), commit));
+        }
+        Ok(commits)
     }
 
     /// A file of the network, as a source that lies in the store.
@@ -168,4 +230,12 @@ pub(super) fn unpacked(
         ),
     })?;
     Ok(true)
+}
+
+/// What of the repositories is in the key: the commit says all but which folder is taken.
+pub(super) fn commits_keyed(commits: &[(GitSource, Oid)]) -> Vec<(String, String)> {
+    commits
+        .iter()
+        .map(|(source, commit)| (commit.to_string(), source.folder.clone()))
+        .collect()
 }

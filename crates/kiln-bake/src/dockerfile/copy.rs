@@ -6,7 +6,7 @@ use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, I
 use kiln_oci::{Layer, Tree};
 
 use super::Bake;
-use super::added::{Added, is_remote, unpacked};
+use super::added::{Added, commits_keyed, is_remote, unpacked};
 use super::from::CopyFrom;
 use super::mode::Chmod;
 use super::owner::owner;
@@ -17,6 +17,7 @@ use super::stage::Walk;
 use super::step::{Inputs, Origin};
 use crate::bake::Scratch;
 use crate::error::BakeError;
+use crate::git::GitSource;
 
 impl Walk {
     pub(super) fn copy(
@@ -65,29 +66,23 @@ impl Walk {
         }
         let mut paths = Vec::new();
         let mut remotes = Vec::new();
+        let mut repositories = Vec::new();
         let mut heredocs = Vec::new();
         for source in &copy.sources {
             match source {
                 CopySource::Path(text) => {
                     let path = self.expand(bake, file, text)?;
-                    let is_git = ["git://", "git@", "ssh://"]
-                        .iter()
-                        .any(|scheme| path.starts_with(scheme));
-                    if !is_add && (is_remote(&path) || is_git) {
+                    let repository = GitSource::parse(&path);
+                    if !is_add && (is_remote(&path) || repository.is_some()) {
                         return Err(complain(
                             text,
                             format!("`{path}` is not in the context"),
                             "COPY takes files of the context: ADD fetches",
                         ));
                     }
-                    if is_git || is_add && is_repository(&path) {
-                        return Err(complain(
-                            text,
-                            format!(
-                                "`{path}` is a Git repository, which this version of kiln does not fetch"
-                            ),
-                            "clone it before the bake, and copy it",
-                        ));
+                    if let Some(source) = repository {
+                        repositories.push((source, text));
+                        continue;
                     }
                     if is_remote(&path) {
                         remotes.push((path, text));
@@ -160,15 +155,21 @@ impl Walk {
             },
         };
         if copy.keep_git_dir {
-            return Err(complain(
-                &copy.to,
-                "--keep-git-dir is for Git repositories".to_owned(),
-                "take it out",
-            ));
+            let what = if repositories.is_empty() {
+                "--keep-git-dir is for Git repositories"
+            } else {
+                "--keep-git-dir is not supported by this version of kiln, which fetches one commit's files alone"
+            };
+            return Err(complain(&copy.to, what.to_owned(), "take it out"));
         }
         // What is in the context is unpacked unless it is said, what is fetched only where it is.
         let unpack = is_add && copy.unpack.unwrap_or(remotes.is_empty());
-        let checksum = self.checksum(bake, file, copy, remotes.len())?;
+        let commits = self.commits(bake, file, copy, &repositories)?;
+        let checksum = if commits.is_empty() {
+            self.checksum(bake, file, copy, remotes.len())?
+        } else {
+            None
+        };
         let mut fetched = Vec::new();
         for (url, text) in &remotes {
             let source = (url.as_str(), *text);
@@ -204,6 +205,7 @@ impl Walk {
             chmod: chmod_text.as_ref().map(|(mode, _)| mode.as_str()),
             link,
             times: &times,
+            git: &commits_keyed(&commits),
             unpack: is_add && added.iter().any(|one| one.unpack),
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
@@ -258,6 +260,24 @@ impl Walk {
                 }
                 (Origin::Layers { .. }, CopyFrom::Folder { .. }) => {}
             }
+            for (index, (source, commit)) in commits.iter().enumerate() {
+                let folder = scratch.folder(&format!("git-{index}"))?;
+                source.check_out(*commit, &folder)?;
+                let mut root = Root {
+                    path: &folder,
+                    ignore: None,
+                    exclude: &exclude,
+                    seen: None,
+                };
+                for one in root
+                    .find(".")
+                    .map_err(|error| copy_error(&name, error.to_string()))?
+                {
+                    placing
+                        .put(&one, &folder, &to_folder)
+                        .map_err(|error| placed(&name, error))?;
+                }
+            }
             for (name, content) in &heredocs {
                 placing
                     .bytes(name, content.clone(), &to_folder)
@@ -311,10 +331,4 @@ fn ignore_of(folder: &Path) -> Result<Ignore, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ignore::default()),
         Err(error) => Err(format!("{} can't be read: {error}", path.display())),
     }
-}
-
-/// As BuildKit has it: an address that ends with `.git`, perhaps with a reference behind it.
-fn is_repository(url: &str) -> bool {
-    let path = url.split(['#', '?']).next().unwrap_or(url);
-    is_remote(url) && path.ends_with(".git")
 }

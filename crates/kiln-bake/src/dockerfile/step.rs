@@ -41,6 +41,9 @@ pub(super) enum Inputs<'a> {
         /// Those that servers gave their files.
         #[serde(skip_serializing_if = "<[i64]>::is_empty")]
         times: &'a [i64],
+        /// The commits and folders of repositories.
+        #[serde(skip_serializing_if = "<[(String, String)]>::is_empty")]
+        git: &'a [(String, String)],
         /// Archives are unpacked.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         unpack: bool,
