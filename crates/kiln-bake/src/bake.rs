@@ -469,10 +469,7 @@ fn carry_out(
 ) -> Result<Layer, BakeError> {
     sweep(request.work);
     let scratch = Scratch::new(request.work, store)?;
-    let lowers = layers
-        .iter()
-        .map(|layer| store.erofs(layer))
-        .collect::<Result<Vec<_>, _>>()?;
+    let lowers = store.lowers(layers)?;
     let view = || -> Result<Overlay, BakeError> {
         let folder = scratch.folder("look")?;
         Overlay::mount(&lowers, &folder)
@@ -660,10 +657,7 @@ fn check_command(
         return Ok(());
     };
     let scratch = Scratch::new(request.work, store)?;
-    let lowers = layers
-        .iter()
-        .map(|layer| store.erofs(layer))
-        .collect::<Result<Vec<_>, _>>()?;
+    let lowers = store.lowers(layers)?;
     let view = Overlay::mount(&lowers, &scratch.0)
         .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
     let path = run

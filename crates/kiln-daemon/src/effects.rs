@@ -213,16 +213,9 @@ impl Effects {
         let image = store.image(&release.image).map_err(unusable)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let path = store.erofs(layer).map_err(unusable)?;
-            let digest = store.erofs_digest(&layer.diff_id).map_err(unusable)?;
-            let digest = digest.or(layer.erofs).ok_or_else(|| StartFailure {
-                message: format!(
-                    "the layer {} has no recorded digest: bake the image again",
-                    layer.diff_id
-                ),
-                permanent: true,
-            })?;
-            layers.push(LayerFile { path, digest });
+            let files = store.erofs_files(layer).map_err(unusable)?;
+            let files = files.into_iter();
+            layers.extend(files.map(|(digest, path)| LayerFile { path, digest }));
         }
         let mut env: Vec<(String, String)> = release
             .env

@@ -337,7 +337,7 @@ mod tests {
             .unwrap();
         let store = Store::open(folder).unwrap();
         let layer = store.add_layer(&tree).unwrap();
-        store.erofs(&layer).unwrap()
+        store.lowers(&[layer]).unwrap().remove(0)
     }
 
     /// The loop devices whose backing file is `file`.
@@ -391,7 +391,7 @@ mod tests {
             tree.insert("small", Entry::bytes(text.as_bytes(), 0o644))
                 .unwrap();
             let layer = store.add_layer(&tree).unwrap();
-            store.erofs(&layer).unwrap()
+            store.lowers(&[layer]).unwrap().remove(0)
         })
     }
 

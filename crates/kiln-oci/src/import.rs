@@ -367,7 +367,7 @@ impl Store {
                 }));
             }
         }
-        self.erofs(layer).map_err(failed)?;
+        self.erofs_files(layer).map_err(failed)?;
         self.cache_put(&key, b"")?;
         Ok(())
     }

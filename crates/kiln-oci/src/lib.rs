@@ -9,6 +9,7 @@
 
 mod compression;
 mod content;
+mod difference;
 pub mod erofs;
 mod export;
 mod frames;

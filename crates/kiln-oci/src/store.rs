@@ -4,8 +4,9 @@
 //! store/blobs/sha256/<hex>    manifests, configurations, layers: named by their own digest
 //! store/blobs/sparse/<hex>    the layers that have bytes in common with others: see `blob`
 //! store/frames/<hex>          where in that blob's file which frame is: see `frames`
-//! store/erofs/<hex>.erofs     a layer as the kernel mounts it, named by its own digest; <hex>.extents lists its pieces
-//! store/erofs/<diff id>.json  which of them is the layer's
+//! store/erofs/<hex>.erofs     a layer as the kernel mounts it, named by its own digest; <hex>.extents lists its pieces,
+//!                             <hex>.list its entries, for others to be the difference from it
+//! store/erofs/<diff id>.json  which of them is the layer's, and which one it is to be put over
 //! store/images/<hex>.json     when the image of that manifest came
 //! store/referrers/<hex>/    what is said about the image of that manifest: one record a referrer
 //! store/tags/<tag>            given once, never moved
@@ -19,6 +20,7 @@
 //! Everything appears under its name at once and whole: written to `tmp`, synced, renamed, and the folder
 //! synced. Nothing is kept in memory, so that any number of processes may share a store.
 
+mod base;
 mod blob;
 mod cache;
 mod compress;

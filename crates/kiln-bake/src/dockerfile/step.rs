@@ -181,9 +181,6 @@ impl Bake<'_> {
     }
 
     pub(super) fn lowers(&self, layers: &[Layer]) -> Result<Vec<PathBuf>, BakeError> {
-        layers
-            .iter()
-            .map(|layer| Ok(self.store.erofs(layer)?))
-            .collect()
+        Ok(self.store.lowers(layers)?)
     }
 }

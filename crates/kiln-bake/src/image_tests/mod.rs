@@ -111,11 +111,7 @@ pub(crate) fn run(
 /// What is wrong with the image, each in a sentence.
 fn one(subject: &Subject<'_>, test: &TestSpec, log: &Log) -> Result<Vec<String>, BakeError> {
     let scratch = Scratch::new(subject.work, subject.store)?;
-    let lowers = subject
-        .layers
-        .iter()
-        .map(|layer| subject.store.erofs(layer))
-        .collect::<Result<Vec<_>, _>>()?;
+    let lowers = subject.store.lowers(subject.layers)?;
     let mut failures = {
         let view = Overlay::mount(&lowers, &scratch.folder("look")?)
             .map_err(|error| BakeError::View(std::io::Error::other(error)))?;

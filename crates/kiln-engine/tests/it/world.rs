@@ -78,7 +78,7 @@ impl World {
             let folder = tempfile::tempdir().unwrap();
             let store = Store::open(folder.path()).unwrap();
             let layer = store.add_layer(&tree()).unwrap();
-            let path = store.erofs(&layer).unwrap();
+            let (_, path) = store.erofs_files(&layer).unwrap().remove(0);
             (folder, path, layer.erofs.unwrap())
         });
         let root = tempfile::tempdir().unwrap();

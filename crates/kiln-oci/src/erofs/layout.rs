@@ -104,7 +104,10 @@ impl<'a> Layout<'a> {
                 continue;
             }
             index.insert(key, nodes.len());
-            let pieces = sharing.pieces.of_file(key);
+            let pieces = match &entry.kind {
+                Kind::File { size, .. } => sharing.pieces.of_large(key, *size),
+                _ => None,
+            };
             nodes.push(node(key, entry, pieces)?);
         }
         read_dirs(tree, &index, &mut nodes);

@@ -23,7 +23,7 @@ pub(crate) const DONORS_MAX: usize = 12;
 const DONOR_MIN: u64 = 64 << 10;
 const THREADS_MAX: usize = 8;
 
-/// The digests of the pieces of a tree's large files, by their paths.
+/// The digests of the pieces of a tree's files, by their paths: of all that are not empty.
 #[derive(Default)]
 pub(crate) struct Pieces {
     by_key: BTreeMap<Vec<u8>, Vec<Digest>>,
@@ -53,7 +53,7 @@ pub(crate) struct Sharing {
 }
 
 impl Pieces {
-    /// Reads the large files of `tree`, several at once.
+    /// Reads the files of `tree`, several at once.
     pub(crate) fn of(tree: &Tree) -> Result<Self, LayerError> {
         let mut jobs = Vec::new();
         let mut by_key = BTreeMap::new();
@@ -61,7 +61,7 @@ impl Pieces {
             let Kind::File { content, size } = &entry.kind else {
                 continue;
             };
-            if *size < SHARED_MIN {
+            if *size == 0 {
                 continue;
             }
             let first = jobs.len();
@@ -81,17 +81,31 @@ impl Pieces {
         Ok(Self { by_key })
     }
 
-    pub(super) fn of_file(&self, key: &[u8]) -> Option<&[Digest]> {
-        self.by_key.get(key).map(Vec::as_slice)
+    /// Whether EROFS files share the blocks of files of this size.
+    pub(crate) fn are_shared(size: u64) -> bool {
+        size >= SHARED_MIN
     }
 
-    /// Each piece once, with its length in blocks.
+    /// Of a file that others may take blocks from.
+    pub(super) fn of_large(&self, key: &[u8], size: u64) -> Option<&[Digest]> {
+        let digests = self.by_key.get(key).filter(|_| Self::are_shared(size))?;
+        Some(digests)
+    }
+
+    pub(crate) fn digests(&self, key: &[u8]) -> &[Digest] {
+        self.by_key.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Each piece of a large file of `tree` once, with its length in blocks.
     pub(crate) fn blocks(&self, tree: &Tree) -> HashMap<Digest, u64> {
         let mut blocks = HashMap::new();
         for (key, digests) in &self.by_key {
             let Some(Kind::File { size, .. }) = tree.get_key(key).map(|entry| &entry.kind) else {
                 continue;
             };
+            if !Self::are_shared(*size) {
+                continue;
+            }
             for (at, digest) in digests.iter().enumerate() {
                 blocks.insert(*digest, piece_blocks(*size, at));
             }

@@ -26,8 +26,7 @@ impl Store {
     }
 
     /// What of `tree` the store's EROFS files have. Files that cannot be read are left out.
-    pub(super) fn sharing(&self, tree: &Tree) -> Result<Sharing, StoreError> {
-        let pieces = Pieces::of(tree)?;
+    pub(super) fn sharing(&self, tree: &Tree, pieces: Pieces) -> Sharing {
         let wanted = pieces.blocks(tree);
         let mut found = Vec::new();
         let entries = fs::read_dir(self.dir.join("erofs"));
@@ -53,7 +52,7 @@ impl Store {
                 found.push((donor, has));
             }
         }
-        Ok(Sharing::choose(pieces, &wanted, found))
+        Sharing::choose(pieces, &wanted, found)
     }
 
     pub(super) fn put_extents(&self, erofs: &Digest, extents: &[Extent]) -> Result<(), StoreError> {

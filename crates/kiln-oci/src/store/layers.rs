@@ -13,7 +13,8 @@ use super::temp::TempFile;
 use super::{Store, hash_file, tags};
 use crate::compression::unpacked;
 use crate::content::Content;
-use crate::erofs::Extent;
+use crate::difference::{self, Listing};
+use crate::erofs::{Extent, Pieces};
 use crate::hashing::HashingWriter;
 use crate::image::{Image, Layer};
 use crate::layer::Tree;
@@ -25,6 +26,9 @@ struct ErofsRecord {
     /// Of the file.
     erofs: Digest,
     size: u64,
+    /// The EROFS file that this one is to be put over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<Digest>,
 }
 
 /// An EROFS file that has no name yet.
@@ -32,6 +36,8 @@ struct NewErofs {
     file: TempFile,
     record: ErofsRecord,
     extents: Vec<Extent>,
+    /// Of a whole layer that is worth it.
+    listing: Option<Listing>,
 }
 
 impl Store {
@@ -71,12 +77,30 @@ impl Store {
 
     fn write_erofs(&self, tree: &Tree) -> Result<NewErofs, StoreError> {
         let tree = tree.settled()?;
-        let sharing = self.sharing(&tree)?;
+        let pieces = Pieces::of(&tree)?;
+        let listing = Listing::of(&tree, &pieces);
+        match self.base_for(&tree, &listing)? {
+            Some((base, difference)) => self.write_one(&difference, pieces, None, Some(base)),
+            None => {
+                let listing = difference::is_worth_it(&tree).then_some(listing);
+                self.write_one(&tree, pieces, listing, None)
+            }
+        }
+    }
+
+    fn write_one(
+        &self,
+        tree: &Tree,
+        pieces: Pieces,
+        listing: Option<Listing>,
+        base: Option<Digest>,
+    ) -> Result<NewErofs, StoreError> {
+        let sharing = self.sharing(tree, pieces);
         let file = TempFile::create(&self.tmp())?;
         let path = file.path().to_path_buf();
         let mut out = BufWriter::with_capacity(256 << 10, HashingWriter::new(file));
         let (_, extents) =
-            erofs::write_shared(&tree, &sharing, &mut out).map_err(layer_error(&path))?;
+            erofs::write_shared(tree, &sharing, &mut out).map_err(layer_error(&path))?;
         let out = out
             .into_inner()
             .map_err(|error| io_error("write", &path)(error.into_error()))?;
@@ -84,8 +108,9 @@ impl Store {
         file.sync()?;
         Ok(NewErofs {
             file,
-            record: ErofsRecord { erofs, size },
+            record: ErofsRecord { erofs, size, base },
             extents,
+            listing,
         })
     }
 
@@ -101,12 +126,16 @@ impl Store {
             file,
             record,
             extents,
+            listing,
         } = new;
         self.note(&record.erofs);
         let path = self.erofs_path(&record.erofs);
         let record_path = self.record_path(diff_id);
         file.persist_unsynced_name(&path)?;
         self.put_extents(&record.erofs, &extents)?;
+        if let Some(listing) = listing {
+            self.put_listing(&record.erofs, &listing)?;
+        }
         let mut beside = TempFile::create(&self.tmp())?;
         beside
             .write_all(&tags::encode(&record, &record_path)?)
@@ -115,23 +144,22 @@ impl Store {
         Ok(record.erofs)
     }
 
-    /// Whether the file and those that it takes blocks from are there.
+    /// Whether the files, and those that they take blocks from, are there.
     fn erofs_is_whole(&self, record: &ErofsRecord) -> bool {
-        self.note(&record.erofs);
         let path = self.erofs_path(&record.erofs);
-        let Ok(file) = File::open(&path) else {
-            return false;
+        let is_long = fs::metadata(path).is_ok_and(|meta| meta.len() == record.size);
+        let mut files = record.base.iter().chain([&record.erofs]);
+        is_long && files.all(|erofs| self.can_be_mounted(erofs))
+    }
+
+    /// Whether an EROFS file, and those that it takes blocks from, are there.
+    pub(super) fn can_be_mounted(&self, erofs: &Digest) -> bool {
+        let is_there = |erofs: &Digest| {
+            self.note(erofs);
+            File::open(self.erofs_path(erofs)).ok()
         };
-        let is_long = file.metadata().is_ok_and(|meta| meta.len() == record.size);
-        let donors = erofs::donors(&file);
-        is_long
-            && donors.is_ok_and(|donors| {
-                let mut donors = donors.iter();
-                donors.all(|donor| {
-                    self.note(donor);
-                    self.erofs_path(donor).is_file()
-                })
-            })
+        let donors = is_there(erofs).and_then(|file| erofs::donors(&file).ok());
+        donors.is_some_and(|donors| donors.iter().all(|donor| is_there(donor).is_some()))
     }
 
     fn erofs_record(&self, diff_id: &Digest) -> Result<Option<ErofsRecord>, StoreError> {
@@ -146,7 +174,7 @@ impl Store {
         }
     }
 
-    /// The recorded digest of a layer's EROFS file; none where it was never made here.
+    /// The recorded digest of a layer's own EROFS file; none where it was never made here.
     pub fn erofs_digest(&self, diff_id: &Digest) -> Result<Option<Digest>, StoreError> {
         Ok(self.erofs_record(diff_id)?.map(|record| record.erofs))
     }
@@ -156,8 +184,8 @@ impl Store {
     pub fn check_erofs(&self, diff_id: &Digest) -> Result<(), StoreError> {
         let missing = || StoreError::LayerMissing { diff_id: *diff_id };
         let record = self.erofs_record(diff_id)?.ok_or_else(missing)?;
-        let mut to_check = vec![record.erofs];
-        let mut is_donor = false;
+        let own: Vec<Digest> = record.base.into_iter().chain([record.erofs]).collect();
+        let mut to_check = own.clone();
         while let Some(erofs) = to_check.pop() {
             let path = self.erofs_path(&erofs);
             let file = match File::open(&path) {
@@ -165,9 +193,9 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
                 Err(error) => return Err(io_error("open", &path)(error)),
             };
-            if !is_donor {
-                to_check = erofs::donors(&file).map_err(io_error("read", &path))?;
-                is_donor = true;
+            if own.contains(&erofs) {
+                let donors = erofs::donors(&file).map_err(io_error("read", &path))?;
+                to_check.extend(donors.into_iter().filter(|donor| !own.contains(donor)));
             }
             let actual = hash_file(file).map_err(io_error("read", &path))?;
             if actual != erofs {
@@ -182,16 +210,42 @@ impl Store {
         Ok(())
     }
 
-    /// The path of a layer's EROFS file, made again from the layer's blob where it is missing.
-    pub fn erofs(&self, layer: &Layer) -> Result<PathBuf, StoreError> {
-        if let Some(record) = self.erofs_record(&layer.diff_id)?
-            && self.erofs_is_whole(&record)
-        {
-            return Ok(self.erofs_path(&record.erofs));
+    /// The EROFS files that together are the layer, bottom to top: its own, below it the one that it is the difference from.
+    /// Made again from the layer's blob where one is missing.
+    pub fn erofs_files(&self, layer: &Layer) -> Result<Vec<(Digest, PathBuf)>, StoreError> {
+        let record = match self.erofs_record(&layer.diff_id)? {
+            Some(record) if self.erofs_is_whole(&record) => record,
+            _ => {
+                let tree = self.layer_tree(layer)?;
+                self.keep_erofs(&layer.diff_id, self.write_erofs(&tree)?)?;
+                let missing = || StoreError::LayerMissing {
+                    diff_id: layer.diff_id,
+                };
+                self.erofs_record(&layer.diff_id)?.ok_or_else(missing)?
+            }
+        };
+        let files = record.base.into_iter().chain([record.erofs]);
+        Ok(files
+            .map(|erofs| (erofs, self.erofs_path(&erofs)))
+            .collect())
+    }
+
+    /// The EROFS files of these layers, bottom to top, for an overlay.
+    pub fn lowers(&self, layers: &[Layer]) -> Result<Vec<PathBuf>, StoreError> {
+        let mut paths = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let files = self.erofs_files(layer)?;
+            paths.extend(files.into_iter().map(|(_, path)| path));
         }
-        let tree = self.layer_tree(layer)?;
-        let erofs = self.keep_erofs(&layer.diff_id, self.write_erofs(&tree)?)?;
-        Ok(self.erofs_path(&erofs))
+        Ok(paths)
+    }
+
+    /// What the record of a layer names.
+    pub(super) fn erofs_of(&self, diff_id: &Digest) -> Vec<Digest> {
+        let record = self.erofs_record(diff_id).ok().flatten();
+        record.map_or_else(Vec::new, |record| {
+            record.base.into_iter().chain([record.erofs]).collect()
+        })
     }
 
     /// A layer's tar stream, uncompressed, in an unnamed file on the store's disk, and its size. Checked against the diff id.
@@ -232,7 +286,7 @@ type LayerStream = HashingReader<Box<dyn Read + Send>>;
 impl Image {
     /// The EROFS files of the image's layers, bottom to top; those that are missing are made again.
     pub fn erofs_paths(&self, store: &Store) -> Result<Vec<PathBuf>, StoreError> {
-        self.layers.iter().map(|layer| store.erofs(layer)).collect()
+        store.lowers(&self.layers)
     }
 }
 

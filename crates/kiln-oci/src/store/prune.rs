@@ -188,7 +188,7 @@ impl Store {
                     .collect()
             }
             Item::Layer(diff_id) => {
-                let erofs = self.erofs_digest(&diff_id).ok().flatten();
+                let erofs = self.erofs_of(&diff_id);
                 erofs.into_iter().map(Item::Erofs).collect()
             }
             Item::Erofs(erofs) => {
@@ -237,7 +237,11 @@ impl Store {
                 files
             }
             Item::Layer(diff_id) => vec![self.record_path(&diff_id)],
-            Item::Erofs(erofs) => vec![self.extents_path(&erofs), self.erofs_path(&erofs)],
+            Item::Erofs(erofs) => vec![
+                self.extents_path(&erofs),
+                self.listing_path(&erofs),
+                self.erofs_path(&erofs),
+            ],
             Item::Blob(digest) => vec![
                 self.frames_path(&digest),
                 self.sparse_path(&digest),
@@ -249,13 +253,14 @@ impl Store {
     /// All there is, and when it was last used.
     fn items(&self) -> Result<BTreeMap<Item, SystemTime>, StoreError> {
         type Kind = fn(Digest) -> Item;
-        let folders: [(&str, &str, Kind); 9] = [
+        let folders: [(&str, &str, Kind); 10] = [
             ("cache", "", Item::Record),
             ("images", ".json", Item::Image),
             ("referrers", "", Item::Image),
             ("erofs", ".json", Item::Layer),
             ("erofs", ".erofs", Item::Erofs),
             ("erofs", ".extents", Item::Erofs),
+            ("erofs", ".list", Item::Erofs),
             ("frames", "", Item::Blob),
             ("blobs/sparse", "", Item::Blob),
             ("blobs/sha256", "", Item::Blob),

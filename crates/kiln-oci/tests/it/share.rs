@@ -1,12 +1,13 @@
 //! What layers have in common is in the store once, and each layer is what it would be alone.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::erofs::fsck;
-use crate::mounts::{Mounted, read};
+use crate::mounts::{Mounted, Seen, SeenKind, read};
 use crate::tree::{assert_same, expected};
 use kiln_model::Digest;
 use proptest::test_runner::{Config, TestRunner};
@@ -45,27 +46,46 @@ fn disk_usage(path: &Path) -> u64 {
     sum
 }
 
-/// As the engine mounts it.
-fn mount(store: &Store, layer: &Layer, at: &Path) -> Mounted {
-    let erofs = layer.erofs.unwrap();
-    let donors = donors_of(store, layer);
-    Mounted::erofs_with(&store.erofs_path(&erofs), &donors, at)
-}
-
-fn donors_of(store: &Store, layer: &Layer) -> Vec<PathBuf> {
-    let file = fs::File::open(store.erofs_path(&layer.erofs.unwrap())).unwrap();
-    let donors = kiln_oci::erofs::donors(&file).unwrap();
+fn donors_of(store: &Store, file: &Path) -> Vec<PathBuf> {
+    let donors = kiln_oci::erofs::donors(&fs::File::open(file).unwrap()).unwrap();
     donors.iter().map(|donor| store.erofs_path(donor)).collect()
 }
 
-/// What the kernel and fsck.erofs say of the layer.
+/// The file that was written for the layer.
+fn own_file(store: &Store, layer: &Layer) -> PathBuf {
+    store.erofs_files(layer).unwrap().pop().unwrap().1
+}
+
+/// What the kernel and fsck.erofs say of the layer, mounted as the engine does.
 fn check(store: &Store, layer: &Layer, tree: &Tree, folder: &Path) {
-    let mounted = mount(store, layer, &folder.join("mnt"));
-    assert_same(&read(&mounted.path), &expected(tree));
-    drop(mounted);
-    let file = store.erofs_path(&layer.erofs.unwrap());
-    fsck(&file, &donors_of(store, layer));
+    let files = store.erofs_files(layer).unwrap();
+    let mut mounts = Vec::new();
+    for (at, (_, file)) in files.iter().enumerate() {
+        let donors = donors_of(store, file);
+        let point = folder.join(format!("mnt{at}"));
+        mounts.push(Mounted::erofs_with(file, &donors, &point));
+        fsck(file, &donors);
+    }
     store.check_erofs(&layer.diff_id).unwrap();
+    let wanted = expected(tree);
+    if let [_, _] = mounts[..] {
+        let points: Vec<&Path> = mounts.iter().map(|mount| mount.path.as_path()).collect();
+        let both = Mounted::overlay(&points, &folder.join("both"));
+        // An overlay hides what is overlayfs's own, has one link for each directory, and shows no whiteout.
+        let plain = |mut seen: BTreeMap<Vec<u8>, Seen>| {
+            seen.retain(|_, seen| seen.kind != SeenKind::Char(0, 0));
+            for seen in seen.values_mut() {
+                seen.xattrs.remove(b"trusted.overlay.opaque".as_slice());
+                if seen.kind == SeenKind::Dir {
+                    seen.nlink = 1;
+                }
+            }
+            seen
+        };
+        assert_same(&plain(read(&both.path)), &plain(wanted));
+    } else {
+        assert_same(&read(&mounts[0].path), &wanted);
+    }
 }
 
 /// Files from small to several pieces long.
@@ -232,7 +252,6 @@ fn fifty_versions_that_differ_in_one_file_take_little_more_than_one() {
     let layers: Vec<Layer> = (1..50).map(add).collect();
     let all = disk_usage(store.dir());
     let erofs = disk_usage(&store.dir().join("erofs"));
-    let all = all - erofs; // its metadata is each version's own
     assert!(
         all * 5 <= one * 6,
         "one version {one}, fifty {all}, EROFS {erofs}"
@@ -264,9 +283,11 @@ fn a_change_within_a_large_file_keeps_most_of_it() {
 fn a_layer_is_made_again_where_a_file_that_it_takes_blocks_from_is_gone() {
     let (dir, store) = open();
     let first = store.add_layer(&version(1)).unwrap();
-    let second = store.add_layer(&version(2)).unwrap();
+    let mut tree = version(2);
+    tree.remove("app/dir3/file3");
+    let second = store.add_layer(&tree).unwrap();
     assert_eq!(
-        donors_of(&store, &second),
+        donors_of(&store, &own_file(&store, &second)),
         [store.erofs_path(&first.erofs.unwrap())]
     );
     fs::remove_file(store.erofs_path(&first.erofs.unwrap())).unwrap();
@@ -274,11 +295,11 @@ fn a_layer_is_made_again_where_a_file_that_it_takes_blocks_from_is_gone() {
         store.check_erofs(&second.diff_id),
         Err(StoreError::LayerMissing { .. })
     ));
-    store.erofs(&second).unwrap();
+    store.erofs_files(&second).unwrap();
     let erofs = store.erofs_digest(&second.diff_id).unwrap();
     let again = Layer { erofs, ..second };
     assert_ne!(again.erofs, second.erofs);
-    check(&store, &again, &version(2), dir.path());
+    check(&store, &again, &tree, dir.path());
 }
 
 #[test]
@@ -308,14 +329,98 @@ fn blocks_are_taken_from_several_files_and_from_the_layer_itself() {
     let link = kiln_oci::Kind::Hardlink { target };
     both.insert("link", Entry::new(link, 0)).unwrap();
     let layer = store.add_layer(&both).unwrap();
-    assert_eq!(donors_of(&store, &layer).len(), 4);
+    assert_eq!(donors_of(&store, &own_file(&store, &layer)).len(), 4);
     let size = fs::metadata(store.erofs_path(&layer.erofs.unwrap())).unwrap();
     assert!(size.len() < 600_000, "{}", size.len());
     check(&store, &layer, &both, dir.path());
     // Written again from its blob, it is the same.
     fs::remove_file(store.erofs_path(&layer.erofs.unwrap())).unwrap();
-    store.erofs(&layer).unwrap();
+    store.erofs_files(&layer).unwrap();
     assert_eq!(store.erofs_digest(&layer.diff_id).unwrap(), layer.erofs);
+}
+
+#[test]
+fn a_layer_with_a_path_less_is_whole_again_and_still_shares() {
+    let (dir, store) = open();
+    let first = store.add_layer(&version(1)).unwrap();
+    let changed = store.add_layer(&version(2)).unwrap();
+    assert_eq!(store.erofs_files(&changed).unwrap().len(), 2);
+    assert_eq!(
+        store.erofs_files(&changed).unwrap()[0].0,
+        first.erofs.unwrap()
+    );
+    let size = fs::metadata(own_file(&store, &changed)).unwrap().len();
+    assert!(size < 40_000, "{size}");
+    check(&store, &changed, &version(2), dir.path());
+    let mut tree = version(3);
+    tree.remove("app/dir3/file3");
+    let less = store.add_layer(&tree).unwrap();
+    assert_eq!(store.erofs_files(&less).unwrap().len(), 1);
+    check(&store, &less, &tree, dir.path());
+    // The list of what the first one has is gone, or wrong: each layer is whole.
+    for entry in fs::read_dir(store.dir().join("erofs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|suffix| suffix == "list") {
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let alone = store.add_layer(&version(4)).unwrap();
+    assert_eq!(store.erofs_files(&alone).unwrap().len(), 1);
+    check(&store, &alone, &version(4), dir.path());
+}
+
+#[test]
+fn random_differences_are_read_as_the_layer() {
+    let mut runner = TestRunner::new(Config {
+        cases: 24,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let mut differences = 0;
+    let trees = (crate::random::tree(), crate::random::tree());
+    let counted = std::cell::RefCell::new(&mut differences);
+    runner
+        .run(&trees, |(mut tree, few)| {
+            let (dir, store) = open();
+            // Of a folder that only one layer has, an overlay lists the whiteouts too.
+            let all: Vec<_> = tree.iter().map(|(path, _)| path.to_path_buf()).collect();
+            for path in all {
+                let kind = tree.get(&path).map(|entry| &entry.kind);
+                if matches!(kind, Some(kiln_oci::Kind::Whiteout)) {
+                    tree.remove(&path);
+                }
+            }
+            for number in 0..400 {
+                let entry = Entry::bytes(noise(number, 1500), 0o644);
+                tree.insert(format!("much/{}/{number}", number % 5), entry)
+                    .unwrap();
+            }
+            store.add_layer(&tree).unwrap();
+            let linked: Vec<_> = few.iter().map(|(path, _)| path.to_path_buf()).collect();
+            for path in linked {
+                let entry = few.get(&path).unwrap().clone();
+                let left_out = matches!(
+                    entry.kind,
+                    kiln_oci::Kind::Hardlink { .. } | kiln_oci::Kind::Whiteout
+                );
+                if !left_out && path != Path::new("") {
+                    tree.insert(Path::new("much/new").join(path), entry)
+                        .unwrap();
+                }
+            }
+            tree.insert("much/3/8", Entry::bytes(*b"changed", 0o600))
+                .unwrap();
+            let layer = store.add_layer(&tree).unwrap();
+            if store.erofs_files(&layer).unwrap().len() == 2 {
+                **counted.borrow_mut() += 1;
+            }
+            check(&store, &layer, &tree, dir.path());
+            Ok(())
+        })
+        .unwrap();
+    assert!(differences > 10, "{differences} of 24 were differences");
 }
 
 #[test]
@@ -338,7 +443,10 @@ fn random_trees_that_share_are_read_as_they_were_written() {
             for tree in [&one, &two] {
                 let layer = store.add_layer(tree).unwrap();
                 check(&store, &layer, tree, dir.path());
-                assert!(tree.get("elsewhere").is_none() || donors_of(&store, &layer).len() == 1);
+                assert!(
+                    tree.get("elsewhere").is_none()
+                        || donors_of(&store, &own_file(&store, &layer)).len() == 1
+                );
             }
             Ok(())
         })

@@ -386,7 +386,7 @@ fn a_blob_that_is_not_its_layer_is_refused() {
     let other = store.add_layer(&tree("other")).unwrap();
     layer.blob = other.blob;
     fs::remove_file(store.erofs_path(&layer.erofs.unwrap())).unwrap();
-    let error = store.erofs(&layer).unwrap_err();
+    let error = store.erofs_files(&layer).unwrap_err();
     assert!(
         matches!(error, StoreError::DiffIdWrong { actual, .. } if actual == other.diff_id),
         "{error}"
@@ -404,7 +404,7 @@ fn a_layer_of_a_directory_is_what_the_directory_was() {
     let mut tree = Tree::from_upper(&source).unwrap();
     tree.clamp_mtime(1_000_000_000);
     let layer = store.add_layer(&tree).unwrap();
-    let mounted = Mounted::erofs(&store.erofs(&layer).unwrap(), &dir.path().join("mnt"));
+    let mounted = Mounted::erofs(&store.lowers(&[layer]).unwrap()[0], &dir.path().join("mnt"));
     let seen = read(&mounted.path);
     assert_eq!(seen.len(), 5);
     assert!(seen.values().all(|seen| seen.mtime == 1_000_000_000));
