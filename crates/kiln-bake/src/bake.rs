@@ -19,7 +19,8 @@ use crate::error::BakeError;
 use crate::fetch::Client;
 use crate::graph::{self, Step, Work};
 use crate::image_tests::{self, Subject};
-use crate::leaks::{self, Finding};
+use crate::leak_check;
+use crate::leaks;
 use crate::lock::{ImageLock, Lock, LockedPackage};
 use crate::provenance::{self, Done};
 use crate::resolve::{Resolved, Wanted};
@@ -184,7 +185,20 @@ pub fn bake(
     }
     explain::fill(store, &name, &mut reports)?;
     let config = config(image, &locked.arch, locked.date);
-    check_leaks(store, image, &layers, &done, &config)?;
+    let commands: Vec<String> = chain
+        .iter()
+        .flat_map(|part| part.run.iter().cloned())
+        .collect();
+    let by: Vec<_> = done.iter().map(|done| done.name.as_str()).collect();
+    leak_check::Search {
+        store,
+        image: &name,
+        allowed: &image.allow_leak,
+        excuse: "image { allow_leak = [",
+        layers: &layers,
+        by: &by,
+    }
+    .check(leaks::in_config(&config, &commands))?;
     // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
     let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
     let checked = Digest::of(&canonical_json(&("command", &below, &config))?);
@@ -224,7 +238,7 @@ pub fn bake(
 }
 
 /// Attaches the image's SBOM, unless an earlier bake did.
-fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError> {
+pub(crate) fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError> {
     // Another version of kiln may say more.
     let key = Digest::of(&canonical_json(&(
         "sbom",
@@ -555,64 +569,6 @@ fn carry_out(
     let layer = store.add_layer(&tree)?;
     leaks::remember(store, &layer.diff_id, &leaks)?;
     Ok(layer)
-}
-
-/// Nothing secret leaves with the image, but what the definition names.
-fn check_leaks(
-    store: &Store,
-    image: &ImageSpec,
-    layers: &[Layer],
-    steps: &[Done],
-    config: &ImageConfig,
-) -> Result<(), BakeError> {
-    let name = image.name.to_string();
-    let rules = leaks::rules();
-    for excuse in &image.allow_leak {
-        let rule = excuse.split(':').next().unwrap_or_default();
-        if !rules.contains(rule) {
-            let known: Vec<&str> = rules.into_iter().collect();
-            return Err(BakeError::NoRule {
-                image: name,
-                rule: rule.to_owned(),
-                known: known.join(", "),
-            });
-        }
-    }
-    let commands: Vec<String> = image
-        .chain()
-        .iter()
-        .flat_map(|part| part.run.iter().cloned())
-        .collect();
-    let mut found: Vec<(Finding, Option<&str>)> = leaks::in_config(config, &commands)
-        .into_iter()
-        .map(|finding| (finding, None))
-        .collect();
-    for (layer, step) in layers.iter().zip(steps) {
-        let leaks = leaks::of_layer(store, layer)?;
-        found.extend(leaks.into_iter().map(|leak| (leak, Some(&*step.name))));
-    }
-    found.retain(|(finding, _)| !image.allow_leak.contains(&finding.excuse()));
-    if found.is_empty() {
-        return Ok(());
-    }
-    let findings: Vec<String> = found
-        .iter()
-        .map(|(Finding { rule, place }, step)| match step {
-            Some(step) => format!("  {rule} in {place}, of the step `{step}`"),
-            None => format!("  {rule} in {place}"),
-        })
-        .collect();
-    let mut excuses: Vec<String> = found
-        .iter()
-        .map(|(finding, _)| format!("\"{}\"", finding.excuse()))
-        .collect();
-    excuses.sort();
-    excuses.dedup();
-    Err(BakeError::Leaks {
-        image: name,
-        findings: findings.join("\n"),
-        excuses: excuses.join(", "),
-    })
 }
 
 fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {

@@ -106,7 +106,7 @@ pub enum BakeError {
     )]
     NotExecutable { image: String, command: String },
     #[error(
-        "image `{image}` would give away what looks secret:\n{findings}\nTake it out of the step that brings it (deleted by a later step it is still in its layer), or, where it is none, excuse it: image {{ allow_leak = [{excuses}] }}"
+        "image `{image}` would give away what looks secret:\n{findings}\nTake it out of the step that brings it (deleted by a later step it is still in its layer), or, where it is none, excuse it: {excuses}"
     )]
     Leaks {
         image: String,
@@ -124,7 +124,7 @@ pub enum BakeError {
         log: PathBuf,
     },
     #[error(
-        "image `{image}`: allow_leak names the rule `{rule}`, which there is not: the rules are {known}"
+        "image `{image}`: an excuse for a leak names the rule `{rule}`, which there is not: the rules are {known}"
     )]
     NoRule {
         image: String,

@@ -109,6 +109,8 @@ const PASSWORD_HASH: &str = "password-hash";
 const CREDENTIALS: &str = "credentials";
 const URL_PASSWORD: &str = "url-password";
 const PASSWORD: &str = "password";
+/// One that the bake itself was given.
+const GIVEN: &str = "given-secret";
 
 /// Every rule, by the name that excuses it.
 pub(crate) fn rules() -> BTreeSet<&'static str> {
@@ -118,6 +120,7 @@ pub(crate) fn rules() -> BTreeSet<&'static str> {
         CREDENTIALS,
         URL_PASSWORD,
         PASSWORD,
+        GIVEN,
     ];
     TOKENS
         .iter()
@@ -197,6 +200,54 @@ pub(crate) fn remember(
 
 fn record(diff_id: &Digest) -> Result<Digest, CanonicalError> {
     canonical_json(&("leaks", RULES_VERSION, diff_id)).map(|json| Digest::of(&json))
+}
+
+/// Shorter ones would be found in anything.
+const GIVEN_MIN: usize = 8;
+
+/// Searches the files of a layer for what a step was given as a secret.
+pub(crate) fn given<'a>(
+    tree: &Tree,
+    secrets: impl Iterator<Item = &'a Vec<u8>>,
+) -> Result<Vec<Finding>, BakeError> {
+    // Often there is a line's end in the file that it was read from, which a step drops.
+    let secrets: Vec<&[u8]> = secrets
+        .map(|secret| secret.trim_ascii())
+        .filter(|secret| secret.len() >= GIVEN_MIN)
+        .collect();
+    let mut found = Vec::new();
+    if secrets.is_empty() {
+        return Ok(found);
+    }
+    let Ok(search) = AhoCorasick::new(&secrets) else {
+        return Ok(found);
+    };
+    for (path, entry) in tree.iter() {
+        let Kind::File { content, size } = &entry.kind else {
+            continue;
+        };
+        let mut bytes = vec![0; CHUNK];
+        let overlap = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
+        bytes.resize(CHUNK.max(overlap * 2), 0);
+        let file = content.open().map_err(BakeError::io(path))?;
+        let mut at = 0;
+        while at < *size {
+            let read = file
+                .read_within(*size, &mut bytes, at)
+                .map_err(BakeError::io(path))?;
+            if read == 0 {
+                break;
+            }
+            if search.is_match(&bytes[..read]) {
+                let place = Path::new("/").join(path).to_string_lossy().into_owned();
+                found.push(Finding::new(GIVEN, place));
+                break;
+            }
+            let last = at + read as u64 >= *size;
+            at += if last { read } else { read - overlap } as u64;
+        }
+    }
+    Ok(found)
 }
 
 /// Searches the files of a layer.
@@ -459,7 +510,7 @@ fn is_said(value: &str) -> bool {
 }
 
 /// Names that are given to secrets, as docker's own lint has them (SecretsUsedInArgOrEnv).
-fn is_secret_name(name: &str) -> bool {
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let words: Vec<&str> = name.split('_').collect();
     // Those that end so say where the secret is.

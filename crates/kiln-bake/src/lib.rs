@@ -25,6 +25,7 @@ mod git;
 mod graph;
 mod image_tests;
 mod install;
+mod leak_check;
 mod leaks;
 mod licence;
 mod lock;

@@ -2,11 +2,15 @@
 //!
 //! It has no time of day and does not say which steps were cached, so that the same bake again says the same and is kept once.
 
+use std::collections::BTreeMap;
+
 use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
 use serde_json::{Value, json};
 
 use crate::bake::CommitInfo;
+use crate::dockerfile::ResolvedBase;
 use crate::image_tests::Passed;
+use crate::leaks;
 use crate::lock::ImageLock;
 use crate::sbom::purl;
 
@@ -81,4 +85,91 @@ pub(crate) fn statement(
             },
         },
     }))
+}
+
+/// What of a Dockerfile's image is told about where it came from.
+pub(crate) struct DockerfileOrigin<'a> {
+    pub(crate) name: &'a str,
+    /// Of its text.
+    pub(crate) dockerfile: Digest,
+    pub(crate) target: Option<&'a str>,
+    pub(crate) build_args: &'a BTreeMap<String, String>,
+    pub(crate) bases: &'a [ResolvedBase],
+    pub(crate) networked: &'a [String],
+    pub(crate) commit: Option<&'a CommitInfo>,
+}
+
+impl DockerfileOrigin<'_> {
+    pub(crate) fn statement(
+        &self,
+        digest: &Digest,
+        steps: &[Done],
+        tests: &[Passed],
+    ) -> Result<Vec<u8>, CanonicalError> {
+        let Self {
+            name,
+            dockerfile,
+            target,
+            build_args,
+            bases,
+            networked,
+            commit,
+        } = self;
+        let repository = env!("CARGO_PKG_REPOSITORY");
+        let mut materials: Vec<Value> = commit
+            .iter()
+            .map(|commit| json!({"name": "context", "digest": {"gitCommit": commit.sha}}))
+            .collect();
+        materials.push(json!({"name": "Dockerfile", "digest": {"sha256": dockerfile.hex()}}));
+        materials.extend(
+            bases
+                .iter()
+                .map(|base| json!({"name": base.name, "digest": {"sha256": base.digest.hex()}})),
+        );
+        // One that looks secret by its name is told as given, and not what it was.
+        let build_args: BTreeMap<&String, Option<&String>> = build_args
+            .iter()
+            .map(|(name, value)| (name, (!leaks::is_secret_name(name)).then_some(value)))
+            .collect();
+        let steps: Vec<Value> = steps
+            .iter()
+            .map(|step| {
+                json!({
+                    "name": step.name,
+                    "key": step.key,
+                    "layer": step.diff_id,
+                    "usedNetwork": networked.contains(&step.name),
+                })
+            })
+            .collect();
+        let tests: Vec<Value> = tests
+            .iter()
+            .map(|test| json!({"name": test.name, "digest": test.digest}))
+            .collect();
+        canonical_json(&json!({
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"name": name, "digest": {"sha256": digest.hex()}}],
+            "predicateType": "https://slsa.dev/provenance/v1",
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": format!("{repository}/bake-dockerfile/v1"),
+                    "externalParameters": {
+                        "image": name,
+                        "target": target,
+                        "buildArgs": build_args,
+                        "commit": commit.map(|commit| &commit.sha),
+                        "dirty": commit.is_none_or(|commit| commit.dirty),
+                    },
+                    "internalParameters": {"steps": steps, "tests": tests},
+                    "resolvedDependencies": materials,
+                },
+                "runDetails": {
+                    "builder": {
+                        "id": repository,
+                        "version": {"kiln": env!("CARGO_PKG_VERSION")},
+                    },
+                },
+            },
+        }))
+    }
 }

@@ -252,6 +252,13 @@ pub(crate) struct Dockerfile {
         requires = "dockerfile"
     )]
     pub(crate) allow: Vec<Entitlement>,
+    /// What looks secret and is none, as the error names it
+    #[arg(
+        long = "allow-leak",
+        value_name = "RULE:PLACE",
+        requires = "dockerfile"
+    )]
+    pub(crate) allow_leaks: Vec<String>,
     /// The network of the RUNs
     #[arg(
         long,

@@ -27,6 +27,7 @@ pub(crate) struct DockerfileSettings {
     contexts: BTreeMap<String, PathBuf>,
     platform: Option<String>,
     granted: Granted,
+    allow_leaks: Vec<String>,
     no_cache: bool,
     pub(crate) check: bool,
 }
@@ -50,6 +51,7 @@ impl DockerfileSettings {
             secrets,
             ssh,
             allow,
+            allow_leaks,
             network,
             no_cache,
             check,
@@ -92,6 +94,7 @@ impl DockerfileSettings {
                 .collect(),
             platform,
             granted: granted::granted(&secrets, &ssh, &allow, network)?,
+            allow_leaks,
             no_cache,
             check,
         })
@@ -140,6 +143,7 @@ impl DockerfileSettings {
             registries: &self.registries,
             contexts: &self.contexts,
             granted: &self.granted,
+            allow_leaks: &self.allow_leaks,
             platform: self.platform.as_deref(),
             no_cache: self.no_cache,
             work: &work,

@@ -11,12 +11,12 @@ use kiln_oci::{
     image::same_name,
 };
 
-use super::{Bake, ResolvedBase, Stage, created};
+use super::{Bake, Based, ResolvedBase, Stage, created};
 use crate::bake::BakeProgress;
 use crate::civil::days;
 use crate::error::BakeError;
 use crate::registry::RegistryName;
-use crate::{archive, configure};
+use crate::{archive, configure, leaks};
 
 /// The first day that every archive format can hold (that of zip): what stands on nothing has it.
 const FIRST_DAY: i64 = 315_532_800;
@@ -37,6 +37,7 @@ pub(super) fn scratch() -> Stage {
         },
         args: BTreeMap::new(),
         date: FIRST_DAY,
+        based: Based::default(),
     }
 }
 
@@ -132,11 +133,16 @@ fn stage(image: Image) -> Stage {
         .unwrap_or(FIRST_DAY)
         .max(FIRST_DAY);
     config.created = Some(created(date));
+    let based = Based {
+        layers: image.layers.len(),
+        said: leaks::in_config(&config, &[]),
+    };
     Stage {
         layers: image.layers,
         config,
         args: BTreeMap::new(),
         date,
+        based,
     }
 }
 

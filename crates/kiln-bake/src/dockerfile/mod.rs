@@ -16,6 +16,7 @@ mod mounts;
 mod needs;
 mod owner;
 mod place;
+mod platform;
 mod run;
 mod schedule;
 mod scope;
@@ -38,10 +39,13 @@ use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 
 use crate::archive;
-use crate::bake::{BakeProgress, CommitInfo, StepReport, give_tag};
+use crate::bake::{BakeProgress, CommitInfo, StepReport, describe, give_tag};
 use crate::error::BakeError;
 use crate::explain;
 use crate::image_tests::{self, Subject};
+use crate::leak_check;
+use crate::leaks::{self, Finding};
+use crate::provenance::{self, Done};
 use crate::registry::Registries;
 use crate::seen::Seen;
 pub use granted::Granted;
@@ -67,6 +71,8 @@ pub struct DockerfileRequest<'a> {
     pub contexts: &'a BTreeMap<String, PathBuf>,
     /// Secrets and the like, and what a RUN may do.
     pub granted: &'a Granted,
+    /// What looks secret and is none, as `RULE:PLACE`.
+    pub allow_leaks: &'a [String],
     /// Has to be this machine's.
     pub platform: Option<&'a str>,
     /// Does every step anew.
@@ -93,6 +99,21 @@ impl<'a> Tagging<'a> {
     fn name(&self) -> &'a str {
         match self {
             Self::As(name) | Self::Version { image: name, .. } => name,
+        }
+    }
+
+    fn commit(&self) -> Option<&'a CommitInfo> {
+        match self {
+            Self::As(_) => None,
+            Self::Version { commit, .. } => *commit,
+        }
+    }
+
+    /// What is written before the excuse of a leak.
+    fn excuse(&self) -> &'static str {
+        match self {
+            Self::As(_) => "--allow-leak",
+            Self::Version { .. } => "image { allow_leak = [",
         }
     }
 }
@@ -127,6 +148,15 @@ struct Stage {
     args: BTreeMap<String, String>,
     /// No time in its layers is later: seconds since 1970.
     date: i64,
+    based: Based,
+}
+
+/// What of a stage is its base's.
+#[derive(Clone, Default)]
+struct Based {
+    layers: usize,
+    /// What looks secret in its configuration.
+    said: Vec<Finding>,
 }
 
 struct Bake<'a> {
@@ -148,6 +178,9 @@ struct Notes {
     reports: Vec<(usize, StepReport)>,
     warnings: Vec<(usize, Complaint)>,
     networked: Vec<(usize, String)>,
+    done: Vec<(usize, Done)>,
+    /// By the layer that has it.
+    given: BTreeMap<Digest, Vec<Finding>>,
     used_args: BTreeSet<String>,
     bases: BTreeSet<ResolvedBase>,
 }
@@ -194,13 +227,11 @@ pub fn bake_dockerfile(
             ))
         })?,
     };
-    let here = format!("linux/{}", archive::arch());
-    if let Some(wanted) = request.platform.filter(|wanted| *wanted != here) {
-        return Err(BakeError::Dockerfile(file.error(Complaint::error(
-            file.stages[target].from.span.clone(),
-            format!("kiln bakes for this machine's platform only, and `{wanted}` is another"),
-            format!("it is {here}"),
-        ))));
+    if let Some(wanted) = request.platform.filter(|wanted| !platform::is_here(wanted)) {
+        let place = file.stages[target].from.span.clone();
+        return Err(BakeError::Dockerfile(
+            file.error(platform::another(place, wanted)),
+        ));
     }
     let (heard, told) = mpsc::channel();
     let mut bake = Bake {
@@ -239,6 +270,8 @@ pub fn bake_dockerfile(
         mut reports,
         mut warnings,
         mut networked,
+        mut done,
+        given,
         used_args,
         bases,
     } = std::mem::take(&mut *lock(&notes));
@@ -246,7 +279,9 @@ pub fn bake_dockerfile(
     reports.sort_by_key(|(stage, _)| *stage);
     warnings.sort_by_key(|(stage, _)| *stage);
     networked.sort_by_key(|(stage, _)| *stage);
-    let networked = networked.into_iter().map(|(_, step)| step).collect();
+    done.sort_by_key(|(stage, _)| *stage);
+    let done: Vec<Done> = done.into_iter().map(|(_, done)| done).collect();
+    let networked: Vec<String> = networked.into_iter().map(|(_, step)| step).collect();
     let mut steps: Vec<StepReport> = reports.into_iter().map(|(_, report)| report).collect();
     // Each version has a tag of its own, and is explained by the one before.
     let versions = request.tag.name().split(':').next().unwrap_or_default();
@@ -267,6 +302,7 @@ pub fn bake_dockerfile(
             "is its name right?",
         ));
     }
+    check_leaks(store, request, &stage, &done, &given)?;
     let digest = store.put_image(&stage.config, &stage.layers)?;
     let subject = Subject {
         store,
@@ -276,8 +312,21 @@ pub fn bake_dockerfile(
         config: &stage.config,
         layers: &stage.layers,
     };
-    let (tests, _) = image_tests::run(&subject, request.tests, progress)?;
+    let (tests, passed) = image_tests::run(&subject, request.tests, progress)?;
     steps.extend(tests);
+    describe(store, request.work, &digest)?;
+    let bases: Vec<ResolvedBase> = bases.into_iter().collect();
+    let origin = provenance::DockerfileOrigin {
+        name: request.tag.name(),
+        dockerfile: Digest::of(file.file.text.as_bytes()),
+        target: request.target,
+        build_args: request.build_args,
+        bases: &bases,
+        networked: &networked,
+        commit: request.tag.commit(),
+    };
+    let statement = origin.statement(&digest, &done, &passed)?;
+    store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
     let tag = match request.tag {
         Tagging::As(tag) => {
             store.tag(tag, &digest)?;
@@ -295,9 +344,38 @@ pub fn bake_dockerfile(
         steps,
         config: stage.config.clone(),
         warnings,
-        bases: bases.into_iter().collect(),
+        bases,
         networked,
     })
+}
+
+/// What the Dockerfile adds to its base; what the base itself gives away is its publisher's.
+fn check_leaks(
+    store: &Store,
+    request: &DockerfileRequest<'_>,
+    stage: &Stage,
+    done: &[Done],
+    given: &BTreeMap<Digest, Vec<Finding>>,
+) -> Result<(), BakeError> {
+    let layers = stage.layers.get(stage.based.layers..).unwrap_or_default();
+    let step_of = |layer: &Layer| {
+        let step = done.iter().find(|done| done.diff_id == layer.diff_id);
+        step.map_or("FROM", |step| step.name.as_str())
+    };
+    let by: Vec<&str> = layers.iter().map(step_of).collect();
+    let mut said = leaks::in_config(&stage.config, &[]);
+    said.retain(|finding| !stage.based.said.contains(finding));
+    let held = layers.iter().filter_map(|layer| given.get(&layer.diff_id));
+    said.extend(held.flatten().cloned());
+    leak_check::Search {
+        store,
+        image: request.tag.name(),
+        allowed: request.allow_leaks,
+        excuse: request.tag.excuse(),
+        layers,
+        by: &by,
+    }
+    .check(said)
 }
 
 impl Bake<'_> {

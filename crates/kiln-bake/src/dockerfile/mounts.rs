@@ -108,6 +108,13 @@ impl Planned<'_> {
         }
     }
 
+    /// The id of the secret that it is.
+    pub(super) fn secret(&self) -> Option<String> {
+        (self.mount.kind == MountKind::Secret)
+            .then(|| self.id())
+            .flatten()
+    }
+
     /// By what name the cache, secret or agent is known.
     fn id(&self) -> Option<String> {
         let Mount {

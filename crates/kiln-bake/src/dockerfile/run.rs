@@ -21,6 +21,7 @@ use super::{Bake, PROXIES};
 use crate::bake::{Scratch, sweep};
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
+use crate::leaks;
 
 /// Where a here-document that is a script of its own is found while it runs.
 const SCRIPTS: &str = "run/kiln-heredoc";
@@ -297,7 +298,10 @@ impl Bake<'_> {
         let mut tree = Tree::from_upper(&upper)?;
         stubs::remove(&mut tree, &made_for);
         tree.clamp_mtime(date);
+        let given = planned.iter().filter_map(Planned::secret);
+        let given = given.filter_map(|id| self.request.granted.secrets.get(&id));
         Ok(Made {
+            given: leaks::given(&tree, given)?,
             layer: self.store.add_layer(&tree)?,
             used_network: used_network || is_host,
         })

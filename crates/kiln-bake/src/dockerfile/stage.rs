@@ -10,9 +10,9 @@ use kiln_engine::Overlay;
 use kiln_oci::{History, Layer};
 
 use super::base::scratch;
+use super::platform;
 use super::scope::Scope;
 use super::{Bake, Stage, at, created};
-use crate::archive;
 use crate::error::BakeError;
 
 /// A stage on its way.
@@ -43,16 +43,10 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
         ..warning
     });
     bake.warn(index, undefined.collect());
-    let here = format!("linux/{}", archive::arch());
-    if let Some((platform, text)) = platform
-        && platform != here
-        && platform != "linux"
+    if let Some((wanted, text)) = platform
+        && !platform::is_here(&wanted)
     {
-        return Err(bake.error(Complaint::error(
-            text.whole(),
-            format!("kiln bakes for this machine's platform only, and `{platform}` is another"),
-            format!("it is {here}"),
-        )));
+        return Err(bake.error(platform::another(text.whole(), &wanted)));
     }
     if name.is_empty() {
         return Err(bake.error(Complaint::error(

@@ -14,6 +14,8 @@ use super::source::Found;
 use crate::bake::{BakeProgress, StepReport, step_lock};
 use crate::error::BakeError;
 use crate::explain;
+use crate::leaks::Finding;
+use crate::provenance::Done;
 
 /// Changed whenever the same inputs would give another result.
 const FORMAT: u32 = 3;
@@ -77,6 +79,9 @@ pub(super) struct Made {
     /// What it fetched may be another thing tomorrow.
     #[serde(default)]
     pub(super) used_network: bool,
+    /// Where it has a secret that the bake was given.
+    #[serde(default)]
+    pub(super) given: Vec<Finding>,
 }
 
 impl From<Layer> for Made {
@@ -84,6 +89,7 @@ impl From<Layer> for Made {
         Self {
             layer,
             used_network: false,
+            given: Vec::new(),
         }
     }
 }
@@ -138,6 +144,7 @@ impl Bake<'_> {
         let Made {
             layer,
             used_network,
+            given,
         } = match known {
             Some(made) => made,
             None => {
@@ -176,6 +183,13 @@ impl Bake<'_> {
         if used_network {
             notes.networked.push((stage, report.name.clone()));
         }
+        let done = Done {
+            name: report.name.clone(),
+            key,
+            diff_id: layer.diff_id,
+        };
+        notes.done.push((stage, done));
+        notes.given.insert(layer.diff_id, given);
         notes.reports.push((stage, report));
         Ok(layer)
     }

@@ -43,6 +43,7 @@ pub(crate) struct Bench {
     pub(crate) context: PathBuf,
     pub(crate) registries: Registries,
     pub(crate) granted: Granted,
+    pub(crate) allow_leaks: Vec<String>,
 }
 
 fn base() -> &'static TempDir {
@@ -71,6 +72,7 @@ impl Bench {
             context,
             registries: Registries::default(),
             granted: Granted::default(),
+            allow_leaks: Vec::new(),
         }
     }
 
@@ -89,7 +91,7 @@ impl Bench {
         self.bake_with(tag, text, &[], None)
     }
 
-    fn bake_with(
+    pub(crate) fn bake_with(
         &self,
         tag: &str,
         text: &str,
@@ -141,6 +143,7 @@ impl Bench {
             bases,
             registries: &self.registries,
             granted: &self.granted,
+            allow_leaks: &self.allow_leaks,
             contexts: &BTreeMap::new(),
             platform: None,
             no_cache: false,

@@ -19,6 +19,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("run_mounts_leave_no_mount_point", leftovers),
     ("run_mounts_that_are_wrong_are_told_at_their_place", wrong),
     ("run_stages_are_carried_out_at_the_same_time", parallel),
+    ("run_leaks_end_the_bake_unless_they_are_excused", leaks),
+    ("run_images_say_where_they_came_from", origin),
     ("run_reaches_out_and_nothing_of_the_host", network),
     ("run_has_more_rights_where_the_caller_allows_it", rights),
 ];
@@ -346,6 +348,87 @@ fn network() {
     });
     // A cached step is told as well.
     assert_eq!(bench.baked("network:2", &text).networked, baked.networked);
+}
+
+fn leaks() {
+    let mut bench = Bench::new();
+    let token = format!("ghp_{}", "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0hL3nR6");
+    // Deleted by a later step, it is still in its layer.
+    let text = format!(
+        "FROM busybox\nENV API_PASSWORD=really-hidden\nRUN echo {} | tr _ X | sed s/X/_/ > /t\nRUN rm /t\n",
+        token.replace('_', "X")
+    );
+    let text = text.replace("tr _ X | ", "");
+    let error = bench.refused(&text);
+    for expected in [
+        "github-token in /t, of the step `RUN echo",
+        "password in env.API_PASSWORD",
+        "--allow-leak \"github-token:/t\"",
+    ] {
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    bench.allow_leaks = [
+        "github-token:/t",
+        "password:env.API_PASSWORD",
+        "password:history.5",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let excused = bench.bake("leaks:1", &text);
+    if let Err(error) = &excused {
+        panic!("{}", told(error));
+    }
+    // What is a base's is not this image's to tell.
+    bench.allow_leaks = Vec::new();
+    let bases = [("below".to_owned(), "leaks:1".to_owned())].into();
+    bench
+        .bake_on("leaks:2", "FROM below\nRUN echo 1 > /x\n", &bases)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    bench.allow_leaks = vec!["no-rule:/t".to_owned()];
+    assert!(bench.refused("FROM busybox\n").contains("no-rule"));
+    // What the bake itself was given.
+    bench.allow_leaks = Vec::new();
+    bench
+        .granted
+        .secrets
+        .insert("key".into(), b"just some words\n".to_vec());
+    let keeps = "FROM busybox AS a\nRUN --mount=type=secret,id=key cp /run/secrets/key /kept\n";
+    let error = bench.refused(keeps);
+    assert!(error.contains("given-secret in /kept"), "{error}");
+    // Also when the step is cached; and a stage that is not in the image gives nothing away.
+    assert!(bench.refused(keeps).contains("given-secret in /kept"));
+    bench.baked(
+        "leaks:3",
+        &format!("{keeps}FROM busybox\nCOPY --from=a /bin/busybox /b\n"),
+    );
+}
+
+fn origin() {
+    let bench = Bench::new();
+    let text = "FROM busybox\nARG A\nARG B_PASSWORD\nRUN --network=none echo $A > /a\n";
+    let args = [("A", "open"), ("B_PASSWORD", "not to be told")];
+    let baked = bench
+        .bake_with("origin:1", text, &args, None)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    let attached = bench.store.referrers(&baked.digest).unwrap();
+    let read = |kind: &str| {
+        let one = attached
+            .iter()
+            .find(|one| one.artifact_type == kind)
+            .unwrap_or_else(|| panic!("no {kind}"));
+        String::from_utf8(bench.store.referrer_document(&one.digest).unwrap()).unwrap()
+    };
+    let statement = read("application/vnd.in-toto+json");
+    for expected in [
+        "\"A\":\"open\"",
+        "\"B_PASSWORD\":null",
+        "RUN --network=none",
+        "busybox",
+    ] {
+        assert!(statement.contains(expected), "{expected}: {statement}");
+    }
+    assert!(!statement.contains("not to be told"));
+    assert!(read("application/spdx+json").contains("SPDX-2.3"));
 }
 
 fn rights() {

@@ -48,6 +48,7 @@ impl Baking<'_> {
             contexts: &BTreeMap::new(),
             // A definition has no secrets yet.
             granted: &Granted::default(),
+            allow_leaks: &spec.allow_leak,
             platform: None,
             no_cache: false,
             work: &self.work,
