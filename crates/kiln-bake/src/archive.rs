@@ -35,6 +35,8 @@ pub(crate) struct Package {
     pub(crate) path: String,
     pub(crate) size: u64,
     pub(crate) sha256: Digest,
+    /// It comes from the suite of security fixes.
+    pub(crate) security: bool,
 }
 
 /// How much a system is expected to have a package (Debian policy, section 2.5); the most expected first.
@@ -48,7 +50,7 @@ pub(crate) enum Priority {
 }
 
 impl Priority {
-    fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         match text {
             "required" => Self::Required,
             "important" => Self::Important,
@@ -71,12 +73,12 @@ pub(crate) fn read(
     client: &Client,
     sources: &[Source],
     keys: &Keys,
-    now: u64,
+    (arch, now): (&str, u64),
 ) -> Result<Index, BakeError> {
     let read = std::thread::scope(|scope| {
         let reading: Vec<_> = sources
             .iter()
-            .map(|source| scope.spawn(move || read_one(store, client, source, keys, now)))
+            .map(|source| scope.spawn(move || read_one(store, client, source, keys, (arch, now))))
             .collect();
         reading
             .into_iter()
@@ -91,14 +93,10 @@ pub(crate) fn read(
         date: 0,
     };
     // In the sources' order, whichever was read first.
-    for (source, index) in sources.iter().zip(read) {
-        match index {
-            Err(BakeError::Fetch { .. }) if source.optional => {}
-            Err(error) => return Err(error),
-            Ok(Index { packages, date }) => {
-                all.packages.extend(packages);
-                all.date = all.date.max(date);
-            }
+    for index in read {
+        if let Some(Index { packages, date }) = index? {
+            all.packages.extend(packages);
+            all.date = all.date.max(date);
         }
     }
     Ok(all)
@@ -109,11 +107,16 @@ fn read_one(
     client: &Client,
     source: &Source,
     keys: &Keys,
-    now: u64,
-) -> Result<Index, BakeError> {
+    (arch, now): (&str, u64),
+) -> Result<Option<Index>, BakeError> {
     let base = format!("{}/dists/{}", source.uri, source.suite);
     let url = format!("{base}/InRelease");
-    let text = String::from_utf8_lossy(&client.get(&url)?).into_owned();
+    let text = match client.get_if_there(&url)? {
+        Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        // Only what is not there: a suite of security fixes that can't be reached is no reason to do without.
+        None if source.optional => return Ok(None),
+        None => client.get(&url).map(|_| String::new())?,
+    };
     let signed = signature::verified(&text, now, keys).map_err(|reason| BakeError::Signature {
         url: url.clone(),
         reason,
@@ -137,7 +140,8 @@ fn read_one(
         .get("Date")
         .and_then(seconds)
         .ok_or_else(|| untrusted("it has no date".to_owned()))?;
-    if let Some(until) = release.get("Valid-Until").and_then(seconds)
+    if !source.frozen
+        && let Some(until) = release.get("Valid-Until").and_then(seconds)
         && until < i64::try_from(now).unwrap_or(i64::MAX)
     {
         let text = release.get("Valid-Until").unwrap_or_default();
@@ -145,13 +149,15 @@ fn read_one(
             "it was valid until {text}: the mirror is no longer updated, or this machine's clock is wrong"
         )));
     }
-    never_older(store, source, &release, date)?.map_err(untrusted)?;
+    if !source.frozen {
+        never_older(store, source, &release, date)?.map_err(untrusted)?;
+    }
     let mut index = Index {
         packages: Vec::new(),
         date,
     };
     for component in &source.components {
-        let name = format!("{component}/binary-{}/Packages.xz", arch());
+        let name = format!("{component}/binary-{arch}/Packages.xz");
         let (expected, size) = listed(&release, &name).ok_or_else(|| {
             untrusted(format!(
                 "it does not name {name}: has it that component and architecture?"
@@ -162,8 +168,7 @@ fn read_one(
             .is_some_and(|v| v.eq_ignore_ascii_case("yes"));
         let url = if by_hash {
             format!(
-                "{base}/{component}/binary-{}/by-hash/SHA256/{}",
-                arch(),
+                "{base}/{component}/binary-{arch}/by-hash/SHA256/{}",
                 expected.hex()
             )
         } else {
@@ -193,9 +198,14 @@ fn read_one(
                 url,
                 reason: error.to_string(),
             })?;
-        packages(&String::from_utf8_lossy(&text), &mut index.packages);
+        let security = source.suite.ends_with("-security");
+        packages(
+            &String::from_utf8_lossy(&text),
+            security,
+            &mut index.packages,
+        );
     }
-    Ok(index)
+    Ok(Some(index))
 }
 
 /// An old index is signed as well, and names packages whose faults have been mended since: none is taken that is older than the
@@ -234,7 +244,7 @@ fn listed(release: &Paragraph, name: &str) -> Option<(Digest, u64)> {
 }
 
 /// The fields that choosing needs, read in one pass: an index has some tens of thousands of paragraphs.
-fn packages(text: &str, all: &mut Vec<Package>) {
+fn packages(text: &str, security: bool, all: &mut Vec<Package>) {
     for paragraph in text.split("\n\n") {
         let mut fields: [&str; 14] = [""; 14];
         const NAMES: [&str; 14] = [
@@ -298,6 +308,7 @@ fn packages(text: &str, all: &mut Vec<Package>) {
             path: path.to_owned(),
             size,
             sha256,
+            security,
         });
     }
 }
@@ -345,7 +356,7 @@ mod tests {
             "Package: a\nVersion: 1\nArchitecture: amd64\nEssential: yes\nPre-Depends: b\nDepends: c\nFilename: pool/a.deb\nSize: 3\nSHA256: {digest}\n\nPackage: broken\n"
         );
         let mut all = Vec::new();
-        packages(&text, &mut all);
+        packages(&text, false, &mut all);
         assert_eq!(all.len(), 1);
         assert!(all[0].essential && all[0].depends == "b, c");
     }

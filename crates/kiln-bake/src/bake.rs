@@ -3,7 +3,6 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -12,7 +11,7 @@ use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, RunConfig, Store, Tree};
 
-use crate::archive::{self, Package};
+use crate::archive;
 use crate::configure::{self, Ground};
 use crate::debian::Debian;
 use crate::error::BakeError;
@@ -21,15 +20,11 @@ use crate::graph::{self, Step, Work};
 use crate::image_tests::{self, Subject};
 use crate::leak_check;
 use crate::leaks;
-use crate::lock::{ImageLock, Lock, LockedPackage};
+use crate::lock::{ImageLock, Lock};
+use crate::locking::{self, LockRequest, Update};
 use crate::provenance::{self, Done};
-use crate::resolve::{Resolved, Wanted};
 use crate::seen::Seen;
-use crate::signature::Keys;
-use crate::{clock, copy, explain, look, resolve, sbom, sources, users};
-
-/// Debian's own keyring has some tens of kilobytes.
-const KEYRING_LIMIT: u64 = 16 << 20;
+use crate::{clock, copy, explain, look, sbom, users};
 
 pub struct BakeRequest<'a> {
     pub image: &'a ImageSpec,
@@ -130,8 +125,8 @@ pub fn bake(
             .map(|copy| copy::list(part, copy, request.context, &mut seen))
             .collect::<Result<Vec<_>, _>>()?;
         // Debian is the first image's of the chain.
-        let debian = (index == 0).then(|| graph::debian(part, &locked));
-        let own = debian.into_iter().flatten();
+        let debian = part.debian.as_ref().filter(|_| index == 0);
+        let own = debian.into_iter().flat_map(|d| graph::debian(d, &locked));
         steps.extend(own.chain(graph::steps(part, copies)).map(|s| (*part, s)));
     }
     seen.keep(store);
@@ -222,11 +217,11 @@ pub fn bake(
     let statement = provenance::statement(image, &digest, commit, &locked, &done, &passed)?;
     store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
     let tag = give_tag(store, &name, &image.version, commit, &digest)?;
-    let lock = request
-        .lock
-        .cloned()
-        .unwrap_or_default()
-        .with(first(image), locked);
+    let lock = request.lock.cloned().unwrap_or_default();
+    let lock = match image.debian {
+        Some(_) => lock.with(locking::first(image), locked),
+        None => lock,
+    };
     Ok(Baked {
         name: image.name.to_string(),
         tag,
@@ -320,100 +315,32 @@ pub(crate) fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> 
     Ok(file)
 }
 
-/// Whose packages the image has, and its entry in the lock is: an image and its base are never of two days.
-fn first(image: &ImageSpec) -> &kiln_model::ImageName {
-    image.chain().first().map_or(&image.name, |base| &base.name)
-}
-
-/// The image's packages: those of the lock where it fits what is asked, or those that the archive has now.
+/// What the image is made of. One that starts from nothing has no packages.
 fn locked(
     store: &Store,
     request: &BakeRequest<'_>,
-    client: &LazyCell<Client>,
+    client: &Client,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<ImageLock, BakeError> {
-    let image = request.image;
-    let mut requested = image.debian.packages.clone();
-    requested.sort();
-    requested.dedup();
-    let arch = archive::arch();
-    let known = request
-        .lock
-        .and_then(|lock| lock.images.get(first(image)))
-        .filter(|lock| {
-            lock.suite == image.debian.suite && lock.requested == requested && lock.arch == arch
+    let Some(debian) = &request.image.debian else {
+        return Ok(ImageLock::nothing(archive::arch()));
+    };
+    let arch = locking::arch(debian);
+    if arch != archive::arch() {
+        return Err(BakeError::ForeignArch {
+            image: request.image.name.to_string(),
+            arch: arch.to_owned(),
+            own: archive::arch().to_owned(),
         });
-    let lock = match known {
-        Some(lock) => lock.clone(),
-        None => {
-            progress(BakeProgress::Resolving {
-                suite: image.debian.suite.clone(),
-            });
-            let sources = archive_sources(image)?;
-            let seconds = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(request.now.0 / 1000, |since| since.as_secs());
-            let index = archive::read(store, client, &sources, &keys(request)?, seconds)?;
-            let wanted = Wanted {
-                image: &image.name,
-                suite: &image.debian.suite,
-                packages: &requested,
-                recommends: false,
-            };
-            let Resolved { base, rest } = resolve::resolve(&wanted, &index.packages)?;
-            let one = |package: Package, base: bool| LockedPackage {
-                name: package.name,
-                version: package.version,
-                arch: package.arch,
-                sha256: package.sha256,
-                size: package.size,
-                path: package.path,
-                base,
-            };
-            let base = base.into_iter().map(|package| one(package, true));
-            let rest = rest.into_iter().map(|package| one(package, false));
-            ImageLock {
-                suite: image.debian.suite.clone(),
-                arch: arch.to_owned(),
-                requested,
-                date: index.date,
-                packages: base.chain(rest).collect(),
-            }
-        }
-    };
-    Ok(lock)
-}
-
-/// The keys that the definition names for its archive, or Debian's.
-fn keys(request: &BakeRequest<'_>) -> Result<Keys, BakeError> {
-    let failed = |reason: String| BakeError::Keyring {
-        image: request.image.name.to_string(),
-        keyring: request.image.debian.keyring.clone().unwrap_or_default(),
-        reason,
-    };
-    let Some(path) = &request.image.debian.keyring else {
-        return Keys::debian().map_err(failed);
-    };
-    let mut bytes = Vec::new();
-    // A named pipe would otherwise be waited for.
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
-    copy::beneath(request.context, Path::new(path), flags)
-        .map_err(std::io::Error::from)
-        .and_then(|file| File::from(file).take(KEYRING_LIMIT).read_to_end(&mut bytes))
-        .map_err(|error| failed(format!("it can't be read: {error}")))?;
-    Keys::read(&bytes, "a key of the keyring").map_err(failed)
-}
-
-pub(crate) fn archive_sources(image: &ImageSpec) -> Result<Vec<sources::Source>, BakeError> {
-    let suite = &image.debian.suite;
-    let all = sources::find(suite, image.debian.mirror.as_deref());
-    if all.iter().any(|source| source.suite == *suite) {
-        Ok(all)
-    } else {
-        Err(BakeError::NoMirror {
-            suite: suite.clone(),
-        })
     }
+    let lock = LockRequest {
+        image: request.image,
+        context: request.context,
+        lock: request.lock,
+        update: &Update::Nothing,
+        now: request.now,
+    };
+    locking::locked(store, &lock, debian, client, progress)
 }
 
 /// A folder of a step's own, removed with everything in it.
@@ -501,11 +428,14 @@ fn carry_out(
             (None, _) => {}
         }
     }
+    // Steps are made of what the image has.
+    let missing = |what: &str| BakeError::View(std::io::Error::other(format!("no `{what}`")));
     let mut tree = match &step.work {
         Work::Debian { .. } | Work::Packages { .. } => {
             let debian = Debian {
                 store,
                 image,
+                debian: image.debian.as_ref().ok_or_else(|| missing("debian"))?,
                 client,
                 locked,
                 ground: &ground,

@@ -12,6 +12,7 @@ use crate::error::BakeError;
 
 /// What a step says is kept to be shown when it fails.
 const LINES: usize = 20;
+const DPKG_ERROR: &str = "dpkg: error processing package";
 /// A bomb is ended; no package needs that many.
 const PROCESSES: u64 = 4096;
 /// Of one step. A bake that hangs is worse than one that fails.
@@ -98,15 +99,21 @@ pub(crate) fn run(
     };
     let mut partial = String::new();
     let mut last: Vec<String> = Vec::new();
+    // dpkg goes on with other packages after one that fails.
+    let mut first_error: Option<Vec<String>> = None;
     let mut heard = |_, bytes: &[u8]| {
         partial.push_str(&String::from_utf8_lossy(bytes));
         while let Some(end) = partial.find('\n') {
             let line: String = partial.drain(..=end).collect();
             let line = (ground.shown)(line.trim_end());
+            let is_error = line.starts_with(DPKG_ERROR);
             said(&line);
             last.push(line);
             if last.len() > LINES {
                 last.remove(0);
+            }
+            if is_error && first_error.is_none() {
+                first_error = Some(last.clone());
             }
         }
     };
@@ -132,7 +139,7 @@ pub(crate) fn run(
         image: ground.image.to_owned(),
         step: ground.step.to_owned(),
         ending,
-        output: last.join("\n"),
+        output: first_error.unwrap_or(last).join("\n"),
     })
 }
 
@@ -144,6 +151,11 @@ export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DPKG_ROOT
 export DPKG_MAINTSCRIPT_ARCH="$ARCH" DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
+if [ ! -e /etc/hosts ]; then
+    # Scripts ask for their host's full name.
+    printf '127.0.0.1 localhost\n127.0.1.1 kiln.localdomain kiln\n' > /etc/hosts
+    own_hosts=1
+fi
 "#;
 
 /// The first packages: preinst of each in order, with all of them unpacked, then dpkg's own order for the rest.
@@ -180,6 +192,9 @@ const REST: &str = "dpkg --force-unsafe-io --configure -a";
 
 const END: &str = "
 rm -f /usr/sbin/policy-rc.d
+if [ -n \"$own_hosts\" ]; then
+    rm -f /etc/hosts
+fi
 ";
 
 fn scripts(

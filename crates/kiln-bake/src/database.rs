@@ -20,6 +20,9 @@ const DPKG: &str = "var/lib/dpkg";
 /// What was installed before, as far as more packages have to do with it.
 #[derive(Default)]
 pub(crate) struct Before {
+    /// The image's dpkg works: it puts configuration files in place when it configures their packages, and not before, so that
+    /// other packages' scripts don't use what is not ready.
+    is_configured: bool,
     /// By the name of its info files.
     paragraphs: BTreeMap<String, Paragraph>,
     /// Whose each path is.
@@ -38,7 +41,10 @@ struct Diversion {
 
 impl Before {
     pub(crate) fn read(onto: &Onto) -> io::Result<Self> {
-        let mut before = Self::default();
+        let mut before = Self {
+            is_configured: true,
+            ..Self::default()
+        };
         for paragraph in control::paragraphs(&onto.read_text("var/lib/dpkg/status")?) {
             let name = info_name(&paragraph);
             let list = onto.read_text(&format!("{DPKG}/info/{name}.list"))?;
@@ -88,6 +94,17 @@ impl Before {
             None => Some(path.to_owned()),
         }
     }
+}
+
+/// Where the file of a package is written: a configuration file waits beside its place.
+pub(crate) fn place(before: &Before, package: &Installed, path: &Path) -> Option<PathBuf> {
+    let place = before.place(&package.paragraph, path)?;
+    if !before.is_configured || !package.conffiles().any(|conffile| conffile == path) {
+        return Some(place);
+    }
+    let mut name = place.into_os_string();
+    name.push(".dpkg-new");
+    Some(PathBuf::from(name))
 }
 
 /// Whether files of `other` may be taken by `package`.
@@ -256,23 +273,16 @@ fn list<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
 
 fn conffiles(onto: &Onto, before: &Before, one: &Installed) -> io::Result<String> {
     let mut field = String::new();
-    let names = one.control.get("conffiles");
-    let names = names.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    for path in names.unwrap_or_default().lines() {
-        // `remove-on-upgrade PATH` is about what an older version had.
-        let Some(inside) = path.strip_prefix('/') else {
+    for path in one.conffiles() {
+        if before.is_configured {
+            field.push_str(&format!("\n /{} newconffile", path.display()));
             continue;
-        };
-        let Some(place) = before.place(&one.paragraph, Path::new(inside)) else {
-            continue;
-        };
-        let Ok(place) = onto.place(&merged(&place)) else {
-            continue;
-        };
-        if let Ok(bytes) = fs::read(onto.upper().join(place)) {
+        }
+        let place = onto.upper().join(onto.place(&merged(path))?);
+        if let Ok(bytes) = fs::read(place) {
             let sum = Md5::digest(bytes);
             let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-            field.push_str(&format!("\n {path} {hex}"));
+            field.push_str(&format!("\n /{} {hex}", path.display()));
         }
     }
     Ok(field)

@@ -102,6 +102,24 @@ impl Deb {
         Ok(files)
     }
 
+    /// One regular file of the data, at most `limit` bytes; `None` where it has none.
+    pub(crate) fn file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, String> {
+        let mut archive = tar::Archive::new(self.member("data.tar")?);
+        for entry in archive.entries().map_err(|error| error.to_string())? {
+            let entry = entry.map_err(|error| error.to_string())?;
+            let there = clean(&entry.path().map_err(|error| error.to_string())?)?;
+            if there == path && entry.header().entry_type().is_file() {
+                let mut bytes = Vec::new();
+                entry
+                    .take(limit)
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| error.to_string())?;
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
     /// Unpacks the data. Folders get their owners and times later.
     pub(crate) fn unpack(&self, onto: &Onto, place: &Where<'_>) -> Result<Unpacked, UnpackError> {
         let mut done = Unpacked::default();

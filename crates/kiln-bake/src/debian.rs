@@ -4,21 +4,23 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use kiln_model::ImageSpec;
+use kiln_model::{DebianSpec, ImageSpec};
 use kiln_oci::Store;
 
-use crate::bake::{BakeProgress, archive_sources, said};
+use crate::bake::{BakeProgress, said};
 use crate::configure::{self, Ground};
 use crate::database::{Before, info_name};
 use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::install;
 use crate::lock::{ImageLock, LockedPackage};
+use crate::locking::package_roots;
 use crate::onto::Onto;
 
 pub(crate) struct Debian<'a> {
     pub(crate) store: &'a Store,
     pub(crate) image: &'a ImageSpec,
+    pub(crate) debian: &'a DebianSpec,
     pub(crate) client: &'a Client,
     pub(crate) locked: &'a ImageLock,
     pub(crate) ground: &'a Ground<'a>,
@@ -159,10 +161,7 @@ impl Debian<'_> {
         let missing = packages.iter().any(|one| !self.store.has(&one.sha256));
         let mut roots = Vec::new();
         if missing {
-            let sources = archive_sources(self.image)?;
-            roots.extend(sources.into_iter().map(|source| source.uri));
-            roots.sort();
-            roots.dedup();
+            roots = package_roots(self.debian)?;
         }
         let arrivals = Arrivals::new(packages.len());
         let (told, heard) = channel();

@@ -12,6 +12,14 @@ pub enum BakeError {
     )]
     NoMirror { suite: String },
     #[error(
+        "image `{image}` is for {arch}, and this machine is {own}: its packages can be locked here (`kiln lock`), but their scripts can't be run. Bake it on {arch}, or leave `arch` out"
+    )]
+    ForeignArch {
+        image: String,
+        arch: String,
+        own: String,
+    },
+    #[error(
         "{url} can't be fetched: {reason}. Without the archive a bake works only while kiln.lock fits and its packages are in the store"
     )]
     Fetch { url: String, reason: String },

@@ -168,6 +168,27 @@ impl Client {
             .reader())
     }
 
+    /// `None`: the archive answers that it has none.
+    pub(crate) fn get_if_there(&self, url: &str) -> Result<Option<Vec<u8>>, BakeError> {
+        match self.agent.get(url).call() {
+            Err(ureq::Error::StatusCode(404 | 410)) => Ok(None),
+            Err(error) => Err(BakeError::Fetch {
+                url: url.to_owned(),
+                reason: error.to_string(),
+            }),
+            Ok(response) => {
+                let mut bytes = Vec::new();
+                let body = response.into_body().into_with_config().limit(INDEX_LIMIT);
+                let read = body.reader().read_to_end(&mut bytes);
+                read.map_err(|error| BakeError::Fetch {
+                    url: url.to_owned(),
+                    reason: error.to_string(),
+                })?;
+                Ok(Some(bytes))
+            }
+        }
+    }
+
     pub(crate) fn get(&self, url: &str) -> Result<Vec<u8>, BakeError> {
         let mut bytes = Vec::new();
         let reason = |error: std::io::Error| BakeError::Fetch {

@@ -3,7 +3,7 @@
 //! A key is the digest of everything that the step's result depends on: the format of keys, the layers below, the step itself and the
 //! digests of the files that it takes. What is not in it (the commit, the mirror, the machine, the day) changes no image.
 
-use kiln_model::{CanonicalError, Digest, ImageSpec, UserSpec, canonical_json};
+use kiln_model::{CanonicalError, DebianSpec, Digest, ImageSpec, UserSpec, canonical_json};
 use serde::Serialize;
 
 use crate::lock::{ImageLock, LockedPackage};
@@ -85,7 +85,7 @@ impl Step {
 }
 
 /// The steps of Debian packages, which an image without a base begins with.
-pub(crate) fn debian(image: &ImageSpec, locked: &ImageLock) -> Vec<Step> {
+pub(crate) fn debian(debian: &DebianSpec, locked: &ImageLock) -> Vec<Step> {
     let named = |packages: &[LockedPackage]| {
         let one = |package: &LockedPackage| {
             let LockedPackage {
@@ -100,9 +100,9 @@ pub(crate) fn debian(image: &ImageSpec, locked: &ImageLock) -> Vec<Step> {
     };
     let (base, rest) = locked.split();
     let mut steps = vec![Step {
-        name: format!("debian {}", image.debian.suite),
+        name: format!("debian {}", debian.suite),
         work: Work::Debian {
-            suite: image.debian.suite.clone(),
+            suite: debian.suite.clone(),
             arch: locked.arch.clone(),
             date: locked.date,
             packages: named(base),

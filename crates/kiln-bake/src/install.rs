@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kiln_oci::Store;
 
+use crate::archive::{Package, Priority};
 use crate::control::{self, Paragraph};
 use crate::database::{self, Before, info_name};
 use crate::deb::{Control, Deb, MERGED, UnpackError, Unpacked, Where, merged, set_time};
@@ -25,6 +26,17 @@ pub(crate) struct Installed {
     pub(crate) paragraph: Paragraph,
     pub(crate) control: Control,
     pub(crate) unpacked: Unpacked,
+}
+
+impl Installed {
+    /// Its configuration files, below the root.
+    pub(crate) fn conffiles(&self) -> impl Iterator<Item = &Path> {
+        let text = self.control.get("conffiles");
+        let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        // `remove-on-upgrade PATH` is about what an older version had.
+        let paths = text.unwrap_or_default().lines();
+        paths.filter_map(|line| line.trim_end().strip_prefix('/').map(Path::new))
+    }
 }
 
 pub(crate) fn make_merged(root: &Path) -> Result<(), BakeError> {
@@ -84,8 +96,9 @@ pub(crate) fn unpack_arriving(
         }
         let unpacked = open(store, &packages[index]).and_then(|(deb, mut one)| {
             let before = Before::default();
-            let place = |path: &Path| before.place(&one.paragraph, path);
-            one.unpacked = unpack_one(&deb, &packages[index], onto, &place)?;
+            let place = |path: &Path| database::place(&before, &one, path);
+            let unpacked = unpack_one(&deb, &packages[index], onto, &place)?;
+            one.unpacked = unpacked;
             Ok(one)
         });
         match unpacked {
@@ -117,7 +130,7 @@ pub(crate) fn unpack(
 ) -> Result<(), BakeError> {
     let unpacked = parallel(which.len(), |number| {
         let index = which[number];
-        let place = |path: &Path| before.place(&installed[index].paragraph, path);
+        let place = |path: &Path| database::place(before, &installed[index], path);
         let unpacked = open(store, &packages[index])
             .and_then(|(deb, _)| unpack_one(&deb, &packages[index], onto, &place));
         Some(unpacked)
@@ -136,7 +149,7 @@ fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
     }
 }
 
-fn open(store: &Store, package: &LockedPackage) -> Result<(Deb, Installed), BakeError> {
+pub(crate) fn open(store: &Store, package: &LockedPackage) -> Result<(Deb, Installed), BakeError> {
     let deb = Deb::new(store.read_blob(&package.sha256, PACKAGE_LIMIT)?);
     let control = deb.control().map_err(damaged(package))?;
     let text = control
@@ -152,6 +165,39 @@ fn open(store: &Store, package: &LockedPackage) -> Result<(Deb, Installed), Bake
         unpacked: Unpacked::default(),
     };
     Ok((deb, one))
+}
+
+/// A package of the store as an index has it.
+pub(crate) fn package(store: &Store, package: &LockedPackage) -> Result<Package, BakeError> {
+    let (_, Installed { paragraph, .. }) = open(store, package)?;
+    let LockedPackage {
+        name,
+        version,
+        arch,
+        sha256,
+        size,
+        path,
+        base: _,
+    } = package.clone();
+    let field = |name: &str| paragraph.get(name).unwrap_or_default().to_owned();
+    let both = [field("Pre-Depends"), field("Depends")];
+    let both: Vec<String> = both.into_iter().filter(|text| !text.is_empty()).collect();
+    Ok(Package {
+        name,
+        version,
+        arch,
+        essential: field("Essential") == "yes",
+        priority: Priority::of(&field("Priority")),
+        depends: both.join(", "),
+        recommends: field("Recommends"),
+        provides: field("Provides"),
+        conflicts: field("Conflicts"),
+        breaks: field("Breaks"),
+        path,
+        size,
+        sha256,
+        security: false,
+    })
 }
 
 fn unpack_one(
@@ -276,7 +322,7 @@ fn replace(
         let own = lost.get(&winner);
         let place = |path: &Path| match own {
             Some(lost) if lost.contains(path) => None,
-            _ => before.place(&installed[winner].paragraph, path),
+            _ => database::place(before, &installed[winner], path),
         };
         let (deb, _) = open(store, &packages[winner])?;
         unpack_one(&deb, &packages[winner], onto, &place)?;
@@ -384,6 +430,27 @@ mod tests {
             paragraph: control::paragraphs(&text).remove(0),
             control,
             unpacked: Unpacked::default(),
+        }
+    }
+
+    #[test]
+    fn a_configuration_file_waits_for_its_package() {
+        let mut one = package("p", "", false);
+        let list = b"/etc/p.conf\nremove-on-upgrade /etc/old\n".to_vec();
+        one.control.insert("conffiles".into(), list);
+        assert_eq!(
+            one.conffiles().collect::<Vec<_>>(),
+            [Path::new("etc/p.conf")]
+        );
+        let upper = tempfile::tempdir().unwrap();
+        let configured = Before::read(&Onto::new(upper.path(), None)).unwrap();
+        for (before, path, place) in [
+            (&Before::default(), "etc/p.conf", "etc/p.conf"),
+            (&configured, "etc/p.conf", "etc/p.conf.dpkg-new"),
+            (&configured, "etc/old", "etc/old"),
+        ] {
+            let found = database::place(before, &one, Path::new(path)).unwrap();
+            assert_eq!(found, Path::new(place));
         }
     }
 

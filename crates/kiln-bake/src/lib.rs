@@ -8,6 +8,7 @@
 
 mod archive;
 mod bake;
+mod changelog;
 mod civil;
 mod clock;
 mod configure;
@@ -29,6 +30,7 @@ mod leak_check;
 mod leaks;
 mod licence;
 mod lock;
+mod locking;
 mod look;
 mod onto;
 mod provenance;
@@ -52,6 +54,7 @@ pub use dockerfile::{
 };
 pub use error::BakeError;
 pub use lock::{Lock, LockError};
+pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
 pub use provenance::MEDIA_IN_TOTO;
 pub use registry::Registries;
 pub use sbom::MEDIA_SPDX;

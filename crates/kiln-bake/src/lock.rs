@@ -26,10 +26,36 @@ pub(crate) struct ImageLock {
     pub(crate) arch: String,
     /// As the definition asks, ordered.
     pub(crate) requested: Vec<String>,
+    /// What else it asks, where that is not the usual.
+    #[serde(default, skip_serializing_if = "Options::is_usual")]
+    pub(crate) options: Options,
     /// Seconds since 1970: the newest signed date of the archive, and the latest time of any file in the image.
     pub(crate) date: i64,
     /// In the order in which they are unpacked; those of the base first.
     pub(crate) packages: Vec<LockedPackage>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Options {
+    /// Empty: `main`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) components: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) recommends: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) without_updates: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) without_security: bool,
+    /// The last part of the snapshot's address, which is its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<String>,
+}
+
+impl Options {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +74,18 @@ pub(crate) struct LockedPackage {
 }
 
 impl ImageLock {
+    /// Of an image that starts from nothing. Tar and many tools know no time before 1980.
+    pub(crate) fn nothing(arch: &str) -> Self {
+        Self {
+            suite: String::new(),
+            arch: arch.to_owned(),
+            requested: Vec::new(),
+            options: Options::default(),
+            date: 315_532_800,
+            packages: Vec::new(),
+        }
+    }
+
     /// The packages of the base, and those over it.
     pub(crate) fn split(&self) -> (&[LockedPackage], &[LockedPackage]) {
         let base = self.packages.iter().take_while(|one| one.base).count();
@@ -87,6 +125,17 @@ impl Lock {
         images.flat_map(|image| image.packages.iter().map(|package| package.sha256))
     }
 
+    /// Whether it says all that the image is made of.
+    pub fn covers(&self, image: &kiln_model::ImageSpec) -> bool {
+        crate::locking::covers(self, image)
+    }
+
+    /// Whether one of the images has a package of that name.
+    pub fn has(&self, package: &str) -> bool {
+        let mut all = self.images.values().flat_map(|image| &image.packages);
+        all.any(|one| one.name == package)
+    }
+
     pub(crate) fn with(&self, image: &ImageName, packages: ImageLock) -> Self {
         let mut images = self.images.clone();
         images.insert(image.clone(), packages);
@@ -107,6 +156,7 @@ impl fmt::Display for Lock {
                 suite,
                 arch,
                 requested,
+                options,
                 date,
                 packages,
             } = image;
@@ -117,11 +167,11 @@ impl fmt::Display for Lock {
                 json(suite),
                 json(arch)
             )?;
-            writeln!(
-                f,
-                "      \"requested\": {},\n      \"date\": {date},",
-                json(requested)
-            )?;
+            writeln!(f, "      \"requested\": {},", json(requested))?;
+            if !options.is_usual() {
+                writeln!(f, "      \"options\": {},", json(options))?;
+            }
+            writeln!(f, "      \"date\": {date},")?;
             writeln!(f, "      \"packages\": [")?;
             for (index, package) in packages.iter().enumerate() {
                 let comma = if index + 1 < packages.len() { "," } else { "" };
@@ -171,12 +221,15 @@ mod tests {
             suite: "s".into(),
             arch: "amd64".into(),
             requested: vec!["a".into()],
+            options: Options::default(),
             date: 7,
             packages: vec![package.clone(), package],
         };
+        let mut other = image.clone();
+        other.options.snapshot = Some("20260901T000000Z".into());
         let lock = Lock::default()
-            .with(&"x".parse().unwrap(), image.clone())
-            .with(&"y".parse().unwrap(), image);
+            .with(&"x".parse().unwrap(), image)
+            .with(&"y".parse().unwrap(), other);
         let text = lock.to_string();
         assert_eq!(Lock::parse(&text).unwrap(), lock);
         assert_eq!(

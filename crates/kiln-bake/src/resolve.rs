@@ -23,6 +23,7 @@ const MERGED: &str = "usr-is-merged";
 pub(crate) struct Wanted<'a> {
     pub(crate) image: &'a ImageName,
     pub(crate) suite: &'a str,
+    pub(crate) arch: &'a str,
     pub(crate) packages: &'a [String],
     pub(crate) recommends: bool,
 }
@@ -47,7 +48,10 @@ struct State {
 
 enum Contradiction {
     Excluded(Exclusion),
-    Unsatisfied { package: usize, dependency: String },
+    Unsatisfied {
+        package: usize,
+        dependency: Vec<Relation>,
+    },
 }
 
 struct Resolver<'a> {
@@ -55,8 +59,15 @@ struct Resolver<'a> {
     tries: usize,
 }
 
-pub(crate) fn resolve(wanted: &Wanted<'_>, packages: &[Package]) -> Result<Resolved, BakeError> {
-    let universe = Universe::new(packages);
+/// Why there is no such set of packages.
+pub(crate) struct Unresolved {
+    pub(crate) error: Box<BakeError>,
+    /// The names of packages that other versions of may help.
+    pub(crate) involved: Vec<String>,
+}
+
+pub(crate) fn resolve(wanted: &Wanted<'_>, packages: &[Package]) -> Result<Resolved, Unresolved> {
+    let universe = Universe::new(packages, wanted.arch);
     let mut requested = Vec::new();
     let mut virtuals = Vec::new();
     for name in wanted.packages {
@@ -68,11 +79,14 @@ pub(crate) fn resolve(wanted: &Wanted<'_>, packages: &[Package]) -> Result<Resol
             Some(index) => requested.push(index),
             None => match universe.candidates(&relation) {
                 none if none.is_empty() => {
-                    return Err(BakeError::NoPackage {
-                        image: wanted.image.to_string(),
-                        suite: wanted.suite.to_owned(),
-                        package: name.clone(),
-                        nearest: nearest(name, universe.newest.keys().copied()),
+                    return Err(Unresolved {
+                        error: Box::new(BakeError::NoPackage {
+                            image: wanted.image.to_string(),
+                            suite: wanted.suite.to_owned(),
+                            package: name.clone(),
+                            nearest: nearest(name, universe.newest.keys().copied()),
+                        }),
+                        involved: Vec::new(),
                     });
                 }
                 candidates => virtuals.push(candidates),
@@ -119,21 +133,35 @@ pub(crate) fn resolve(wanted: &Wanted<'_>, packages: &[Package]) -> Result<Resol
                     other,
                     field,
                     relation,
-                }) => BakeError::Conflict {
-                    image,
-                    package: packages[package].name.clone(),
-                    other: packages[other].name.clone(),
-                    field,
-                    relation: relation.to_string(),
-                },
+                }) => {
+                    let [package, other] = [package, other].map(|i| packages[i].name.clone());
+                    Unresolved {
+                        involved: vec![package.clone(), other.clone()],
+                        error: Box::new(BakeError::Conflict {
+                            image,
+                            package,
+                            other,
+                            field,
+                            relation: relation.to_string(),
+                        }),
+                    }
+                }
                 Contradiction::Unsatisfied {
                     package,
                     dependency,
-                } => BakeError::Unsatisfied {
-                    image,
-                    package: packages[package].name.clone(),
-                    dependency,
-                },
+                } => {
+                    let package = packages[package].name.clone();
+                    let names = dependency.iter().map(|relation| relation.name.clone());
+                    let texts: Vec<_> = dependency.iter().map(Relation::to_string).collect();
+                    Unresolved {
+                        involved: names.chain([package.clone()]).collect(),
+                        error: Box::new(BakeError::Unsatisfied {
+                            image,
+                            package,
+                            dependency: texts.join(" | "),
+                        }),
+                    }
+                }
             }
         })
 }
@@ -241,11 +269,7 @@ impl Resolver<'_> {
                     [] => {
                         return Err(Contradiction::Unsatisfied {
                             package: index,
-                            dependency: group
-                                .iter()
-                                .map(Relation::to_string)
-                                .collect::<Vec<_>>()
-                                .join(" | "),
+                            dependency: group.clone(),
                         });
                     }
                     [only] => self.add(state, &[only])?,
@@ -389,6 +413,7 @@ mod tests {
             path: String::new(),
             size: 0,
             sha256: Digest::of(name.as_bytes()),
+            security: false,
         }
     }
 
@@ -411,10 +436,11 @@ mod tests {
         let wanted = Wanted {
             image: &"x".parse().unwrap(),
             suite: "s",
+            arch: "amd64",
             packages: &requested,
             recommends: requested.iter().any(|name| name == "recommending"),
         };
-        resolve(&wanted, packages)
+        resolve(&wanted, packages).map_err(|unresolved| *unresolved.error)
     }
 
     /// The base, `/` and the rest.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use kiln_model::{DebianOrigin, DebianSpec};
+
 use crate::control;
 
 /// One suite of one archive.
@@ -14,42 +16,58 @@ pub(crate) struct Source {
     pub(crate) components: Vec<String>,
     /// A suite that the definition did not name and that may be absent.
     pub(crate) optional: bool,
+    /// As it was at a time: never out of date.
+    pub(crate) frozen: bool,
 }
 
-/// The sources of `suite`, its updates and its security fixes.
-pub(crate) fn find(suite: &str, mirror: Option<&str>) -> Vec<Source> {
-    let Some(mirror) = mirror else {
-        return of_suite(machine(Path::new("/etc/apt")), suite);
-    };
-    let uri = mirror.trim_end_matches('/').to_owned();
-    let source = |uri: String, suite: String, optional| Source {
-        uri,
-        suite,
-        components: vec!["main".to_owned()],
+/// The sources of a suite, its updates and its security fixes.
+pub(crate) fn find(debian: &DebianSpec) -> Vec<Source> {
+    let suite = &debian.suite;
+    let updates = debian.updates.then(|| format!("{suite}-updates"));
+    let security = debian.security.then(|| format!("{suite}-security"));
+    let source = |uri: &str, suite: &str, optional, frozen| Source {
+        uri: uri.trim_end_matches('/').to_owned(),
+        suite: suite.to_owned(),
+        components: debian.components.clone(),
         optional,
+        frozen,
     };
-    let mut all = vec![
-        source(uri.clone(), suite.to_owned(), false),
-        source(uri.clone(), format!("{suite}-updates"), true),
-    ];
-    if let Some(host) = uri.strip_suffix("/debian") {
-        all.push(source(
-            format!("{host}/debian-security"),
-            format!("{suite}-security"),
-            true,
-        ));
+    let all = |url: &str, fixes: Option<&str>, frozen| {
+        let mut all = vec![source(url, suite, false, frozen)];
+        all.extend(updates.iter().map(|suite| source(url, suite, true, frozen)));
+        let fixes = fixes.zip(security.as_deref());
+        all.extend(fixes.map(|(url, suite)| source(url, suite, true, frozen)));
+        all
+    };
+    match &debian.origin {
+        DebianOrigin::Machine => {
+            let wanted: Vec<&String> = [suite]
+                .into_iter()
+                .chain(&updates)
+                .chain(&security)
+                .collect();
+            of_suites(machine(Path::new("/etc/apt")), &wanted, &debian.components)
+        }
+        DebianOrigin::Mirror { url } => {
+            let url = url.trim_end_matches('/');
+            let fixes = url
+                .strip_suffix("/debian")
+                .map(|host| format!("{host}/debian-security"));
+            all(url, fixes.as_deref(), false)
+        }
+        DebianOrigin::Snapshot { url, security } => all(url, Some(security), true),
     }
-    all
 }
 
-fn of_suite(all: Vec<Source>, suite: &str) -> Vec<Source> {
-    let related = [
-        suite.to_owned(),
-        format!("{suite}-updates"),
-        format!("{suite}-security"),
-    ];
+/// Those of the suites. Another vendor's source of the same suite has components of its own (`stable`), and is none of Debian's.
+fn of_suites(all: Vec<Source>, wanted: &[&String], components: &[String]) -> Vec<Source> {
     all.into_iter()
-        .filter(|source| related.contains(&source.suite))
+        .filter(|source| wanted.contains(&&source.suite))
+        .filter(|source| source.components.iter().any(|one| components.contains(one)))
+        .map(|source| Source {
+            components: components.to_vec(),
+            ..source
+        })
         .collect()
 }
 
@@ -104,6 +122,7 @@ fn one_line(text: &str) -> Vec<Source> {
                 suite: suite.to_owned(),
                 components: words.map(str::to_owned).collect(),
                 optional: false,
+                frozen: false,
             })
         })
         .filter(|source| usable(&source.uri))
@@ -134,6 +153,7 @@ fn deb822(text: &str) -> Vec<Source> {
                     suite,
                     components: words("Components"),
                     optional: false,
+                    frozen: false,
                 });
             }
         }
@@ -155,11 +175,55 @@ mod tests {
             ("http://a.test/debian", 2)
         );
         let sources = "Types: deb deb-src\nURIs: https://b.test/debian\nSuites: trixie trixie-updates sid\nComponents: main\n\nTypes: deb\nEnabled: no\nURIs: http://c.test\nSuites: trixie\n";
-        let suites: Vec<_> = of_suite(deb822(sources), "trixie")
-            .into_iter()
-            .map(|s| s.suite)
-            .collect();
+        let wanted = ["trixie", "trixie-updates", "trixie-security"].map(str::to_owned);
+        let wanted: Vec<&String> = wanted.iter().collect();
+        let components = ["main".to_owned(), "contrib".to_owned()];
+        let mut all = deb822(sources);
+        all.extend(one_line("deb http://vendor.test trixie stable\n"));
+        let found = of_suites(all, &wanted, &components);
+        let suites: Vec<_> = found.iter().map(|source| &*source.suite).collect();
         assert_eq!(suites, ["trixie", "trixie-updates"]);
-        assert_eq!(find("trixie", Some("http://m.test/debian/")).len(), 3);
+        assert!(found.iter().all(|source| source.components == components));
+    }
+
+    #[test]
+    fn the_archive_of_fixes_is_beside_a_mirror_and_below_the_same_time_of_a_snapshot() {
+        let mut debian = DebianSpec {
+            suite: "trixie".into(),
+            packages: Vec::new(),
+            components: vec!["main".into()],
+            arch: None,
+            recommends: false,
+            updates: true,
+            security: true,
+            origin: DebianOrigin::Mirror {
+                url: "http://m.test/debian/".into(),
+            },
+            keyring: None,
+        };
+        let found = |debian: &DebianSpec| -> Vec<String> {
+            let one = |source: Source| format!("{} {} {}", source.uri, source.suite, source.frozen);
+            find(debian).into_iter().map(one).collect()
+        };
+        let all = [
+            "http://m.test/debian trixie false",
+            "http://m.test/debian trixie-updates false",
+            "http://m.test/debian-security trixie-security false",
+        ];
+        assert_eq!(found(&debian), all);
+        debian.updates = false;
+        assert_eq!(found(&debian), [all[0], all[2]]);
+        debian.security = false;
+        assert_eq!(found(&debian), all[..1]);
+        debian.security = true;
+        debian.origin = DebianOrigin::Snapshot {
+            url: "http://s.test/debian/1".into(),
+            security: "http://s.test/debian-security/1".into(),
+        };
+        let all = [
+            "http://s.test/debian/1 trixie true",
+            "http://s.test/debian-security/1 trixie-security true",
+        ];
+        assert_eq!(found(&debian), all);
     }
 }

@@ -3,10 +3,11 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::archive::{Package, arch};
+use crate::archive::Package;
 use crate::control::{Relation, relations};
 
 pub(crate) struct Universe<'a> {
+    arch: &'a str,
     pub(crate) packages: &'a [Package],
     /// The newest version of each name.
     pub(crate) newest: BTreeMap<&'a str, usize>,
@@ -34,7 +35,7 @@ pub(crate) struct Exclusion {
 }
 
 impl<'a> Universe<'a> {
-    pub(crate) fn new(packages: &'a [Package]) -> Self {
+    pub(crate) fn new(packages: &'a [Package], arch: &'a str) -> Self {
         let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
         for (index, package) in packages.iter().enumerate() {
             let best = newest.entry(&package.name).or_insert(index);
@@ -44,11 +45,12 @@ impl<'a> Universe<'a> {
         }
         let mut providers: BTreeMap<String, Vec<(usize, Option<String>)>> = BTreeMap::new();
         for index in newest.values() {
-            for (name, version) in provides(&packages[*index]) {
+            for (name, version) in provides(&packages[*index], arch) {
                 providers.entry(name).or_default().push((*index, version));
             }
         }
         Self {
+            arch,
             packages,
             newest,
             providers,
@@ -64,16 +66,16 @@ impl<'a> Universe<'a> {
                 ("Breaks", &package.breaks),
             ];
             Relations {
-                depends: relations(&package.depends, arch()),
-                recommends: relations(&package.recommends, arch()),
+                depends: relations(&package.depends, self.arch),
+                recommends: relations(&package.recommends, self.arch),
                 excludes: fields
                     .into_iter()
                     .flat_map(|(field, text)| {
-                        let all = relations(text, arch()).into_iter().flatten();
+                        let all = relations(text, self.arch).into_iter().flatten();
                         all.map(move |relation| (field, relation))
                     })
                     .collect(),
-                provides: provides(package),
+                provides: provides(package, self.arch),
             }
         })
     }
@@ -168,8 +170,8 @@ fn provided(relation: &Relation, version: Option<&str>) -> bool {
     }
 }
 
-fn provides(package: &Package) -> Vec<(String, Option<String>)> {
-    relations(&package.provides, arch())
+fn provides(package: &Package, arch: &str) -> Vec<(String, Option<String>)> {
+    relations(&package.provides, arch)
         .into_iter()
         .flatten()
         .map(|relation| (relation.name, relation.version.map(|(_, version)| version)))

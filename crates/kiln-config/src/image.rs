@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use kiln_model::{CopySpec, DebianSpec, DockerfileSpec, ImageName, ImageSpec, UserSpec};
 
+use crate::Problem;
+use crate::debian;
 use crate::image_dockerfile;
 use crate::image_test::{self, TestDraft};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::{environment_names, is_signal, plain};
 use crate::value::{At, Value};
-use crate::{Problem, suggest};
 
 const SHAPE: Shape = Shape {
     attributes: &[
@@ -55,11 +56,6 @@ const SHAPE: Shape = Shape {
     ],
 };
 
-const DEBIAN: Shape = Shape {
-    attributes: &["suite", "packages", "mirror", "keyring"],
-    blocks: &[],
-    later: &[],
-};
 const USER: Shape = Shape {
     attributes: &["uid", "gid"],
     blocks: &[],
@@ -78,7 +74,7 @@ const COPY: Shape = Shape {
 pub(crate) struct Draft {
     pub(crate) name: ImageName,
     from: Option<At<String>>,
-    /// Without a base and a Dockerfile, `debian` is not `None`.
+    /// With neither this, nor a base, nor a Dockerfile it starts from nothing.
     debian: Option<DebianSpec>,
     dockerfile: Option<DockerfileSpec>,
     version: String,
@@ -124,10 +120,7 @@ impl Draft {
                 name,
                 version,
                 base: None,
-                debian: match dockerfile {
-                    Some(_) => DebianSpec::default(),
-                    None => debian?,
-                },
+                debian,
                 dockerfile,
                 users,
                 copies,
@@ -186,6 +179,9 @@ impl Draft {
         })
     }
 }
+
+/// What an image starts from that starts from nothing, as in a Dockerfile.
+const SCRATCH: &str = "scratch";
 
 /// The longest chain of images. Each holds those before it.
 const LONGEST: usize = 16;
@@ -305,7 +301,15 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         }
         good
     });
+    let mut scratch = false;
     let from = match section.value("from") {
+        Some(At {
+            value: Value::String(name),
+            ..
+        }) if name == SCRATCH => {
+            scratch = true;
+            None
+        }
         Some(At {
             value: Value::Image(name),
             span,
@@ -333,7 +337,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
             );
             return None;
         }
-        (Some(block), false) => debian(reader, block),
+        (Some(block), false) => debian::read(reader, block),
         (None, true) => None,
         (None, false) => {
             reader.report(
@@ -343,7 +347,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
                 },
                 section.header.clone(),
                 "expected a `debian` block in it",
-                "add `debian { suite = \"bookworm\" }`, `from = image.NAME` or `dockerfile = \"Dockerfile\"`",
+                "add `debian { suite = \"bookworm\" }`, `from = image.NAME`, `dockerfile = \"Dockerfile\"`, or `from = \"scratch\"` to start from nothing",
             );
             None
         }
@@ -352,7 +356,8 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let broken = if of_dockerfile {
         dockerfile.is_none()
     } else {
-        section.has("from") && from.is_none() || !section.has("from") && debian.is_none()
+        !scratch
+            && (section.has("from") && from.is_none() || !section.has("from") && debian.is_none())
     };
     let users: Vec<UserSpec> = section
         .blocks("user")
@@ -488,105 +493,6 @@ where
     }
 }
 
-fn debian(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<DebianSpec> {
-    let section = Section::read(
-        reader,
-        &DEBIAN,
-        &labelled.block.body,
-        "`debian`".to_owned(),
-        labelled.header.clone(),
-    );
-    section.require(reader, "suite", "suite = \"bookworm\"");
-    let suite = section.string(reader, "suite").filter(|suite| {
-        let good = !suite.value.is_empty()
-            && suite
-                .value
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        if !good {
-            let near = suggest::nearest(
-                &suite.value.to_ascii_lowercase(),
-                ["bookworm", "trixie", "bullseye", "sid"],
-            )
-            .unwrap_or("bookworm");
-            reader.bad_value(
-                &section.what("suite"),
-                format!("`{}`", suite.value),
-                suite.span.clone(),
-                "the code name of a Debian release",
-                format!("write \"{near}\""),
-            );
-        }
-        good
-    });
-    let packages = section
-        .strings(reader, "packages")
-        .map(|list| list.value)
-        .unwrap_or_default();
-    let mut names = Vec::new();
-    for package in packages {
-        // Debian policy 5.6.1.
-        let good = package.value.len() >= 2
-            && package
-                .value
-                .starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && package
-                .value
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
-        if !good {
-            let help = match package.value.split_once(['=', ' ', '/']) {
-                Some((name, _)) => format!("write \"{name}\": kiln.lock holds the versions"),
-                None => "write the name of a Debian package, such as \"python3\"".to_owned(),
-            };
-            reader.bad_value(
-                "a package name",
-                format!("`{}`", package.value),
-                package.span,
-                "lower-case letters, digits, `+`, `.` and `-`",
-                help,
-            );
-        } else if names.contains(&package.value) {
-            let what = format!("the package `{}`", package.value);
-            reader.report(
-                Problem::Duplicate { what },
-                package.span,
-                "once",
-                "remove one of the two",
-            );
-        } else {
-            names.push(package.value);
-        }
-    }
-    let mirror = section.string(reader, "mirror").filter(|mirror| {
-        let good = ["http://", "https://"].iter().any(|scheme| {
-            mirror
-                .value
-                .strip_prefix(scheme)
-                .is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '@', '?', '#']))
-        });
-        if !good {
-            reader.bad_value(
-                &section.what("mirror"),
-                format!("`{}`", mirror.value),
-                mirror.span.clone(),
-                "an http or https address without a password",
-                "write it as \"https://HOST/debian\"",
-            );
-        }
-        good
-    });
-    let keyring = section
-        .string(reader, "keyring")
-        .filter(|keyring| inside(reader, &section.what("keyring"), keyring));
-    Some(DebianSpec {
-        suite: suite?.value,
-        packages: names,
-        mirror: mirror.map(|at| at.value),
-        keyring: keyring.map(|at| at.value),
-    })
-}
-
 fn user(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<UserSpec> {
     let place = format!("`user \"{}\"`", labelled.label.value);
     let section = Section::read(
@@ -620,7 +526,7 @@ fn user(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<UserSpec> {
 }
 
 /// Whether a path stays in the definition's folder.
-fn inside(reader: &mut Reader<'_>, what: &str, path: &At<String>) -> bool {
+pub(crate) fn inside(reader: &mut Reader<'_>, what: &str, path: &At<String>) -> bool {
     let good = !path.value.is_empty()
         && !path.value.starts_with('/')
         && !path.value.contains('\0')

@@ -31,7 +31,7 @@ pub use route::{
     Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, SetRoute, ToProxy,
 };
 pub use spec::{
-    BaseSpec, CopySpec, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin, ImageSpec,
-    ProjectSpec, ServiceDefinition, ServiceSpec, UserSpec,
+    BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
+    ImageSpec, ProjectSpec, ServiceDefinition, ServiceSpec, UserSpec,
 };
 pub use time::{Timestamp, duration_ms};

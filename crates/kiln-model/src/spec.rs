@@ -33,8 +33,9 @@ pub struct ImageSpec {
     /// The image that it starts from, itself whole. Its steps come first; what is said below is already the sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Box<ImageSpec>>,
-    /// With a base, that of the base. Without a meaning in an image of a Dockerfile.
-    pub debian: DebianSpec,
+    /// With a base, that of the base; `None`: it starts from nothing, or is a Dockerfile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debian: Option<DebianSpec>,
     /// The image is all that this says: of the members below, only its tests and what is no leak are said besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dockerfile: Option<DockerfileSpec>,
@@ -91,15 +92,39 @@ pub enum BaseSpec {
     Reference(String),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DebianSpec {
     pub suite: String,
     pub packages: Vec<String>,
-    /// `None`: that of the machine's own apt sources.
-    pub mirror: Option<String>,
+    /// Of the archive, in the definition's order; never empty.
+    pub components: Vec<String>,
+    /// Debian's name of the processor. `None`: this machine's.
+    pub arch: Option<String>,
+    /// Whether what packages recommend comes too.
+    pub recommends: bool,
+    /// Whether the suites `SUITE-updates` and `SUITE-security` are looked at.
+    pub updates: bool,
+    pub security: bool,
+    pub origin: DebianOrigin,
     /// The keys that sign the archive, relative to the definition's folder. `None`: Debian's own.
     pub keyring: Option<String>,
+}
+
+/// Where an archive is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DebianOrigin {
+    /// The machine's own apt sources.
+    Machine,
+    Mirror {
+        url: String,
+    },
+    /// An archive as it was at a time, which is never said to be out of date. `security`: the one of security fixes.
+    Snapshot {
+        url: String,
+        security: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use crate::granted::{Entitlement, Network};
 
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
 ///
-/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`, `fmt --check`); 3 rolled out badly and rolled back; 64 usage;
+/// Exit codes: 0 done; 1 failed; 2 changes found (`plan`, `fmt --check`, `lock --check`); 3 rolled out badly and rolled back; 64 usage;
 /// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "kiln", version, propagate_version = true)]
@@ -44,6 +44,11 @@ pub(crate) enum Command {
     ///
     /// With --dockerfile no definition is needed: `kiln bake --dockerfile Dockerfile --tag api:1 .`
     Bake(Box<Bake>),
+    /// Write the exact packages of images to kiln.lock, and update them
+    ///
+    /// Without --update only what the definition asks for and the lock does not have is added, and nothing else changes. With it,
+    /// packages get the archive's present versions. Shows what changed; security fixes are named.
+    Lock(Lock),
     /// List the images of the store; `kiln images prune` removes what nothing needs
     Images(Images),
     /// Show what changed from one image to another: packages, configuration, files, layers
@@ -273,6 +278,25 @@ pub(crate) struct Dockerfile {
     /// Only read the Dockerfile, and show what is wrong and what is doubtful in it
     #[arg(long, requires = "dockerfile")]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Lock {
+    /// Only these images
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// Update these packages, with what their new versions need; without a name, all
+    #[arg(long, value_name = "PACKAGE", num_args = 0..)]
+    pub(crate) update: Option<Vec<String>>,
+    /// Write nothing, and exit with 2 when something would change
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) definition: Definition,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Group)]

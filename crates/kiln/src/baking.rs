@@ -3,12 +3,11 @@
 mod of_dockerfile;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport};
+use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport, Update};
 use kiln_model::{
     EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release, ServiceDefinition,
     ServiceSpec,
@@ -17,6 +16,7 @@ use kiln_oci::{Output, Store};
 
 use crate::definition::Definition;
 use crate::failure::Failure;
+use crate::locks::{self, Relocked};
 use crate::output::{self, Audience};
 use crate::{git, rollout, table};
 
@@ -46,7 +46,7 @@ struct Made {
 
 /// What a command has baked so far.
 struct Progress {
-    lock: Option<Lock>,
+    lock: Lock,
     images: Images,
     /// Those whose bases are being baked, from the first one on.
     under_way: Vec<ImageName>,
@@ -86,50 +86,21 @@ impl<'a> Baking<'a> {
     }
 
     pub(crate) fn all(&self, names: &[ImageName]) -> Result<Images, Failure> {
-        let path = self.definition.folder.join("kiln.lock");
-        let before = match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => {
-                return Err(Failure::Lock {
-                    path,
-                    source: Box::new(error),
-                });
-            }
-        };
-        let lock = match &before {
-            Some(text) => Some(Lock::parse(text).map_err(|error| Failure::Lock {
-                path: path.clone(),
-                source: Box::new(error),
-            })?),
-            None => None,
-        };
+        // Written before anything is baked: what a failed bake found is not looked for again, and an image of a lock that no commit
+        // has is no commit's.
+        let relocked = self.lock(names, &Update::Nothing)?;
+        self.write_lock(&relocked)?;
         let mut progress = Progress {
-            lock,
+            lock: relocked.lock,
             images: Images::new(),
             under_way: Vec::new(),
         };
         for name in names {
             self.one_of(name, &mut progress)?;
         }
-        let Progress {
-            lock, mut images, ..
-        } = progress;
+        let mut images = progress.images;
         // Those that others stand on were not asked for.
         images.retain(|name, _| names.contains(name));
-        if let Some(lock) = lock {
-            let text = lock.to_string();
-            if before.as_ref() != Some(&text) {
-                replace(&path, &text).map_err(|error| Failure::Lock {
-                    path: path.clone(),
-                    source: Box::new(error),
-                })?;
-                self.audience.progress(&format!(
-                    "{} written: commit it with the definition",
-                    path.display()
-                ))?;
-            }
-        }
         Ok(images)
     }
 
@@ -144,9 +115,13 @@ impl<'a> Baking<'a> {
         let image = match &spec.dockerfile {
             Some(dockerfile) => self.of_dockerfile(spec, dockerfile, progress)?,
             None => {
-                let (image, locked) = self.one(spec, progress.lock.as_ref())?;
-                progress.lock = Some(locked);
-                image
+                // One that a Dockerfile stands on may not be in it yet.
+                if !progress.lock.covers(spec) {
+                    let relocked = self.lock(std::slice::from_ref(name), &Update::Nothing)?;
+                    self.write_lock(&relocked)?;
+                    progress.lock = relocked.lock;
+                }
+                self.one(spec, &progress.lock)?
             }
         };
         progress.under_way.pop();
@@ -165,6 +140,31 @@ impl<'a> Baking<'a> {
             ))?;
         }
         Ok(())
+    }
+
+    /// The lock with what these images need.
+    pub(crate) fn lock(&self, names: &[ImageName], update: &Update) -> Result<Relocked, Failure> {
+        let images: Vec<&ImageSpec> = names
+            .iter()
+            .map(|name| self.spec(name))
+            .collect::<Result<_, _>>()?;
+        locks::relock(&self.store, &self.definition.folder, &images, update)
+    }
+
+    pub(crate) fn write_lock(&self, relocked: &Relocked) -> Result<(), Failure> {
+        if relocked.is_changed() {
+            relocked.write()?;
+            self.audience.progress(&format!(
+                "{} written: commit it with the definition",
+                relocked.path.display()
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn spec(&self, name: &ImageName) -> Result<&ImageSpec, Failure> {
+        let images = &self.definition.spec.images;
+        images.get(name).ok_or_else(|| self.unknown(name))
     }
 
     fn unknown(&self, name: &ImageName) -> Failure {
@@ -186,13 +186,13 @@ impl<'a> Baking<'a> {
         }
     }
 
-    fn one(&self, spec: &ImageSpec, lock: Option<&Lock>) -> Result<(Image, Lock), Failure> {
+    fn one(&self, spec: &ImageSpec, lock: &Lock) -> Result<Image, Failure> {
         let commit = self.commit(spec);
         let now = rollout::now();
         let request = BakeRequest {
             image: spec,
             context: &self.definition.folder,
-            lock,
+            lock: Some(lock),
             work: &self.work,
             commit: commit.as_ref().map(|commit| CommitInfo {
                 sha: commit.sha.clone(),
@@ -224,7 +224,7 @@ impl<'a> Baking<'a> {
             tag,
             digest,
             steps,
-            lock,
+            lock: _,
             config,
         } = baked;
         let made = Made {
@@ -233,8 +233,7 @@ impl<'a> Baking<'a> {
             steps,
             config,
         };
-        let image = self.image(name, made, commit, now)?;
-        Ok((image, lock))
+        self.image(name, made, commit, now)
     }
 
     /// Tells that it is baked.
@@ -486,23 +485,6 @@ fn service(definition: &ServiceDefinition, image: &Image) -> ServiceSpec {
         policy: policy.clone(),
         origin: image.origin.clone(),
     }
-}
-
-/// The whole lock or the one before, whatever happens meanwhile.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension(format!("lock.{}", std::process::id()));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    let written = write();
-    if written.is_err() {
-        // The cause matters more than what is left of it.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use kiln_config::{Inputs, Outside, Source, load};
-use kiln_model::ProjectSpec;
+use kiln_model::{ImageName, ProjectSpec};
 
 use crate::failure::Failure;
 use crate::output;
@@ -18,6 +18,28 @@ pub(crate) struct Definition {
     pub(crate) folder: PathBuf,
     /// The files that it consists of and that it read, besides the first, relative to the folder.
     pub(crate) files: Vec<PathBuf>,
+}
+
+impl Definition {
+    /// The images of these names; all, where none is named.
+    pub(crate) fn images(&self, names: &[String]) -> Result<Vec<ImageName>, Failure> {
+        let known = self.spec.images.keys();
+        if names.is_empty() {
+            return Ok(known.cloned().collect());
+        }
+        let find = |name: &String| known.clone().find(|known| known.as_str() == name).cloned();
+        let unknown = |name: &String| Failure::NoImage {
+            name: name.clone(),
+            known: match known.clone().map(ImageName::as_str).collect::<Vec<_>>() {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.join(", "),
+            },
+        };
+        names
+            .iter()
+            .map(|name| find(name).ok_or_else(|| unknown(name)))
+            .collect()
+    }
 }
 
 pub(crate) fn read(settings: DefinitionSettings) -> Result<Definition, Failure> {

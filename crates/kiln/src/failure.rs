@@ -134,6 +134,14 @@ pub(crate) enum Failure {
     },
     #[error("images stand on each other in a circle: {}", chain.join(", on "))]
     BaseCircle { chain: Vec<String> },
+    #[error("the packages of image `{image}` can't be locked")]
+    Locking {
+        image: String,
+        #[source]
+        source: Box<kiln_bake::BakeError>,
+    },
+    #[error("kiln.lock has no package `{name}` that could be updated")]
+    NotLocked { name: String },
     #[error("{} takes one image, and {} are baked", path.display(), images.join(", "))]
     OneOutput { path: PathBuf, images: Vec<String> },
     #[error("the image `{image}` has no {what}: it was baked before kiln made one")]
@@ -192,6 +200,7 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::NoImage { .. }
+            | Self::NotLocked { .. }
             | Self::OneOutput { .. }
             | Self::RootTooLong { .. }
             | Self::Grant { .. }
@@ -220,6 +229,7 @@ impl Failure {
             | Self::Bake { .. }
             | Self::Base { .. }
             | Self::BaseCircle { .. }
+            | Self::Locking { .. }
             | Self::NoDocument { .. }
             | Self::NotVerifiable { .. }
             | Self::Commit { .. }
@@ -258,6 +268,10 @@ impl Failure {
             Self::NoImage { known, .. } => format!("it has: {known}"),
             Self::BaseCircle { .. } => {
                 "take one of them out of `bases`, or give its FROM another name".to_owned()
+            }
+            Self::NotLocked { .. } => {
+                "`--update` takes packages that the lock has; what an image asks for is in its `debian { packages }`"
+                    .to_owned()
             }
             Self::NoDocument { .. } => "bake it again".to_owned(),
             Self::NotVerifiable { help, .. } => help.clone(),
@@ -315,6 +329,7 @@ impl Failure {
             | Self::Bake { .. }
             | Self::Base { .. }
             | Self::Rebake
+            | Self::Locking { .. }
             | Self::Export(_)
             | Self::Engine(_)
             | Self::Spawn(_)

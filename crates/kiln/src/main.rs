@@ -15,6 +15,7 @@ mod failure;
 mod git;
 mod granted;
 mod interrupt;
+mod locks;
 mod output;
 mod plan_text;
 mod rollout;

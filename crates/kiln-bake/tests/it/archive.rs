@@ -46,11 +46,44 @@ pub(crate) fn key() -> SignedSecretKey {
         .unwrap()
 }
 
+pub(crate) fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        _ => "arm64",
+    }
+}
+
 pub(crate) const DATE: &str = "Fri, 20 Nov 2026 00:00:00 UTC";
 const RELEASE: &str = "/debian/dists/bookworm/InRelease";
 
 impl Archive {
+    /// With the packages of the smallest image.
     pub(crate) fn start() -> Self {
+        let mut archive = Self::empty();
+        let mut text = String::new();
+        for (locked, content) in world::packages() {
+            let field = |name: &str| locked[name].as_str().unwrap().to_owned();
+            let package = field("path");
+            // All of them essential, so that nothing has to be said about who needs whom.
+            text.push_str(&format!(
+                "Package: {}\nVersion: {}\nArchitecture: {}\nEssential: yes\nFilename: {package}\nSize: {}\nSHA256: {}\n\n",
+                field("name"),
+                field("version"),
+                field("arch"),
+                locked["size"],
+                field("sha256").trim_start_matches("sha256:"),
+            ));
+            let path = format!("/debian/{package}");
+            let mut files = archive.files.lock().unwrap();
+            files.insert(path, Content::File(content));
+            archive.package = package;
+        }
+        archive.release = archive.publish("debian", "bookworm", arch(), DATE, &text);
+        archive
+    }
+
+    /// With nothing in it.
+    pub(crate) fn empty() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let files = Files::default();
@@ -68,49 +101,40 @@ impl Archive {
                 }
             })
         };
-        let mut text = String::new();
-        let mut package = String::new();
-        for (locked, content) in world::packages() {
-            let field = |name: &str| locked[name].as_str().unwrap().to_owned();
-            package = field("path");
-            // All of them essential, so that nothing has to be said about who needs whom.
-            text.push_str(&format!(
-                "Package: {}\nVersion: {}\nArchitecture: {}\nEssential: yes\nFilename: {package}\nSize: {}\nSHA256: {}\n\n",
-                field("name"),
-                field("version"),
-                field("arch"),
-                locked["size"],
-                field("sha256").trim_start_matches("sha256:"),
-            ));
-            let path = format!("/debian/{package}");
-            files.lock().unwrap().insert(path, Content::File(content));
-        }
-        let mut packed = Vec::new();
-        liblzma::read::XzEncoder::new(text.as_bytes(), 1)
-            .read_to_end(&mut packed)
-            .unwrap();
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            _ => "arm64",
-        };
-        let index = format!("main/binary-{arch}/Packages.xz");
-        let release = format!(
-            "Codename: bookworm\nSuite: oldstable\nDate: {DATE}\nSHA256:\n {} {} {index}\n",
-            Digest::of(&packed).hex(),
-            packed.len()
-        );
-        let archive = Self {
+        Self {
             address,
             files,
             ended,
             server: Some(server),
             key: key(),
-            release,
-            package,
-        };
-        archive.set(&format!("/debian/dists/bookworm/{index}"), packed);
-        archive.sign(&archive.release, &archive.key);
-        archive
+            release: String::new(),
+            package: String::new(),
+        }
+    }
+
+    /// Publishes a suite with the packages of `text`, signed; gives its release file. `root`: below the server's.
+    pub(crate) fn publish(
+        &self,
+        root: &str,
+        suite: &str,
+        arch: &str,
+        date: &str,
+        text: &str,
+    ) -> String {
+        let mut packed = Vec::new();
+        liblzma::read::XzEncoder::new(text.as_bytes(), 1)
+            .read_to_end(&mut packed)
+            .unwrap();
+        let index = format!("main/binary-{arch}/Packages.xz");
+        let release = format!(
+            "Codename: {suite}\nSuite: oldstable\nDate: {date}\nSHA256:\n {} {} {index}\n",
+            Digest::of(&packed).hex(),
+            packed.len()
+        );
+        let dists = format!("/{root}/dists/{suite}");
+        self.set(&format!("{dists}/{index}"), packed);
+        self.sign_at(&format!("{dists}/InRelease"), &release, &self.key);
+        release
     }
 
     pub(crate) fn url(&self) -> String {
@@ -122,18 +146,26 @@ impl Archive {
         key.to_armored_string(ArmorOptions::default()).unwrap()
     }
 
-    fn set(&self, path: &str, bytes: Vec<u8>) {
+    pub(crate) fn set(&self, path: &str, bytes: Vec<u8>) {
         let content = Content::Bytes(bytes);
         self.files.lock().unwrap().insert(path.to_owned(), content);
     }
 
+    pub(crate) fn content(&self, path: &str) -> Vec<u8> {
+        bytes(&self.files.lock().unwrap()[path])
+    }
+
     fn sign(&self, text: &str, key: &SignedSecretKey) {
+        self.sign_at(RELEASE, text, key);
+    }
+
+    fn sign_at(&self, path: &str, text: &str, key: &SignedSecretKey) {
         let password = Password::empty();
         let signed =
             CleartextSignedMessage::sign(rand::thread_rng(), text, &key.primary_key, &password)
                 .unwrap();
         let signed = signed.to_armored_string(ArmorOptions::default()).unwrap();
-        self.set(RELEASE, signed.into_bytes());
+        self.set(path, signed.into_bytes());
     }
 
     pub(crate) fn signed_by(&self, key: &SignedSecretKey) {

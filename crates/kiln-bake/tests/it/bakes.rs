@@ -1,6 +1,6 @@
 use kiln_bake::BakeError;
 
-use crate::world::{World, copy, image, told, user};
+use crate::world::{World, copy, debian, image, told, user};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     (
@@ -171,7 +171,7 @@ fn no_command() {
 fn unreachable() {
     let world = World::new();
     let mut wanted = image();
-    wanted.debian.packages = vec!["hello".into()];
+    debian(&mut wanted).packages = vec!["hello".into()];
     let error = world
         .bake(&wanted)
         .err()

@@ -3,7 +3,7 @@
 use kiln_model::ImageSpec;
 
 use crate::archive::{Archive, DATE, key};
-use crate::world::{World, image, told};
+use crate::world::{World, debian, image, mirror, told};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     (
@@ -20,8 +20,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 fn from(archive: &Archive, world: &World) -> ImageSpec {
     world.write("keys/archive.asc", &archive.keyring());
     let mut wanted = image();
-    wanted.debian.mirror = Some(archive.url());
-    wanted.debian.keyring = Some("keys/archive.asc".into());
+    mirror(&mut wanted, archive.url());
+    debian(&mut wanted).keyring = Some("keys/archive.asc".into());
     wanted
 }
 
@@ -66,10 +66,10 @@ fn archive() {
     let release = format!("{}/dists/bookworm/InRelease", archive.url());
 
     let mut nobody = wanted.clone();
-    nobody.debian.mirror = Some("http://127.0.0.1:1/debian".into());
+    mirror(&mut nobody, "http://127.0.0.1:1/debian");
     fails(&world, &nobody, &["127.0.0.1:1", "refused"]);
     let mut debians = wanted.clone();
-    debians.debian.keyring = None;
+    debian(&mut debians).keyring = None;
     fails(
         &world,
         &debians,
@@ -147,7 +147,7 @@ fn keyring() {
         ("link", "can't be read"),
         ("text", "keyring"),
     ] {
-        wanted.debian.keyring = Some(path.into());
+        debian(&mut wanted).keyring = Some(path.into());
         world.write("text", "no key");
         let _ = std::os::unix::fs::symlink("keys/archive.asc", world.context.join("link"));
         fails(

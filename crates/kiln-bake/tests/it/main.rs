@@ -14,6 +14,7 @@ mod dockerfile;
 mod explain;
 mod faults;
 mod image_tests;
+mod locks;
 mod packages;
 mod runs;
 mod server;
@@ -34,6 +35,7 @@ fn main() {
         .chain(faults::TESTS)
         .chain(runs::TESTS)
         .chain(image_tests::TESTS)
+        .chain(locks::TESTS)
         .chain(packages::TESTS)
         .chain(explain::TESTS)
         .chain(verify::TESTS)

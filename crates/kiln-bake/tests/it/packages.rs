@@ -2,7 +2,7 @@
 
 use kiln_model::ImageSpec;
 
-use crate::world::{World, image, told};
+use crate::world::{World, debian, image, told};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     (
@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 
 fn with(packages: &[&str]) -> ImageSpec {
     let mut wanted = image();
-    wanted.debian.packages = packages.iter().map(|name| (*name).to_owned()).collect();
+    debian(&mut wanted).packages = packages.iter().map(|name| (*name).to_owned()).collect();
     wanted
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Lock, bake};
-use kiln_model::{CopySpec, DebianSpec, ImageSpec, Timestamp, UserSpec};
+use kiln_model::{CopySpec, DebianOrigin, DebianSpec, ImageSpec, Timestamp, UserSpec};
 use kiln_oci::Store;
 use tempfile::TempDir;
 
@@ -53,12 +53,17 @@ pub(crate) fn image() -> ImageSpec {
         name: "tiny".parse().unwrap(),
         version: "1".into(),
         base: None,
-        debian: DebianSpec {
+        debian: Some(DebianSpec {
             suite: "bookworm".into(),
             packages: Vec::new(),
-            mirror: None,
+            components: vec!["main".into()],
+            arch: None,
+            recommends: false,
+            updates: true,
+            security: true,
+            origin: DebianOrigin::Machine,
             keyring: None,
-        },
+        }),
         dockerfile: None,
         users: Vec::new(),
         copies: Vec::new(),
@@ -73,6 +78,14 @@ pub(crate) fn image() -> ImageSpec {
         allow_leak: Vec::new(),
         tests: Vec::new(),
     }
+}
+
+pub(crate) fn debian(image: &mut ImageSpec) -> &mut DebianSpec {
+    image.debian.as_mut().expect("it is made of Debian")
+}
+
+pub(crate) fn mirror(image: &mut ImageSpec, url: impl Into<String>) {
+    debian(image).origin = DebianOrigin::Mirror { url: url.into() };
 }
 
 pub(crate) fn user(name: &str, uid: u32) -> UserSpec {
@@ -165,7 +178,9 @@ impl World {
     pub(crate) fn bake_commit(&self, image: &ImageSpec, sha: &str) -> Result<Baked, BakeError> {
         // An archive that nobody answers for: a bake that asks it fails.
         let mut image = image.clone();
-        image.debian.mirror = Some("http://127.0.0.1:1/debian".into());
+        if image.debian.is_some() {
+            mirror(&mut image, "http://127.0.0.1:1/debian");
+        }
         run(
             &self.store,
             self.root.path(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kiln_config::{ConfigErrors, Inputs, Loaded, Outside, Source, VariableOrigin, VariableValue};
 use kiln_model::{
-    BlueGreen, CopySpec, DebianSpec, HttpProbe, Policy, Resources, Strategy, Tmpfs, UserSpec,
+    BlueGreen, CopySpec, DebianOrigin, DebianSpec, HttpProbe, Policy, Resources, Strategy, Tmpfs,
+    UserSpec,
 };
 
 pub(crate) const EXAMPLE: &str = r#"
@@ -185,12 +186,19 @@ fn an_image_says_everything_that_is_baked() {
     assert_eq!(image.version, "1.4.0");
     assert_eq!(
         image.debian,
-        DebianSpec {
+        Some(DebianSpec {
             suite: "bookworm".into(),
             packages: vec!["python3".into(), "libstdc++6".into()],
-            mirror: Some("https://mirror.example.org/debian".into()),
+            components: vec!["main".into()],
+            arch: None,
+            recommends: false,
+            updates: true,
+            security: true,
+            origin: DebianOrigin::Mirror {
+                url: "https://mirror.example.org/debian".into()
+            },
             keyring: Some("keys/mirror.asc".into()),
-        }
+        })
     );
     assert_eq!(
         image.users,

@@ -1,6 +1,7 @@
 //! Definitions as a person writes them, right and wrong.
 
 mod accepted;
+mod debian;
 mod dockerfile;
 mod each;
 mod format;

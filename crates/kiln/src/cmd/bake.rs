@@ -49,23 +49,7 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let definition = definition::read(args.definition.into())?;
     let audience = Audience::of(args.json.json);
-    let known = definition.spec.images.keys();
-    let names = if args.images.is_empty() {
-        known.cloned().collect()
-    } else {
-        let find = |name: &String| known.clone().find(|known| known.as_str() == name).cloned();
-        let unknown = |name: &String| Failure::NoImage {
-            name: name.clone(),
-            known: match known.clone().map(ImageName::as_str).collect::<Vec<_>>() {
-                none if none.is_empty() => "none".to_owned(),
-                some => some.join(", "),
-            },
-        };
-        args.images
-            .iter()
-            .map(|name| find(name).ok_or_else(|| unknown(name)))
-            .collect::<Result<Vec<_>, _>>()?
-    };
+    let names = definition.images(&args.images)?;
     let only_one = |output: &&Output| !matches!(output, Output::OciLayout(_));
     if let Some(output) = args
         .output

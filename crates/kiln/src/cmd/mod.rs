@@ -7,6 +7,7 @@ mod down;
 mod fmt;
 mod history;
 mod images;
+mod lock;
 mod logs;
 mod plan;
 mod proxy;
@@ -31,6 +32,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(args),
         Command::Fmt(args) => fmt::run(args),
         Command::Bake(args) => bake::run(*args),
+        Command::Lock(args) => lock::run(args),
         Command::Images(args) => images::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Sbom(args) => sbom::run(args),

@@ -1,0 +1,395 @@
+//! Which packages an image is made of: those of the lock. Where the definition asks for what the lock does not have, the lock is
+//! extended and nothing of it moved, as far as that goes; versions change when that is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::SystemTime;
+
+use kiln_model::{DebianOrigin, DebianSpec, ImageName, ImageSpec, Timestamp};
+use kiln_oci::Store;
+use serde::Serialize;
+
+use crate::archive::{self, Index, Package};
+use crate::bake::BakeProgress;
+use crate::changelog;
+use crate::copy;
+use crate::error::BakeError;
+use crate::fetch::{Arrivals, Client};
+use crate::install;
+use crate::lock::{ImageLock, Lock, LockedPackage, Options};
+use crate::resolve::{self, Resolved, Wanted};
+use crate::signature::Keys;
+use crate::sources::{self, Source};
+use crate::version;
+
+/// Debian's own keyring has some tens of kilobytes.
+const KEYRING_LIMIT: u64 = 16 << 20;
+
+pub struct LockRequest<'a> {
+    pub image: &'a ImageSpec,
+    /// The definition's folder.
+    pub context: &'a Path,
+    /// `None`: there is no lock yet.
+    pub lock: Option<&'a Lock>,
+    pub update: &'a Update,
+    pub now: Timestamp,
+}
+
+/// What may get another version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Only what could not be had otherwise.
+    Nothing,
+    Packages(BTreeSet<String>),
+    All,
+}
+
+/// A lock that fits the image, and what became of it.
+pub struct Locked {
+    pub lock: Lock,
+    /// By name; none where nothing changed.
+    pub changes: Vec<PackageChange>,
+}
+
+/// A package of the lock that came, went, or has another version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PackageChange {
+    pub name: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    /// It mends something that the suite of security fixes mends.
+    pub security: bool,
+    /// What is mended, by the package's changelog where that can be had.
+    pub cves: Vec<String>,
+}
+
+/// Makes the lock fit the image. Nothing is baked.
+pub fn lock(
+    store: &Store,
+    request: &LockRequest<'_>,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Locked, BakeError> {
+    let unchanged = || request.lock.cloned().unwrap_or_default();
+    let Some(debian) = &request.image.debian else {
+        return Ok(Locked {
+            lock: unchanged(),
+            changes: Vec::new(),
+        });
+    };
+    let before = request
+        .lock
+        .and_then(|lock| lock.images.get(first(request.image)));
+    if *request.update == Update::Nothing && before.is_some_and(|lock| fits(lock, debian)) {
+        return Ok(Locked {
+            lock: unchanged(),
+            changes: Vec::new(),
+        });
+    }
+    let client = Client::new();
+    let (after, index) = found(store, request, debian, &client, progress)?;
+    let mut changes = changes(before, &after, &index);
+    if before.is_some() {
+        name_cves(store, &client, debian, &after, &mut changes);
+    }
+    Ok(Locked {
+        lock: unchanged().with(first(request.image), after),
+        changes,
+    })
+}
+
+/// Whose packages the image has, and its entry in the lock is: an image and its base are never of two days.
+pub(crate) fn first(image: &ImageSpec) -> &ImageName {
+    image.chain().first().map_or(&image.name, |base| &base.name)
+}
+
+/// The image's packages, with the archive asked where the lock does not fit.
+pub(crate) fn locked(
+    store: &Store,
+    request: &LockRequest<'_>,
+    debian: &DebianSpec,
+    client: &Client,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<ImageLock, BakeError> {
+    let entry = request
+        .lock
+        .and_then(|lock| lock.images.get(first(request.image)));
+    match entry {
+        Some(lock) if fits(lock, debian) => Ok(lock.clone()),
+        _ => found(store, request, debian, client, progress).map(|(lock, _)| lock),
+    }
+}
+
+fn requested(debian: &DebianSpec) -> Vec<String> {
+    let mut requested = debian.packages.clone();
+    requested.sort();
+    requested.dedup();
+    requested
+}
+
+/// Debian's name of the processor that the image is for.
+pub(crate) fn arch(debian: &DebianSpec) -> &str {
+    debian.arch.as_deref().unwrap_or(archive::arch())
+}
+
+fn options(debian: &DebianSpec) -> Options {
+    let components = match &debian.components[..] {
+        [main] if main == "main" => Vec::new(),
+        other => other.to_vec(),
+    };
+    Options {
+        components,
+        recommends: debian.recommends,
+        without_updates: !debian.updates,
+        without_security: !debian.security,
+        snapshot: match &debian.origin {
+            DebianOrigin::Snapshot { url, .. } => url.rsplit('/').next().map(str::to_owned),
+            DebianOrigin::Machine | DebianOrigin::Mirror { .. } => None,
+        },
+    }
+}
+
+pub(crate) fn covers(lock: &Lock, image: &ImageSpec) -> bool {
+    let entry = lock.images.get(first(image));
+    let debian = image.debian.as_ref();
+    debian.is_none_or(|debian| entry.is_some_and(|entry| fits(entry, debian)))
+}
+
+fn fits(lock: &ImageLock, debian: &DebianSpec) -> bool {
+    is_kin(lock, debian) && lock.requested == requested(debian) && lock.options == options(debian)
+}
+
+/// Whether packages of the entry may be packages of the image.
+fn is_kin(lock: &ImageLock, debian: &DebianSpec) -> bool {
+    lock.suite == debian.suite
+        && lock.arch == arch(debian)
+        && lock.options.snapshot == options(debian).snapshot
+}
+
+fn found(
+    store: &Store,
+    request: &LockRequest<'_>,
+    debian: &DebianSpec,
+    client: &Client,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<(ImageLock, Index), BakeError> {
+    progress(BakeProgress::Resolving {
+        suite: debian.suite.clone(),
+    });
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(request.now.0 / 1000, |since| since.as_secs());
+    let keys = keys(request, debian)?;
+    let sources = archive_sources(debian)?;
+    let index = archive::read(store, client, &sources, &keys, (arch(debian), now))?;
+    let own = request
+        .lock
+        .and_then(|lock| lock.images.get(first(request.image)));
+    // A new image has what the lock's others have, so that they have one base.
+    let kin: Vec<&ImageLock> = match own {
+        Some(own) => vec![own],
+        None => request
+            .lock
+            .iter()
+            .flat_map(|lock| lock.images.values())
+            .collect(),
+    };
+    let kin: Vec<&ImageLock> = kin
+        .into_iter()
+        .filter(|lock| is_kin(lock, debian))
+        .collect();
+    let kin = if *request.update == Update::All {
+        Vec::new()
+    } else {
+        kin
+    };
+    let requested = requested(debian);
+    let wanted = Wanted {
+        image: &request.image.name,
+        suite: &debian.suite,
+        arch: arch(debian),
+        packages: &requested,
+        recommends: debian.recommends,
+    };
+    let free = match request.update {
+        Update::Packages(names) => names.clone(),
+        Update::Nothing | Update::All => BTreeSet::new(),
+    };
+    let Resolved { base, rest } = pinned(store, &index, &kin, free, &wanted)?;
+    let one = |package: Package, base: bool| LockedPackage {
+        name: package.name,
+        version: package.version,
+        arch: package.arch,
+        sha256: package.sha256,
+        size: package.size,
+        path: package.path,
+        base,
+    };
+    let base = base.into_iter().map(|package| one(package, true));
+    let rest = rest.into_iter().map(|package| one(package, false));
+    let packages: Vec<LockedPackage> = base.chain(rest).collect();
+    let date = match (request.update, own) {
+        // What is there keeps its times.
+        (Update::Nothing, _) => kin.iter().map(|lock| lock.date).max(),
+        (_, Some(own)) if own.packages == packages => Some(own.date),
+        _ => None,
+    };
+    let lock = ImageLock {
+        suite: debian.suite.clone(),
+        arch: arch(debian).to_owned(),
+        requested,
+        options: options(debian),
+        date: date.unwrap_or(index.date),
+        packages,
+    };
+    Ok((lock, index))
+}
+
+/// Resolves with the versions that `kin` has, but for the names in `free` and for what can't be had so.
+fn pinned(
+    store: &Store,
+    index: &Index,
+    kin: &[&ImageLock],
+    mut free: BTreeSet<String>,
+    wanted: &Wanted<'_>,
+) -> Result<Resolved, BakeError> {
+    let mut pins: BTreeMap<&str, &LockedPackage> = BTreeMap::new();
+    for package in kin.iter().flat_map(|lock| &lock.packages) {
+        let newest = pins.entry(&package.name).or_insert(package);
+        if version::compare(&package.version, &newest.version).is_gt() {
+            *newest = package;
+        }
+    }
+    // What the archive no longer has may still be in the store.
+    let in_index: BTreeSet<_> = index.packages.iter().map(|one| one.sha256).collect();
+    let mut kept = Vec::new();
+    for pin in pins.values() {
+        if !in_index.contains(&pin.sha256) && store.has(&pin.sha256) {
+            kept.push(install::package(store, pin)?);
+        }
+    }
+    let mut known = in_index;
+    known.extend(kept.iter().map(|package| package.sha256));
+    pins.retain(|_, pin| known.contains(&pin.sha256));
+    loop {
+        let held = |name: &str| pins.get(name).filter(|_| !free.contains(name));
+        let packages: Vec<Package> = index
+            .packages
+            .iter()
+            .chain(&kept)
+            .filter(|package| held(&package.name).is_none_or(|pin| pin.sha256 == package.sha256))
+            .cloned()
+            .collect();
+        match resolve::resolve(wanted, &packages) {
+            Ok(resolved) => return Ok(resolved),
+            Err(unresolved) => {
+                let before = free.len();
+                let involved = unresolved.involved.into_iter();
+                free.extend(involved.filter(|name| pins.contains_key(name.as_str())));
+                if free.len() == before {
+                    return Err(*unresolved.error);
+                }
+            }
+        }
+    }
+}
+
+fn changes(before: Option<&ImageLock>, after: &ImageLock, index: &Index) -> Vec<PackageChange> {
+    let versions = |lock: &ImageLock| -> BTreeMap<String, String> {
+        let one = |package: &LockedPackage| (package.name.clone(), package.version.clone());
+        lock.packages.iter().map(one).collect()
+    };
+    let (old, new) = (before.map(versions).unwrap_or_default(), versions(after));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let change = |name: &String| {
+        let (from, to) = (old.get(name).cloned(), new.get(name).cloned());
+        let security = from.as_ref().zip(to.as_ref()).is_some_and(|(from, to)| {
+            index.packages.iter().any(|one| {
+                one.security
+                    && one.name == *name
+                    && version::compare(&one.version, from).is_gt()
+                    && version::compare(&one.version, to).is_le()
+            })
+        });
+        (from != to).then(|| PackageChange {
+            name: name.clone(),
+            from,
+            to,
+            security,
+            cves: Vec::new(),
+        })
+    };
+    names.into_iter().filter_map(change).collect()
+}
+
+/// Adds what the changelogs say. The packages are fetched for that: the next bake needs them anyway. Where they can't be, it goes
+/// without.
+fn name_cves(
+    store: &Store,
+    client: &Client,
+    debian: &DebianSpec,
+    after: &ImageLock,
+    changes: &mut [PackageChange],
+) {
+    let Ok(sources) = archive_sources(debian) else {
+        return;
+    };
+    let roots = roots(sources);
+    for change in changes.iter_mut().filter(|change| change.security) {
+        let mut packages = after.packages.iter();
+        let Some(package) = packages.find(|one| one.name == change.name) else {
+            continue;
+        };
+        let one = std::slice::from_ref(package);
+        client.packages(store, &roots, one, &Arrivals::new(1), &|_, _| {});
+        if let (Ok((deb, _)), Some(from)) = (install::open(store, package), &change.from) {
+            change.cves = changelog::mended(&deb, &change.name, from)
+                .into_iter()
+                .collect();
+        }
+    }
+}
+
+/// The keys that the definition names for its archive, or Debian's.
+fn keys(request: &LockRequest<'_>, debian: &DebianSpec) -> Result<Keys, BakeError> {
+    let failed = |reason: String| BakeError::Keyring {
+        image: request.image.name.to_string(),
+        keyring: debian.keyring.clone().unwrap_or_default(),
+        reason,
+    };
+    let Some(path) = &debian.keyring else {
+        return Keys::debian().map_err(failed);
+    };
+    let mut bytes = Vec::new();
+    // A named pipe would otherwise be waited for.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    copy::beneath(request.context, Path::new(path), flags)
+        .map_err(std::io::Error::from)
+        .and_then(|file| File::from(file).take(KEYRING_LIMIT).read_to_end(&mut bytes))
+        .map_err(|error| failed(format!("it can't be read: {error}")))?;
+    Keys::read(&bytes, "a key of the keyring").map_err(failed)
+}
+
+fn archive_sources(debian: &DebianSpec) -> Result<Vec<Source>, BakeError> {
+    let all = sources::find(debian);
+    if all.iter().any(|source| source.suite == debian.suite) {
+        Ok(all)
+    } else {
+        Err(BakeError::NoMirror {
+            suite: debian.suite.clone(),
+        })
+    }
+}
+
+/// Where the image's packages can be fetched.
+pub(crate) fn package_roots(debian: &DebianSpec) -> Result<Vec<String>, BakeError> {
+    archive_sources(debian).map(roots)
+}
+
+fn roots(sources: Vec<Source>) -> Vec<String> {
+    let mut roots: Vec<String> = sources.into_iter().map(|source| source.uri).collect();
+    roots.sort();
+    roots.dedup();
+    roots
+}

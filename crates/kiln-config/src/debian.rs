@@ -1,0 +1,310 @@
+//! `debian { … }`.
+
+use kiln_model::{DebianOrigin, DebianSpec};
+
+use crate::image::inside;
+use crate::reader::Reader;
+use crate::section::{Labelled, Section, Shape};
+use crate::value::At;
+use crate::{Problem, suggest};
+
+const SHAPE: Shape = Shape {
+    attributes: &[
+        "suite",
+        "packages",
+        "components",
+        "mirror",
+        "snapshot",
+        "arch",
+        "recommends",
+        "updates",
+        "security",
+        "keyring",
+    ],
+    blocks: &[],
+    later: &[],
+};
+
+/// Debian's own archive of every day.
+const SNAPSHOTS: &str = "https://snapshot.debian.org/archive";
+
+/// The release architectures of Debian since bookworm.
+const ARCHITECTURES: [&str; 10] = [
+    "amd64", "arm64", "armel", "armhf", "i386", "mips64el", "mipsel", "ppc64el", "riscv64", "s390x",
+];
+
+pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<DebianSpec> {
+    let section = Section::read(
+        reader,
+        &SHAPE,
+        &labelled.block.body,
+        "`debian`".to_owned(),
+        labelled.header.clone(),
+    );
+    section.require(reader, "suite", "suite = \"bookworm\"");
+    let suite = section.string(reader, "suite").filter(|suite| {
+        let good = !suite.value.is_empty()
+            && suite
+                .value
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if !good {
+            let near = suggest::nearest(
+                &suite.value.to_ascii_lowercase(),
+                ["bookworm", "trixie", "bullseye", "sid"],
+            )
+            .unwrap_or("bookworm");
+            reader.bad_value(
+                &section.what("suite"),
+                format!("`{}`", suite.value),
+                suite.span.clone(),
+                "the code name of a Debian release",
+                format!("write \"{near}\""),
+            );
+        }
+        good
+    });
+    let packages = section
+        .strings(reader, "packages")
+        .map(|list| list.value)
+        .unwrap_or_default();
+    let mut names = Vec::new();
+    for package in packages {
+        // Debian policy 5.6.1.
+        let good = package.value.len() >= 2
+            && package
+                .value
+                .starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && package
+                .value
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
+        if !good {
+            let help = match package.value.split_once(['=', ' ', '/']) {
+                Some((name, _)) => format!("write \"{name}\": kiln.lock holds the versions"),
+                None => "write the name of a Debian package, such as \"python3\"".to_owned(),
+            };
+            reader.bad_value(
+                "a package name",
+                format!("`{}`", package.value),
+                package.span,
+                "lower-case letters, digits, `+`, `.` and `-`",
+                help,
+            );
+        } else if names.contains(&package.value) {
+            let what = format!("the package `{}`", package.value);
+            reader.report(
+                Problem::Duplicate { what },
+                package.span,
+                "once",
+                "remove one of the two",
+            );
+        } else {
+            names.push(package.value);
+        }
+    }
+    let components = components(reader, &section);
+    let origin = origin(reader, &section);
+    let arch = section.string(reader, "arch").filter(|arch| {
+        let good = ARCHITECTURES.contains(&arch.value.as_str());
+        if !good {
+            let near = match arch.value.as_str() {
+                "x86_64" => "amd64",
+                "aarch64" => "arm64",
+                other => suggest::nearest(other, ARCHITECTURES).unwrap_or("amd64"),
+            };
+            reader.bad_value(
+                &section.what("arch"),
+                format!("`{}`", arch.value),
+                arch.span.clone(),
+                "Debian's name of a processor",
+                format!("write \"{near}\""),
+            );
+        }
+        good
+    });
+    let keyring = section
+        .string(reader, "keyring")
+        .filter(|keyring| inside(reader, &section.what("keyring"), keyring));
+    let recommends = section.boolean(reader, "recommends").unwrap_or(false);
+    let updates = section.boolean(reader, "updates").unwrap_or(true);
+    let security = section.boolean(reader, "security").unwrap_or(true);
+    Some(DebianSpec {
+        suite: suite?.value,
+        packages: names,
+        components,
+        arch: arch.map(|at| at.value),
+        recommends,
+        updates,
+        security,
+        origin,
+        keyring: keyring.map(|at| at.value),
+    })
+}
+
+fn components(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
+    let Some(list) = section.strings(reader, "components") else {
+        return vec!["main".to_owned()];
+    };
+    let mut names: Vec<String> = Vec::new();
+    if list.value.is_empty() {
+        reader.bad_value(
+            &section.what("components"),
+            "an empty list",
+            list.span.clone(),
+            "at least one component of the archive",
+            "write [\"main\"]",
+        );
+    }
+    for component in list.value {
+        let good = component
+            .value
+            .starts_with(|c: char| c.is_ascii_lowercase())
+            && component
+                .value
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-/".contains(&b));
+        if !good {
+            reader.bad_value(
+                "a component",
+                format!("`{}`", component.value),
+                component.span,
+                "the name of a component of the archive",
+                "write \"main\", \"contrib\", \"non-free\" or \"non-free-firmware\"",
+            );
+        } else if names.contains(&component.value) {
+            reader.report(
+                Problem::Duplicate {
+                    what: format!("the component `{}`", component.value),
+                },
+                component.span,
+                "once",
+                "remove one of the two",
+            );
+        } else {
+            names.push(component.value);
+        }
+    }
+    names
+}
+
+fn origin(reader: &mut Reader<'_>, section: &Section<'_>) -> DebianOrigin {
+    let mirror = section.string(reader, "mirror").filter(|mirror| {
+        let good = is_address(&mirror.value);
+        if !good {
+            reader.bad_value(
+                &section.what("mirror"),
+                format!("`{}`", mirror.value),
+                mirror.span.clone(),
+                "an http or https address without a password",
+                "write it as \"https://HOST/debian\"",
+            );
+        }
+        good
+    });
+    let snapshot = section.string(reader, "snapshot");
+    match (mirror, snapshot) {
+        (Some(_), Some(snapshot)) => {
+            reader.report(
+                Problem::Contradiction {
+                    what: format!("{} has both `mirror` and `snapshot`", section.place),
+                },
+                snapshot.span,
+                "one archive",
+                "write the whole address as `snapshot`, without `mirror`",
+            );
+            DebianOrigin::Machine
+        }
+        (Some(mirror), None) => DebianOrigin::Mirror { url: mirror.value },
+        (None, Some(snapshot)) => self::snapshot(reader, section, &snapshot),
+        (None, None) => DebianOrigin::Machine,
+    }
+}
+
+/// A day, a time, or the whole address of an archive as it was.
+fn snapshot(reader: &mut Reader<'_>, section: &Section<'_>, at: &At<String>) -> DebianOrigin {
+    if is_address(&at.value) {
+        let url = at.value.trim_end_matches('/').to_owned();
+        // The archive of security fixes is beside the other, below the same time.
+        let security = match url.rfind("/debian/") {
+            Some(place) => {
+                let (before, rest) = url.split_at(place);
+                format!("{before}/debian-security{}", &rest["/debian".len()..])
+            }
+            None => match url.strip_suffix("/debian") {
+                Some(before) => format!("{before}/debian-security"),
+                None => url.clone(),
+            },
+        };
+        return DebianOrigin::Snapshot { url, security };
+    }
+    let Some(time) = time(&at.value) else {
+        reader.bad_value(
+            &section.what("snapshot"),
+            format!("`{}`", at.value),
+            at.span.clone(),
+            "a day, a time in UTC, or the http or https address of a snapshot",
+            "write \"2026-09-01\", \"20260901T143000Z\" or \"https://HOST/archive/debian/20260901T143000Z\"",
+        );
+        return DebianOrigin::Machine;
+    };
+    DebianOrigin::Snapshot {
+        url: format!("{SNAPSHOTS}/debian/{time}"),
+        security: format!("{SNAPSHOTS}/debian-security/{time}"),
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| {
+        text.strip_prefix(scheme)
+            .is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '@', '?', '#']))
+    })
+}
+
+/// `2026-09-01`, `2026-09-01T14:30:00Z` or `20260901T143000Z` in the last of these forms.
+fn time(text: &str) -> Option<String> {
+    let digits: String = text.chars().filter(|c| !"-:".contains(*c)).collect();
+    let (day, clock) = match digits.split_once('T') {
+        Some((day, clock)) => (day, clock.strip_suffix('Z')?),
+        None => (digits.as_str(), "000000"),
+    };
+    let number = |text: &str, range: std::ops::Range<usize>, most: u32| {
+        let part = text.get(range)?;
+        let all_digits = part.bytes().all(|byte| byte.is_ascii_digit());
+        part.parse::<u32>()
+            .ok()
+            .filter(|number| all_digits && *number <= most)
+    };
+    let fits = day.len() == 8 && clock.len() == 6;
+    let (month, date) = (number(day, 4..6, 12)?, number(day, 6..8, 31)?);
+    number(day, 0..4, 9999)?;
+    number(clock, 0..2, 23)?;
+    number(clock, 2..4, 59)?;
+    number(clock, 4..6, 59)?;
+    let dashes = text.matches('-').count();
+    (fits && month > 0 && date > 0 && [0, 2].contains(&dashes)).then(|| format!("{day}T{clock}Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_of_snapshots_have_three_forms() {
+        for (written, meant) in [
+            ("2026-09-01", Some("20260901T000000Z")),
+            ("20260901", Some("20260901T000000Z")),
+            ("2026-09-01T14:30:00Z", Some("20260901T143000Z")),
+            ("20260901T143000Z", Some("20260901T143000Z")),
+            ("2026-13-01", None),
+            ("2026-09-00", None),
+            ("2026-09", None),
+            ("20260901T243000Z", None),
+            ("20260901T143000", None),
+            ("yesterday", None),
+            ("+0260901", None),
+        ] {
+            assert_eq!(time(written).as_deref(), meant, "{written}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `kiln.lock` beside the definition: read, made to fit the images, written.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kiln_bake::{Lock, LockRequest, Locked, PackageChange, Update};
+use kiln_model::{ImageName, ImageSpec};
+use kiln_oci::Store;
+
+use crate::baking::{Live, columns};
+use crate::failure::Failure;
+use crate::rollout;
+
+/// A lock that fits.
+pub(crate) struct Relocked {
+    pub(crate) path: PathBuf,
+    pub(crate) lock: Lock,
+    /// Of each image of which something changed.
+    pub(crate) images: Vec<ImageChanges>,
+    before: Option<String>,
+}
+
+pub(crate) struct ImageChanges {
+    pub(crate) image: ImageName,
+    pub(crate) changes: Vec<PackageChange>,
+}
+
+/// Makes the folder's lock fit the images, in memory.
+pub(crate) fn relock(
+    store: &Store,
+    folder: &Path,
+    images: &[&ImageSpec],
+    update: &Update,
+) -> Result<Relocked, Failure> {
+    let path = folder.join("kiln.lock");
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Failure::Lock {
+        path: path.clone(),
+        source,
+    };
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error.into())),
+    };
+    let mut lock = match &before {
+        Some(text) => Lock::parse(text).map_err(|error| failed(error.into()))?,
+        None => Lock::default(),
+    };
+    if let Update::Packages(names) = update
+        && let Some(name) = names.iter().find(|name| !lock.has(name))
+    {
+        return Err(Failure::NotLocked { name: name.clone() });
+    }
+    // Images that start from one another have one entry, which is changed once.
+    let mut entries: Vec<&ImageName> = Vec::new();
+    let mut changed = Vec::new();
+    for image in images {
+        let Some(first) = image.chain().first().map(|first| &first.name) else {
+            continue;
+        };
+        if entries.contains(&first) {
+            continue;
+        }
+        entries.push(first);
+        let request = LockRequest {
+            image,
+            context: folder,
+            lock: Some(&lock),
+            update,
+            now: rollout::now(),
+        };
+        let name = image.name.as_str();
+        let mut live = Live::new(name, std::io::stderr(), columns());
+        let locked = kiln_bake::lock(store, &request, &mut |progress| {
+            let _ = live.tell(progress);
+        });
+        live.clear();
+        let Locked {
+            lock: next,
+            changes,
+        } = locked.map_err(|source| Failure::Locking {
+            image: name.to_owned(),
+            source: Box::new(source),
+        })?;
+        lock = next;
+        if !changes.is_empty() {
+            changed.push(ImageChanges {
+                image: first.clone(),
+                changes,
+            });
+        }
+    }
+    Ok(Relocked {
+        path,
+        lock,
+        images: changed,
+        before,
+    })
+}
+
+impl Relocked {
+    pub(crate) fn is_changed(&self) -> bool {
+        match &self.before {
+            Some(before) => *before != self.lock.to_string(),
+            None => self.lock != Lock::default(),
+        }
+    }
+
+    pub(crate) fn write(&self) -> Result<(), Failure> {
+        replace(&self.path, &self.lock.to_string()).map_err(|error| Failure::Lock {
+            path: self.path.clone(),
+            source: Box::new(error),
+        })
+    }
+}
+
+/// The whole lock or the one before, whatever happens meanwhile.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension(format!("lock.{}", std::process::id()));
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    let written = write();
+    if written.is_err() {
+        // The cause matters more than what is left of it.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
