@@ -42,6 +42,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) mounts: Vec<SandboxMount>,
     pub(crate) network: SandboxNetwork,
     pub(crate) privileged: bool,
+    pub(crate) hostname: &'a str,
     /// What is shown of a line that the step said.
     pub(crate) shown: &'a dyn Fn(&str) -> String,
     /// The bake has failed elsewhere.
@@ -65,6 +66,7 @@ impl<'a> Ground<'a> {
             mounts: Vec::new(),
             network: SandboxNetwork::None,
             privileged: false,
+            hostname: "kiln",
             shown: &str::to_owned,
             stop: &|| false,
         }
@@ -88,7 +90,7 @@ pub(crate) fn run(
         env,
         cwd: cwd.to_owned(),
         user: user.to_owned(),
-        hostname: "kiln".to_owned(),
+        hostname: ground.hostname.to_owned(),
         mounts: ground.mounts.clone(),
         network: ground.network.clone(),
         privileged: ground.privileged,

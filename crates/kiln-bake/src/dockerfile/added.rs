@@ -203,9 +203,11 @@ pub(super) fn unpacked(
     let target = placing
         .target(to)
         .map_err(|error| super::copy::placed(step, error))?;
-    placing
-        .folder(&target)
-        .map_err(|error| super::copy::placed(step, error))?;
+    // A mode is not for what is unpacked, nor for the folders on the way.
+    let chmod = placing.chmod.take();
+    let made = placing.folder(&target);
+    placing.chmod = chmod;
+    made.map_err(|error| super::copy::placed(step, error))?;
     let spill = scratch
         .folder("unpacked")?
         .join(path.file_name().unwrap_or_default());

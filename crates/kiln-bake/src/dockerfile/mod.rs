@@ -227,6 +227,9 @@ pub fn bake_dockerfile(
             ))
         })?,
     };
+    if let Some(error) = file.refused_for(&file.warnings) {
+        return Err(BakeError::Dockerfile(error));
+    }
     if let Some(wanted) = request.platform.filter(|wanted| !platform::is_here(wanted)) {
         let place = file.stages[target].from.span.clone();
         return Err(BakeError::Dockerfile(
@@ -287,6 +290,10 @@ pub fn bake_dockerfile(
     let versions = request.tag.name().split(':').next().unwrap_or_default();
     explain::fill(store, versions, &mut steps)?;
     let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
+    warnings.retain(|warning| !warning.rule.is_some_and(|rule| file.check.skips(rule)));
+    if let Some(error) = file.refused_for(&warnings) {
+        return Err(BakeError::Dockerfile(error));
+    }
     let unused: Vec<&str> = request
         .build_args
         .keys()

@@ -25,6 +25,8 @@ use crate::leaks;
 
 /// Where a here-document that is a script of its own is found while it runs.
 const SCRIPTS: &str = "run/kiln-heredoc";
+/// The build argument that names the sandbox.
+const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 const HOSTS: &str = "127.0.0.1\tlocalhost kiln\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Names with their values.
@@ -116,7 +118,10 @@ impl Walk {
                 None => env.push((name.clone(), value.clone())),
             }
         }
-        let keyed = env.clone();
+        let mut keyed = env.clone();
+        if let Some(name) = bake.request.build_args.get(HOSTNAME) {
+            keyed.push((HOSTNAME.to_owned(), name.clone()));
+        }
         for name in PROXIES.iter().take(10) {
             if let Some(value) = bake.request.build_args.get(*name)
                 && !has(&env, name)
@@ -283,6 +288,11 @@ impl Bake<'_> {
             mounts,
             network,
             privileged,
+            hostname: self
+                .request
+                .build_args
+                .get(HOSTNAME)
+                .map_or("kiln", String::as_str),
             shown: &|line| self.request.granted.masked(line),
             stop: &|| self.schedule.is_stopped(),
             ..Ground::sealed(

@@ -89,6 +89,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
             escape: '\\',
             args: Vec::new(),
             stages: Vec::new(),
+            check: Default::default(),
             warnings: Vec::new(),
         };
         for instruction in &instructions {

@@ -18,7 +18,7 @@ use crate::leaks::Finding;
 use crate::provenance::Done;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,7 +1,7 @@
 //! ADD of an archive: its files, as docker's own unpacking puts them below a folder of the image.
 //!
-//! The folder is the root for every link, in the archive and in the image, so that nothing of an archive leaves it. Owners,
-//! modes and links are the archive's; what the image has there is replaced, except that folders are joined.
+//! The folder is the root for every link, in the archive and in the image, so that nothing of an archive leaves it. Modes and
+//! links are the archive's, and owners unless ADD names one; what the image has there is replaced, except that folders are joined.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -225,6 +225,12 @@ impl Unpacking<'_, '_> {
             EntryType::XGlobalHeader => return Ok(()),
             _ => return Err(wrong("is of a kind that kiln does not know")),
         };
+        let mode = match kind {
+            // Its own is never asked.
+            Kind::Symlink { .. } => 0o777,
+            _ => mode,
+        };
+        let (uid, gid) = self.placing.owner.unwrap_or((uid, gid));
         let mut made = Entry::new(kind, mode)
             .owner(uid, gid)
             .mtime(i64::try_from(mtime).unwrap_or(i64::MAX));

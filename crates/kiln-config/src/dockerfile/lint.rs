@@ -1,11 +1,11 @@
 //! Warnings by the names that `docker build --check` has them under.
 
 use super::instruction::{Action, Command, Instruction};
-use super::lines::{Directives, Raw};
-use super::{Complaint, Stage};
+use super::lines::Raw;
+use super::{Check, Complaint, Stage};
 
 pub(super) fn warnings(
-    directives: &Directives,
+    check: &Check,
     raws: &[Raw],
     args: &[Instruction],
     stages: &[Stage],
@@ -46,19 +46,7 @@ pub(super) fn warnings(
             }
         }
     }
-    let skipped = directives.check.iter().flat_map(|check| {
-        check
-            .text
-            .split(';')
-            .filter_map(|part| part.trim().strip_prefix("skip="))
-            .flat_map(|rules| rules.split(',').map(|rule| rule.trim().to_owned()))
-    });
-    let skipped: Vec<String> = skipped.collect();
-    found.retain(|complaint| {
-        !skipped
-            .iter()
-            .any(|rule| rule == "all" || Some(rule.as_str()) == complaint.rule)
-    });
+    found.retain(|complaint| !complaint.rule.is_some_and(|rule| check.skips(rule)));
     found.sort_by_key(|complaint| complaint.span.start);
     found
 }

@@ -3,6 +3,7 @@
 //!
 //! Variables are replaced where the instruction is carried out ([`expand`] and its like), since what they are depends on the base.
 
+mod check;
 mod instruction;
 mod lines;
 mod lint;
@@ -13,6 +14,7 @@ mod words;
 use std::fmt;
 use std::ops::Range;
 
+pub use check::Check;
 pub use instruction::{
     Action, Command, Copy, Flag, From, Healthcheck, Instruction, Run, Source as CopySource,
 };
@@ -94,6 +96,7 @@ impl fmt::Display for DockerfileError {
 pub struct Dockerfile {
     pub file: Source,
     pub escape: char,
+    pub check: Check,
     /// The ARGs before the first FROM.
     pub args: Vec<Instruction>,
     /// Never empty.
@@ -112,9 +115,10 @@ pub struct Stage {
 impl Dockerfile {
     pub fn parse(file: Source) -> Result<Self, DockerfileError> {
         match parse(&file) {
-            Ok((escape, args, stages, warnings)) => Ok(Self {
+            Ok((escape, check, args, stages, warnings)) => Ok(Self {
                 file,
                 escape,
+                check,
                 args,
                 stages,
                 warnings,
@@ -145,10 +149,11 @@ impl Dockerfile {
     }
 }
 
-type Parts = (char, Vec<Instruction>, Vec<Stage>, Vec<Complaint>);
+type Parts = (char, Check, Vec<Instruction>, Vec<Stage>, Vec<Complaint>);
 
 fn parse(file: &Source) -> Result<Parts, Complaint> {
     let (directives, raws) = lines::read(file)?;
+    let check = Check::parse(directives.check.as_ref())?;
     let mut args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     for raw in &raws {
@@ -178,8 +183,8 @@ fn parse(file: &Source) -> Result<Parts, Complaint> {
             "begin with FROM IMAGE, or FROM scratch for an empty one",
         ));
     }
-    let warnings = lint::warnings(&directives, &raws, &args, &stages);
-    Ok((directives.escape, args, stages, warnings))
+    let warnings = lint::warnings(&check, &raws, &args, &stages);
+    Ok((directives.escape, check, args, stages, warnings))
 }
 
 /// The instructions that a base asks a stage on top of it to begin with (ONBUILD).
