@@ -1,5 +1,6 @@
 //! Kiln's Dockerfiles beside BuildKit's: the suite `crates/kiln/tests/conformance` with the peer running.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use crate::args::{Args, ArgsError};
@@ -11,6 +12,12 @@ pub(crate) enum ConformanceError {
     #[error("`{program}` can't be started")]
     Start {
         program: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("`{}` can't be made absolute", path.display())]
+    Path {
+        path: PathBuf,
         #[source]
         source: std::io::Error,
     },
@@ -34,6 +41,7 @@ fn run_one(program: &'static str, command: &mut Command) -> Result<(), Conforman
 
 pub(crate) fn run(mut args: Args) -> Result<(), ConformanceError> {
     let case: Option<String> = args.option("--case", "a part of a case's name")?;
+    let cases: Option<String> = args.option("--cases", "a folder of folders with cases")?;
     let record = args.flag("--record");
     let new = args.flag("--new");
     args.end()?;
@@ -43,16 +51,20 @@ pub(crate) fn run(mut args: Args) -> Result<(), ConformanceError> {
     )?;
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     // The test runs in its package's folder.
-    let peer = std::path::absolute(target)
-        .map_err(|source| ConformanceError::Start {
-            program: "scripts/build-peer",
+    let absolute = |path: std::ffi::OsString| {
+        std::path::absolute(&path).map_err(|source| ConformanceError::Path {
+            path: path.into(),
             source,
-        })?
-        .join("peer");
+        })
+    };
+    let peer = absolute(target)?.join("peer");
     let mut test = Command::new("cargo");
     test.args(["test", "--package", "kiln", "--test", "conformance", "--"])
         .args(case)
         .env("KILN_PEER", peer);
+    if let Some(folder) = cases {
+        test.env("KILN_CASES", absolute(folder.into())?);
+    }
     if record || new {
         test.env("KILN_PEER_RECORD", if new { "new" } else { "all" });
     }

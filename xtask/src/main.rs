@@ -21,8 +21,9 @@ cargo xtask TASK
 
   check-layers     arrows between crates go down, pure crates are pure, unsafe code is in one place
   check-licences   every dependency of kiln has a permissive licence
-  conformance      [--record | --new] [--case PART]
+  conformance      [--record | --new] [--case PART] [--cases FOLDER]
                    Dockerfiles baked by kiln and by BuildKit (built under target/peer): the same image?
+                   (FOLDER/AREA/NAME.case or FOLDER/AREA/NAME/Dockerfile instead of kiln's own)
                    --record writes what BuildKit makes of all cases, --new of those without a record
   bench switch     [--cycles 50] [--requests 100000] [--workers 32] [--rate 1000]
                    applies and rollbacks in turn under constant load: what is lost

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! -- NAME [MODE] [crlf] [bom] [bare] --     a file; `bare`: without the last line's end
+//! -- NAME [MODE] base64 --                  a file of bytes
 //! -- NAME/ [MODE] --                        a folder
 //! -- NAME -> TARGET --                      a symbolic link
 //! -- NAME = OTHER --                        a hard link
@@ -13,6 +14,8 @@
 //! ```
 //!
 //! `@CONTEXT/NAME` is a file of the named context CONTEXT.
+//!
+//! Of other people's Dockerfiles (`KILN_CASES=FOLDER`), a folder with a `Dockerfile` in it is a case too, and its own context.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -37,6 +40,8 @@ pub(crate) struct Case {
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
     files: Vec<(String, String)>,
+    /// The context, where it is a folder.
+    folder: Option<PathBuf>,
 }
 
 impl Case {
@@ -80,11 +85,15 @@ impl Case {
             path: path.to_owned(),
             options,
             files,
+            folder: None,
         })
     }
 
     /// Makes the context, and each named context, below `folder`.
     pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
+        if let Some(context) = &self.folder {
+            return copy(context, &folder.join("context"));
+        }
         fs::create_dir_all(folder.join("context"))?;
         // Modes of folders last, since they may forbid what comes after.
         let mut modes = Vec::new();
@@ -126,7 +135,12 @@ impl Case {
                     if attributes.contains(&"bom") {
                         text.insert(0, '\u{feff}');
                     }
-                    fs::write(&path, text)?;
+                    let bytes = if attributes.contains(&"base64") {
+                        decode(&text)
+                    } else {
+                        text.into_bytes()
+                    };
+                    fs::write(&path, bytes)?;
                     let mode = mode(attributes).unwrap_or(0o644);
                     fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
                 }
@@ -137,6 +151,40 @@ impl Case {
         }
         Ok(())
     }
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for c in text.bytes() {
+        let Some(digit) = DIGITS.iter().position(|digit| *digit == c) else {
+            continue;
+        };
+        bits = bits << 6 | digit as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    bytes
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let there = fs::symlink_metadata(from)?;
+    if there.is_symlink() {
+        return symlink(fs::read_link(from)?, to);
+    }
+    if !there.is_dir() {
+        return fs::copy(from, to).map(drop);
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        copy(&from.join(&name), &to.join(&name))?;
+    }
+    fs::set_permissions(to, there.permissions())
 }
 
 fn mode(attributes: &[&str]) -> Option<u32> {
@@ -170,11 +218,17 @@ pub(crate) fn read(folder: &Path) -> Vec<Case> {
     areas.retain(|path| path.is_dir());
     for area in areas {
         for path in list(&area) {
+            let stem = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
+            let name = format!("{}/{}", stem(&area), stem(&path));
+            if path.join("Dockerfile").is_file() {
+                let mut case = Case::parse(name, &path, "").unwrap();
+                case.folder = Some(path);
+                cases.push(case);
+                continue;
+            }
             if path.extension().is_none_or(|end| end != "case") {
                 continue;
             }
-            let stem = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
-            let name = format!("{}/{}", stem(&area), stem(&path));
             let text = fs::read_to_string(&path).unwrap();
             match Case::parse(name, &path, &text) {
                 Ok(case) => cases.push(case),

@@ -23,9 +23,18 @@ const STAGE_NUMBER: &str =
     "docker's first builder took the number of a stage as a target; nothing else can be meant";
 const HOST_NAME: &str = "each sandbox is called after who made it";
 const DEVICES: &str = "no step and no instance of kiln may make or use a device";
+const LEAVING: &str =
+    "an archive with a path that leads out of it is refused, as one that means harm";
+const INSIDE_LINK: &str = "a link in an archive is one in the image: what is below it is put where it leads, never outside";
+const WHITEOUT: &str =
+    "BuildKit takes the file for a mark of a layer, and deletes one of the image";
 
 /// (case, what differs, why).
 const DIFFERENCES: &[(&str, &str, &str)] = &[
+    ("add/archive-escape", "result", LEAVING),
+    ("add/archive-link-escape", "result", INSIDE_LINK),
+    ("add/archive-whiteouts", "result", WHITEOUT),
+    ("add/archive-xattr", "/srv/u", ATTRIBUTES),
     ("chown/name-without-passwd", "result", UNKNOWN_OWNER),
     ("chown/overflow", "result", UNKNOWN_OWNER),
     ("chown/unknown-group", "result", UNKNOWN_OWNER),

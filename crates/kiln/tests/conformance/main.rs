@@ -2,8 +2,8 @@
 //!
 //! What BuildKit makes of each case is kept beside it (`NAME.json`), so that the comparison needs no BuildKit. With
 //! `KILN_PEER=FOLDER`, where buildkitd and buildctl are, it is asked itself too, and a record that is not what it says fails the
-//! case; `KILN_PEER_RECORD=all` writes the records anew instead, `=new` those that are not there. `cargo xtask conformance` sets
-//! both; see docs/testing.md.
+//! case; `KILN_PEER_RECORD=all` writes the records anew instead, `=new` those that are not there. `KILN_CASES=FOLDER` is
+//! for Dockerfiles of other people. `cargo xtask conformance` sets all of them; see docs/testing.md.
 
 #![allow(clippy::disallowed_methods)] // waits for the peer have deadlines
 
@@ -61,9 +61,13 @@ impl Recording {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/cases");
-    let cases = case::read(&folder);
-    let unknown = differences::unknown(&cases);
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/cases");
+    let other = std::env::var_os("KILN_CASES").map(PathBuf::from);
+    let cases = case::read(other.as_deref().unwrap_or(&own));
+    let unknown = match other {
+        Some(_) => Vec::new(),
+        None => differences::unknown(&cases),
+    };
     let temp = tempfile::tempdir().unwrap();
     let root = temp.path().join("root");
     // Listing needs neither root nor the bases.
