@@ -171,6 +171,8 @@ pub enum BakeError {
     Stopped,
     #[error("{url} can't be fetched: {reason}")]
     Download { url: String, reason: String },
+    #[error("the context {context} can't be used: {reason}")]
+    Context { context: String, reason: String },
     #[error("the Git repository {url} can't be had: {reason}")]
     Git { url: String, reason: String },
     #[error("{url} has the digest {found}, and its checksum says {expected}: it is not used")]

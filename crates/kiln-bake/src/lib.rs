@@ -49,8 +49,8 @@ mod version;
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
-    BakedDockerfile, DockerfileRequest, Granted, ResolvedBase, Tagging, bake_dockerfile,
-    images_named,
+    BakedDockerfile, ContextFolder, DockerfileRequest, Granted, ResolvedBase, Tagging,
+    bake_dockerfile, images_named,
 };
 pub use error::BakeError;
 pub use lock::{Lock, LockError};

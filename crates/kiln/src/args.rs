@@ -95,7 +95,7 @@ pub(crate) enum Command {
     Rebake(Rebake),
 }
 
-#[derive(Debug, Group)]
+#[derive(Clone, Debug, Group)]
 pub(crate) struct Root {
     /// The data root: one kiln, its store, journal and instances
     #[arg(
@@ -182,7 +182,10 @@ pub(crate) struct Fmt {
 
 #[derive(Debug, Group)]
 pub(crate) struct Bake {
-    /// Only these images; with --dockerfile, the folder whose files can be copied [default: .]
+    /// Only these images; with --dockerfile, where the files that can be copied are [default: .]
+    ///
+    /// A context is a folder, a tar (compressed or not), `-` for a tar on standard input, or a Git repository
+    /// (https://host/path.git#REFERENCE:FOLDER). But for a folder, the Dockerfile is a file of the context.
     #[arg(value_name = "IMAGE|CONTEXT")]
     pub(crate) images: Vec<String>,
     /// Write the image as well: oci:DIR, oci-archive:FILE, docker-archive:FILE or tar:FILE (its files alone)
@@ -235,7 +238,7 @@ pub(crate) struct Dockerfile {
         requires = "dockerfile"
     )]
     pub(crate) insecure_registries: Vec<String>,
-    /// A folder that `--from=NAME` copies from
+    /// A folder that `--from=NAME` copies from, or the image that NAME means: docker-image://NAME or oci-layout://DIR[:TAG]
     #[arg(long = "build-context", value_name = "NAME=DIR", value_parser = variable, requires = "dockerfile")]
     pub(crate) build_contexts: Vec<(String, String)>,
     /// The platform, which has to be this machine's

@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_bake::{BakeError, BakedDockerfile, DockerfileRequest, Granted, Registries, Tagging};
+use kiln_bake::{
+    BakeError, BakedDockerfile, ContextFolder, DockerfileRequest, Granted, Registries, Tagging,
+};
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_oci::{Output, Store};
@@ -18,12 +20,16 @@ use crate::{args, settings, table};
 
 pub(crate) struct DockerfileSettings {
     path: PathBuf,
+    /// The path as it was typed.
+    typed: PathBuf,
     context: PathBuf,
     pub(crate) tag: Option<String>,
     build_args: BTreeMap<String, String>,
     target: Option<String>,
     bases: BTreeMap<String, String>,
     registries: Registries,
+    /// Where the context is no folder of the caller's.
+    unpacked: Option<ContextFolder>,
     contexts: BTreeMap<String, PathBuf>,
     platform: Option<String>,
     granted: Granted,
@@ -80,15 +86,29 @@ impl DockerfileSettings {
                 None => std::env::var(&given).ok().map(|value| (given, value)),
             })
             .collect();
+        // As BuildKit has it, a named context may be an image, and is then one wherever the name stands.
+        let mut bases: BTreeMap<String, String> = bases.into_iter().collect();
+        let mut folders = Vec::new();
+        for (name, value) in build_contexts {
+            if let Some(image) = value.strip_prefix("docker-image://") {
+                bases.insert(name, image.to_owned());
+            } else if let Some(layout) = value.strip_prefix("oci-layout://") {
+                bases.insert(name, format!("oci:{layout}"));
+            } else {
+                folders.push((name, value));
+            }
+        }
         Ok(Self {
+            typed: path.clone(),
             path,
             context,
             tag,
             build_args,
             target,
-            bases: bases.into_iter().collect(),
+            bases,
             registries: settings::registries(pull, insecure_registries),
-            contexts: build_contexts
+            unpacked: None,
+            contexts: folders
                 .into_iter()
                 .map(|(name, path)| (name, PathBuf::from(path)))
                 .collect(),
@@ -101,7 +121,69 @@ impl DockerfileSettings {
     }
 
     pub(crate) fn read(&self) -> Result<Dockerfile, Failure> {
-        read(&self.path)
+        read_as(&self.path, &self.typed)
+    }
+
+    /// Whether the context has to be unpacked or fetched before anything can be read.
+    pub(crate) fn is_packed(&self) -> bool {
+        let text = self.context.to_string_lossy();
+        text == "-" || ContextFolder::is_repository(&text) || self.context.is_file()
+    }
+
+    /// Makes a folder of a context that is an archive, standard input or a repository. The Dockerfile is then a file of it.
+    pub(crate) fn unpack(&mut self, root: &Path) -> Result<(), Failure> {
+        let name = self.context.display().to_string();
+        let failed = |source| Failure::Context {
+            path: PathBuf::from(&name),
+            source,
+        };
+        let work = root.join("work");
+        std::fs::create_dir_all(&work).map_err(|source| Failure::Root {
+            path: root.to_owned(),
+            source,
+        })?;
+        let store = Store::open(root)?;
+        let folder = if ContextFolder::is_repository(&name) {
+            ContextFolder::check_out(&store, &work, &name)
+        } else if name == "-" {
+            let path = work.join(format!("stdin-{}", std::process::id()));
+            let copied = std::fs::File::create(&path)
+                .and_then(|mut file| std::io::copy(&mut std::io::stdin().lock(), &mut file));
+            let unpacked = copied
+                .map_err(failed)
+                .map(|_| ContextFolder::unpack(&store, &work, &path, "on standard input"));
+            // What can't be removed is swept with the folder.
+            let _ = std::fs::remove_file(&path);
+            unpacked?
+        } else {
+            ContextFolder::unpack(&store, &work, &self.context, &name)
+        };
+        let folder = folder.map_err(|source| Failure::Bake {
+            image: self.tag.clone().unwrap_or_default(),
+            source: Box::new(source),
+        })?;
+        // Also where the name has `..` or is absolute: a file of the context, never one of the host.
+        let inside = self
+            .path
+            .components()
+            .filter(|part| matches!(part, std::path::Component::Normal(_)));
+        let path = folder.path().join(inside.collect::<PathBuf>());
+        let real = path
+            .canonicalize()
+            .map_err(|source| Failure::ReadDockerfile {
+                path: self.path.clone(),
+                source,
+            })?;
+        if !real.starts_with(folder.path().canonicalize().map_err(failed)?) {
+            return Err(Failure::ReadDockerfile {
+                path: self.path.clone(),
+                source: std::io::Error::other("it is a link that leads out of the context"),
+            });
+        }
+        self.path = path;
+        self.context = folder.path().to_owned();
+        self.unpacked = Some(folder);
+        Ok(())
     }
 
     pub(crate) fn bake(
@@ -166,11 +248,16 @@ impl DockerfileSettings {
 }
 
 pub(crate) fn read(path: &Path) -> Result<Dockerfile, Failure> {
+    read_as(path, path)
+}
+
+/// `typed` is what a person calls it.
+fn read_as(path: &Path, typed: &Path) -> Result<Dockerfile, Failure> {
     let text = std::fs::read_to_string(path).map_err(|source| Failure::ReadDockerfile {
-        path: path.to_owned(),
+        path: typed.to_owned(),
         source,
     })?;
-    let name = path.display().to_string();
+    let name = typed.display().to_string();
     Ok(Dockerfile::parse(Source { name, text })?)
 }
 

@@ -427,7 +427,7 @@ impl Root<'_> {
             TakenKind::File { digest }
         } else if kind.is_fifo() {
             TakenKind::Fifo
-        } else if kind.is_socket() || self.ignore.is_some() {
+        } else if kind.is_socket() {
             return Ok(None);
         } else {
             return Err(io_at(&path)(io::Error::other("a device can't be copied")));

@@ -122,7 +122,11 @@ fn steps(steps: Vec<StepReport>, explain: bool) -> Vec<Step> {
 
 fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
     let explain = args.explain;
-    let settings = DockerfileSettings::new(path, args.dockerfile, args.images)?;
+    let mut settings = DockerfileSettings::new(path, args.dockerfile, args.images)?;
+    if settings.is_packed() {
+        settings::need_root("a context that is unpacked first")?;
+        settings.unpack(&settings::root(args.root.clone())?)?;
+    }
     let dockerfile = settings.read()?;
     if settings.check {
         for warning in &dockerfile.warnings {

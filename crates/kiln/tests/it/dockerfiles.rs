@@ -1,6 +1,7 @@
 //! A definition whose images are Dockerfiles', on each other.
 
 use std::collections::BTreeSet;
+use std::process::{Command, Output, Stdio};
 
 use crate::world::World;
 
@@ -89,4 +90,86 @@ fn dockerfiles_are_baked_tested_and_served() {
     world.succeed(&["down"]);
     // The log of the test that failed.
     assert_eq!(world.left(), BTreeSet::from(["tests".to_owned()]));
+}
+
+#[test]
+fn a_context_may_be_an_archive() {
+    let world = World::files();
+    world.write(
+        "base/Dockerfile",
+        &format!("{BASE}COPY d /d\nCOPY .. /all\n"),
+    );
+    world.write("base/.dockerignore", "all\n");
+    world.write("base/d/file", "text");
+    let folder = world.path("base/Dockerfile");
+    let folder = folder.parent().unwrap();
+    std::fs::hard_link(folder.join("d/file"), folder.join("d/a-name-before")).unwrap();
+    std::os::unix::fs::symlink("../../../../etc/passwd", folder.join("d/link")).unwrap();
+    std::fs::copy("/bin/busybox", folder.join("busybox")).expect("this test needs busybox-static");
+    let pack = |name: &str, arguments: &[&str]| {
+        let path = world.path(name);
+        let status = Command::new("tar")
+            .args(arguments)
+            .arg(&path)
+            .arg(".")
+            .current_dir(folder)
+            .status();
+        assert!(status.unwrap().success());
+        path
+    };
+    let bake = |context: &str, tag: &str, stdin: Stdio| {
+        let arguments = [
+            "bake",
+            "--dockerfile",
+            "Dockerfile",
+            "--tag",
+            tag,
+            "--json",
+            context,
+        ];
+        world.command(&arguments).stdin(stdin).output().unwrap()
+    };
+    let digest = |output: &Output| {
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        answer["images"][0]["digest"].as_str().unwrap().to_owned()
+    };
+    pack("c.tar.xz", &["-cJf"]);
+    let first = digest(&bake("c.tar.xz", "c:1", Stdio::null()));
+    let plain = pack("c.tar", &["-cf"]);
+    let stdin = std::fs::File::open(&plain).unwrap();
+    let second = digest(&bake("-", "c:2", stdin.into()));
+    assert_eq!(first, second, "the same files are the same image");
+    // And as a folder, where the Dockerfile is a file of the caller's.
+    let arguments = [
+        "bake",
+        "--dockerfile",
+        "base/Dockerfile",
+        "--tag",
+        "c:3",
+        "--json",
+        "base",
+    ];
+    assert_eq!(digest(&world.command(&arguments).output().unwrap()), first);
+    // Nothing of it stays, and what is wrong has the name that was typed.
+    assert_eq!(world.left(), BTreeSet::new());
+    std::fs::write(&plain, "no tar at all").unwrap();
+    let said = bake("c.tar", "c:4", Stdio::null());
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        said.contains("c.tar") && said.contains("no tar in gzip"),
+        "{said}"
+    );
+    world.write("base/Dockerfile", "FROM scratch\nCOPY none /\n");
+    pack("c.tar", &["-cf"]);
+    let said = bake("c.tar", "c:4", Stdio::null());
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("--> Dockerfile:2:6"), "{said}");
+    std::fs::remove_file(folder.join("Dockerfile")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", folder.join("Dockerfile")).unwrap();
+    pack("c.tar", &["-cf"]);
+    let said = bake("c.tar", "c:4", Stdio::null());
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("leads out of the context"), "{said}");
+    assert_eq!(world.left(), BTreeSet::new());
 }

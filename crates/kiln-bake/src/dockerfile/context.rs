@@ -1,0 +1,151 @@
+//! A context that is no folder yet: an archive or a repository, written to one of ours for as long as the bake lasts.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use kiln_oci::{ContentReader, Kind, Store, Tree};
+
+use super::place::Placing;
+use super::unpack::{UnpackError, tar_stream, unpack};
+use crate::bake::Scratch;
+use crate::error::BakeError;
+use crate::git::GitSource;
+
+/// Gone with its folder when dropped.
+pub struct ContextFolder {
+    path: PathBuf,
+    _scratch: Scratch,
+}
+
+impl ContextFolder {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether `text` is the address of a Git repository.
+    pub fn is_repository(text: &str) -> bool {
+        GitSource::parse(text).is_some()
+    }
+
+    /// The files of a tar, compressed or not. `name` is for errors.
+    pub fn unpack(
+        store: &Store,
+        work: &Path,
+        archive: &Path,
+        name: &str,
+    ) -> Result<Self, BakeError> {
+        let scratch = Scratch::new(work, store)?;
+        let wrong = |reason: String| BakeError::Context {
+            context: name.to_owned(),
+            reason,
+        };
+        let size = fs::metadata(archive).map_err(BakeError::io(archive))?.len();
+        let stream = tar_stream(archive)
+            .map_err(BakeError::io(archive))?
+            .ok_or_else(|| {
+                wrong("it is no folder, and no tar in gzip, bzip2, xz, zstd or plain".to_owned())
+            })?;
+        let spill = scratch.folder("spill")?.join("content");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&spill)
+            .map_err(BakeError::io(&spill))?;
+        let empty = scratch.folder("empty")?;
+        let mut placing = Placing {
+            view: &empty,
+            owner: None,
+            chmod: None,
+            date: 0,
+            tree: Tree::new(),
+        };
+        unpack(&mut placing, stream, size, Path::new(""), file).map_err(|error| match error {
+            UnpackError::Write(error) => BakeError::io(&spill)(error),
+            UnpackError::Layer(error) => BakeError::Layer(error),
+            error => wrong(format!("the archive can't be unpacked: {error}")),
+        })?;
+        let path = scratch.folder("context")?;
+        let tree = placing.tree;
+        let is_link = |entry: &kiln_oci::Entry| matches!(entry.kind, Kind::Hardlink { .. });
+        // In the order of names, what a hard link is another name of may come later.
+        for links in [false, true] {
+            for (inside, entry) in tree.iter().skip(1) {
+                if is_link(entry) == links {
+                    let at = path.join(inside);
+                    write(&path, &at, entry).map_err(BakeError::io(&at))?;
+                }
+            }
+        }
+        // What may be written to is made first.
+        for (inside, entry) in tree.iter().skip(1) {
+            if matches!(entry.kind, Kind::Dir { .. }) {
+                let at = path.join(inside);
+                fs::set_permissions(&at, Permissions::from_mode(entry.mode))
+                    .map_err(BakeError::io(&at))?;
+            }
+        }
+        Ok(Self {
+            path,
+            _scratch: scratch,
+        })
+    }
+
+    /// The files of a repository, or of a folder of it: `https://host/path.git#reference:folder`.
+    pub fn check_out(store: &Store, work: &Path, address: &str) -> Result<Self, BakeError> {
+        let wrong = |reason: &str| BakeError::Context {
+            context: address.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let source = GitSource::parse(address)
+            .filter(GitSource::is_http)
+            .ok_or_else(|| {
+                wrong("only https:// and http:// addresses of repositories can be had")
+            })?;
+        let scratch = Scratch::new(work, store)?;
+        let path = scratch.folder("context")?;
+        source.check_out(source.resolve()?, &path)?;
+        Ok(Self {
+            path,
+            _scratch: scratch,
+        })
+    }
+}
+
+/// Everything above it is a folder of ours by now, as the tree has it. Owners are nobody's in a context.
+fn write(root: &Path, at: &Path, entry: &kiln_oci::Entry) -> io::Result<()> {
+    match &entry.kind {
+        Kind::Dir { .. } => fs::create_dir(at),
+        Kind::File { content, size } => {
+            let mut file = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(at)?;
+            copy(&content.open()?, *size, &mut file)?;
+            file.set_permissions(Permissions::from_mode(entry.mode))
+        }
+        Kind::Symlink { target } => symlink(std::ffi::OsStr::from_bytes(target), at),
+        Kind::Hardlink { target } => fs::hard_link(root.join(target), at),
+        Kind::Fifo | Kind::CharDev { .. } | Kind::BlockDev { .. } | Kind::Whiteout => Err(
+            io::Error::other("a context has files, folders and links, and this is none"),
+        ),
+    }
+}
+
+fn copy(content: &ContentReader<'_>, size: u64, out: &mut File) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    while at < size {
+        let count = content.read_within(size, &mut buffer, at)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        io::Write::write_all(out, &buffer[..count])?;
+        at += count as u64;
+    }
+    Ok(())
+}
