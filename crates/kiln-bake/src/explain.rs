@@ -46,8 +46,30 @@ pub(crate) fn keep(
     date: i64,
     inputs: &impl Serialize,
 ) -> Result<(), BakeError> {
-    let record = canonical_json(&json!({"below": below, "date": date, "inputs": inputs}))?;
+    let mut record = json!({"below": below, "date": date, "inputs": inputs});
+    for (_, step) in record["inputs"].as_object_mut().into_iter().flatten() {
+        for pair in step["env"].as_array_mut().into_iter().flatten() {
+            conceal(pair)?;
+        }
+    }
+    let record = canonical_json(&record)?;
     Ok(store.cache_put(&inputs_key(key)?, &record)?)
+}
+
+/// Of a variable that may be secret, only what tells one value from another is kept.
+fn conceal(pair: &mut Value) -> Result<(), CanonicalError> {
+    if let Value::Array(parts) = pair
+        && let [Value::String(name), value] = parts.as_mut_slice()
+        && is_secret(name)
+    {
+        *value = json!(Digest::of(&canonical_json(value)?));
+    }
+    Ok(())
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    SECRET.iter().any(|part| name.contains(part))
 }
 
 /// Says of each step that was carried out why, and remembers these as the last bake of `image`.
@@ -255,10 +277,7 @@ fn items(
             ("users", _) => format!("user {name}"),
             (field, _) => format!("{} {name}", label(field)),
         };
-        let is_secret = SECRET
-            .iter()
-            .any(|part| name.to_ascii_uppercase().contains(part));
-        let says = ["packages", "env"].contains(&field) && !(field == "env" && is_secret);
+        let says = ["packages", "env"].contains(&field) && !(field == "env" && is_secret(name));
         reasons.push(match (old.get(name), new.get(name)) {
             (Some(old), Some(new)) if field == "packages" && says => {
                 format!("{what} {} → {}", shown(old), shown(new))

@@ -73,6 +73,10 @@ impl Outside for Nothing {
         Err("formatting reads no files".to_owned())
     }
 
+    fn files(&self, _: &str) -> Result<Vec<String>, String> {
+        Err("formatting reads no files".to_owned())
+    }
+
     fn variable(&self, _: &str) -> Option<String> {
         None
     }

@@ -19,6 +19,13 @@ pub trait Outside {
     /// Why it can't be read, as the end of a sentence.
     fn file(&self, path: &str) -> Result<Vec<u8>, String>;
 
+    /// The files below a folder, by their paths relative to it, in order. `""`: the definition's folder.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be read, as the end of a sentence.
+    fn files(&self, folder: &str) -> Result<Vec<String>, String>;
+
     /// A variable of the process's environment.
     fn variable(&self, name: &str) -> Option<String>;
 

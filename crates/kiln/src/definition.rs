@@ -134,6 +134,43 @@ struct Here {
 /// More than any text of a definition.
 const LARGEST_FILE: u64 = 16 << 20;
 
+/// More than any `fileset` means.
+const MOST_FILES: usize = 100_000;
+
+/// Regular files below `folder`. Links are not followed: what they lead to is not what the commit has there.
+fn list(folder: &Path, inside: &str, found: &mut Vec<String>) -> Result<(), String> {
+    let why = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such folder".to_owned(),
+        _ => error.to_string(),
+    };
+    for entry in std::fs::read_dir(folder).map_err(why)? {
+        let entry = entry.map_err(why)?;
+        let name = entry.file_name();
+        // Git's own.
+        if name == ".git" {
+            continue;
+        }
+        let Some(name) = name.to_str() else {
+            return Err(format!("the name {name:?} in it is no UTF-8"));
+        };
+        let path = if inside.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{inside}/{name}")
+        };
+        let kind = entry.file_type().map_err(why)?;
+        if kind.is_dir() {
+            list(&entry.path(), &path, found)?;
+        } else if kind.is_file() {
+            if found.len() >= MOST_FILES {
+                return Err(format!("it has more than {MOST_FILES} files"));
+            }
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
 impl Outside for Here {
     fn file(&self, path: &str) -> Result<Vec<u8>, String> {
         let open = || -> std::io::Result<(PathBuf, PathBuf)> {
@@ -165,6 +202,17 @@ impl Outside for Here {
             return Err("it is larger than 16 MiB".to_owned());
         }
         Ok(bytes)
+    }
+
+    fn files(&self, folder: &str) -> Result<Vec<String>, String> {
+        if folder.starts_with('/') || folder.split('/').any(|part| part == "..") {
+            return Err("it is outside of the definition's folder".to_owned());
+        }
+        let start = self.folder.join(folder);
+        let mut found = Vec::new();
+        list(&start, "", &mut found)?;
+        found.sort();
+        Ok(found)
     }
 
     fn variable(&self, name: &str) -> Option<String> {

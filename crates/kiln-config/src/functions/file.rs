@@ -8,7 +8,7 @@ use sha2::{Sha256, Sha512};
 
 use super::Kind::{Map, Text};
 use super::hash::{base64_of, hex_of};
-use super::{Arguments, Fault, Function, function};
+use super::{Arguments, Fault, Function, fault, function, pattern};
 use crate::reader::Reader;
 use crate::value::Value;
 use crate::{Problem, Source, template};
@@ -54,6 +54,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     function("filesha512", &[("path", Text)], |reader, a| {
         hex_of::<Sha512>(&bytes(reader, a.text(0))?)
     }),
+    function("fileset", &[("path", Text), ("pattern", Text)], fileset),
     function(
         "templatefile",
         &[("path", Text), ("values", Map)],
@@ -85,6 +86,31 @@ fn bytes(reader: &mut Reader<'_>, path: &str) -> Result<Vec<u8>, Fault> {
             why,
         }),
     }
+}
+
+/// The files below a folder whose paths fit the pattern, in order.
+fn fileset(reader: &mut Reader<'_>, a: &Arguments) -> Result<Value, Fault> {
+    let pattern = a.text(1);
+    let Some(pattern) = pattern::Pattern::new(pattern) else {
+        return fault(
+            1,
+            format!("`{pattern}`"),
+            "a pattern of `*`, `**`, `?`, `[a-z]` and `{a,b}`",
+            "close each `[` and `{`",
+        );
+    };
+    let folder = a.text(0).trim_start_matches("./").trim_end_matches('/');
+    let folder = if folder == "." { "" } else { folder };
+    let all = reader.outside.files(folder).map_err(|why| Fault::File {
+        path: a.text(0).to_owned(),
+        why,
+    })?;
+    // Which there are, is an input like what is in them.
+    reader
+        .files
+        .insert(if folder.is_empty() { "." } else { folder }.to_owned());
+    let fitting = all.into_iter().filter(|path| pattern.fits(path));
+    Ok(a.list_of_texts(fitting))
 }
 
 fn text(reader: &mut Reader<'_>, path: &str) -> Result<String, Fault> {

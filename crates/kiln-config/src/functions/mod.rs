@@ -7,7 +7,9 @@ mod encoding;
 mod file;
 mod format;
 mod hash;
+mod network;
 mod number;
+mod pattern;
 mod text;
 
 use std::collections::BTreeMap;
@@ -260,12 +262,15 @@ const REFUSED: &[(&str, &str)] = &[
         "an image must not depend on where it is baked: name files from the definition's folder",
     ),
     (
+        "base64gzip",
+        "its result depends on the compressor: copy the file, and compress it in a `run` step",
+    ),
+    (
         "bcrypt",
         "its result differs each time: give the hash with a variable",
     ),
-    ("cidrhost", "write the address itself"),
-    ("cidrsubnet", "write the network itself"),
-    ("fileset", "name a folder: `copy` takes all that is in it"),
+    ("list", "write a list: `[…]`"),
+    ("map", "write a map: `{ … }`"),
     (
         "nonsensitive",
         "leave `sensitive` out of the variable if it is no secret",
@@ -280,6 +285,25 @@ const REFUSED: &[(&str, &str)] = &[
         "uuid",
         "its result differs each time: use `uuidv5`, or give the value with a variable",
     ),
+    (
+        "templatestring",
+        "write the template into a file and use `templatefile`",
+    ),
+    ("terraform", "kiln has no workspaces: use a variable"),
+    (
+        "issensitive",
+        "a definition knows which of its variables are",
+    ),
+    ("ephemeralasnull", "kiln has no ephemeral values"),
+    (
+        "textdecodebase64",
+        "files are UTF-8: use `base64decode`, or `filebase64` for any file",
+    ),
+    ("textencodebase64", "texts are UTF-8: use `base64encode`"),
+    (
+        "type",
+        "`kiln validate` says what type is expected and found",
+    ),
     ("yamldecode", "write the file as JSON and use `jsondecode`"),
 ];
 
@@ -292,6 +316,7 @@ fn all() -> impl Iterator<Item = &'static Function> {
         file::FUNCTIONS,
         format::FUNCTIONS,
         hash::FUNCTIONS,
+        network::FUNCTIONS,
         number::FUNCTIONS,
         text::FUNCTIONS,
     ]

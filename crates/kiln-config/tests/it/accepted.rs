@@ -114,6 +114,15 @@ impl Outside for Folder {
         Ok(text.to_vec())
     }
 
+    fn files(&self, folder: &str) -> Result<Vec<String>, String> {
+        let all = ["binary", "hello.txt", "list.tpl", "sub/deep/x.txt"];
+        match folder {
+            "" => Ok(all.map(str::to_owned).to_vec()),
+            "sub" => Ok(vec!["deep/x.txt".to_owned()]),
+            _ => Err("there is no such folder".to_owned()),
+        }
+    }
+
     fn variable(&self, name: &str) -> Option<String> {
         (name == "REGION").then(|| "eu".to_owned())
     }
