@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Lock(Lock),
     /// List the images of the store; `kiln images prune` removes what nothing needs
     Images(Images),
+    /// Show all that is known of an image: layers with their steps, configuration, commit, tests, releases
+    Inspect(Inspect),
     /// Show what changed from one image to another: packages, configuration, files, layers
     ///
     /// Times of files are not compared.
@@ -333,6 +335,16 @@ pub(crate) struct Prune {
     /// Only say what would be removed
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Inspect {
+    /// A tag, a digest, or the first digits of one
+    pub(crate) image: String,
     #[command(flatten)]
     pub(crate) root: Root,
     #[command(flatten)]

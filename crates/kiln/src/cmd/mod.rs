@@ -7,6 +7,7 @@ mod down;
 mod fmt;
 mod history;
 mod images;
+mod inspect;
 mod lock;
 mod logs;
 mod plan;
@@ -34,6 +35,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
         Command::Bake(args) => bake::run(*args),
         Command::Lock(args) => lock::run(args),
         Command::Images(args) => images::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Sbom(args) => sbom::run(args),
         Command::Verify(args) => verify::run(args),

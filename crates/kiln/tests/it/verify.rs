@@ -14,6 +14,32 @@ fn an_image_is_verified_by_baking_its_commit_again() {
     // What is in the folder now matters to nobody.
     world.write("kiln.hcl", "project = ");
     world.write("app/index.html", "other");
+    let image = world.json(&["inspect", &tag, "--json"]);
+    let steps: Vec<_> = image["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| layer["step"].as_str().unwrap())
+        .collect();
+    assert!(steps[0].starts_with("debian bookworm"), "{steps:?}");
+    assert_eq!(steps[steps.len() - 2..], ["user app", "copy app/ /srv"]);
+    let commit = image["origin"]["commit"].as_str().unwrap();
+    assert!(
+        tag.ends_with(&commit[..12]) && image["origin"]["dirty"] == false,
+        "{image}"
+    );
+    assert_eq!(image["tags"][0], tag.as_str());
+    assert_eq!(image["config"]["user"], "app");
+    assert!(
+        image["packages"].as_u64().unwrap() > 50
+            && image["referrers"].as_array().unwrap().len() >= 2
+    );
+    assert!(image["releases"].is_null(), "kiln is not running");
+    let shown = world.succeed(&["inspect", &tag]);
+    assert!(
+        shown.contains("copy app/ /srv") && shown.contains(commit),
+        "{shown}"
+    );
     let said = world.succeed(&["verify", &tag]);
     assert!(
         said.contains("gives the same image again, sha256:"),
