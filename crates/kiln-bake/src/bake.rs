@@ -79,6 +79,10 @@ pub enum BakeProgress {
         step: String,
         line: String,
     },
+    /// A shell follows where a step failed; or why it can't.
+    Shell {
+        why: String,
+    },
     /// A step has its layer.
     Ended(StepReport),
 }

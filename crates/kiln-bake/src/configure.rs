@@ -73,16 +73,14 @@ impl<'a> Ground<'a> {
     }
 }
 
-/// Runs one command of a step to its end; anything but success is an error with the last lines it said. True: it used the network.
-pub(crate) fn run(
+fn spec(
     ground: &Ground<'_>,
     argv: &[&str],
     env: Vec<(String, String)>,
     user: &str,
     cwd: &str,
-    said: &mut dyn FnMut(&str),
-) -> Result<bool, BakeError> {
-    let spec = SandboxSpec {
+) -> SandboxSpec {
+    SandboxSpec {
         lowers: ground.lowers.clone(),
         upper: ground.upper.to_owned(),
         work: ground.work.to_owned(),
@@ -98,7 +96,39 @@ pub(crate) fn run(
         pids: Some(PROCESSES),
         time_limit: Some(TIME_LIMIT_MS),
         as_instance: None,
-    };
+    }
+}
+
+/// A shell where the step was, with this process's input and output; how it ends is nobody's business.
+pub(crate) fn interact(
+    ground: &Ground<'_>,
+    argv: &[&str],
+    env: Vec<(String, String)>,
+    user: &str,
+    cwd: &str,
+) -> Result<(), BakeError> {
+    let mut spec = spec(ground, argv, env, user, cwd);
+    // A person may think.
+    spec.time_limit = None;
+    sandbox::interact(&spec)
+        .map(drop)
+        .map_err(|source| BakeError::Sandbox {
+            image: ground.image.to_owned(),
+            step: ground.step.to_owned(),
+            source,
+        })
+}
+
+/// Runs one command of a step to its end; anything but success is an error with the last lines it said. True: it used the network.
+pub(crate) fn run(
+    ground: &Ground<'_>,
+    argv: &[&str],
+    env: Vec<(String, String)>,
+    user: &str,
+    cwd: &str,
+    said: &mut dyn FnMut(&str),
+) -> Result<bool, BakeError> {
+    let spec = spec(ground, argv, env, user, cwd);
     let mut partial = String::new();
     let mut last: Vec<String> = Vec::new();
     // dpkg goes on with other packages after one that fails.

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_model::StartFailure;
@@ -179,29 +179,10 @@ pub fn run_to_end(
     stop: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<Ended, SandboxError> {
-    let folder = |source| SandboxError::Folder {
-        path: spec.work.clone(),
-        source,
-    };
-    fs::create_dir_all(&spec.work).map_err(folder)?;
-    let file = in_memory(spec).map_err(folder)?;
-    // The child opens it by this process's descriptor.
-    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-    let program = program().map_err(SandboxError::Spawn)?;
-    let mut child = Command::new(program.path())
-        .arg("sandbox")
-        .arg(&path)
-        // Says whose it is where processes are listed.
-        .arg(&spec.work)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(SandboxError::Spawn)?;
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let holder =
-        i32::try_from(child.id()).map_err(|error| SandboxError::Spawn(io::Error::other(error)))?;
+    let mut child = spawn(spec, [Stdio::null(), Stdio::piped(), Stdio::piped()])?;
+    let (mut stdout, mut stderr) = (child.process.stdout.take(), child.process.stderr.take());
+    let holder = i32::try_from(child.process.id())
+        .map_err(|error| SandboxError::Spawn(io::Error::other(error)))?;
     began(Running { holder });
     let turn = Timespec {
         tv_sec: 0,
@@ -239,10 +220,58 @@ pub fn run_to_end(
             }
         }
     }
-    child.wait().map_err(SandboxError::Spawn)?;
-    let verdict_path = spec.work.join(VERDICT);
-    let verdict: Option<Verdict> = state::read_json(&verdict_path).map_err(folder)?;
-    let _ = fs::remove_file(verdict_path);
+    child.process.wait().map_err(SandboxError::Spawn)?;
+    verdict(spec, stopped)
+}
+
+/// Runs a step that has this process's own input and output, to its end.
+pub fn interact(spec: &SandboxSpec) -> Result<Ended, SandboxError> {
+    let mut child = spawn(spec, [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])?;
+    child.process.wait().map_err(SandboxError::Spawn)?;
+    verdict(spec, false)
+}
+
+/// The holder, and the spec that it may still have to read.
+struct Holder {
+    process: Child,
+    _spec: File,
+}
+
+fn spawn(spec: &SandboxSpec, [stdin, stdout, stderr]: [Stdio; 3]) -> Result<Holder, SandboxError> {
+    let folder = |source| SandboxError::Folder {
+        path: spec.work.clone(),
+        source,
+    };
+    fs::create_dir_all(&spec.work).map_err(folder)?;
+    let file = in_memory(spec).map_err(folder)?;
+    // The child opens it by this process's descriptor.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let program = program().map_err(SandboxError::Spawn)?;
+    let process = Command::new(program.path())
+        .arg("sandbox")
+        .arg(&path)
+        // Says whose it is where processes are listed.
+        .arg(&spec.work)
+        .env_clear()
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .map_err(SandboxError::Spawn)?;
+    Ok(Holder {
+        process,
+        _spec: file,
+    })
+}
+
+fn verdict(spec: &SandboxSpec, stopped: bool) -> Result<Ended, SandboxError> {
+    let path = spec.work.join(VERDICT);
+    let verdict: Option<Verdict> =
+        state::read_json(&path).map_err(|source| SandboxError::Folder {
+            path: spec.work.clone(),
+            source,
+        })?;
+    let _ = fs::remove_file(path);
     match verdict {
         Some(Verdict::Ended(ended)) => Ok(ended),
         Some(Verdict::Failed(reason)) => Err(SandboxError::Start(reason)),

@@ -262,6 +262,9 @@ pub(crate) struct Dockerfile {
         requires = "dockerfile"
     )]
     pub(crate) allow: Vec<Entitlement>,
+    /// Open a shell in the file system of a RUN that fails, then fail
+    #[arg(long, requires = "dockerfile")]
+    pub(crate) shell_on_error: bool,
     /// What looks secret and is none, as the error names it
     #[arg(
         long = "allow-leak",

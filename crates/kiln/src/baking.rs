@@ -373,6 +373,13 @@ impl<'a, W: Write> Live<'a, W> {
                     self.show(&format!("{} begins", self.step));
                 }
             }
+            BakeProgress::Shell { why } => {
+                self.clear();
+                return Some(format!(
+                    "{why}\n{}: a shell where it failed (`exit` ends it, and the bake fails)",
+                    self.image
+                ));
+            }
             BakeProgress::Said { step, line } => {
                 // In a log it is shown where the step fails.
                 if self.columns.is_some() {

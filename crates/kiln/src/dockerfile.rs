@@ -58,6 +58,7 @@ impl DockerfileSettings {
             ssh,
             allow,
             allow_leaks,
+            shell_on_error,
             network,
             no_cache,
             check,
@@ -113,7 +114,10 @@ impl DockerfileSettings {
                 .map(|(name, path)| (name, PathBuf::from(path)))
                 .collect(),
             platform,
-            granted: granted::granted(&secrets, &ssh, &allow, network)?,
+            granted: Granted {
+                shell_on_error,
+                ..granted::granted(&secrets, &ssh, &allow, network)?
+            },
             allow_leaks,
             no_cache,
             check,

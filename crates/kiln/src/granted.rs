@@ -49,6 +49,7 @@ pub(crate) fn granted(
         network_host: allow.contains(&Entitlement::NetworkHost),
         security_insecure: allow.contains(&Entitlement::SecurityInsecure),
         no_network: network == Network::None,
+        shell_on_error: false,
     })
 }
 

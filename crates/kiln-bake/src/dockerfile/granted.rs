@@ -15,6 +15,8 @@ pub struct Granted {
     pub security_insecure: bool,
     /// No RUN has a network, whatever it asks for.
     pub no_network: bool,
+    /// A RUN that fails is followed by a shell where it was, with this process's input and output.
+    pub shell_on_error: bool,
 }
 
 /// What is shown in place of a secret.

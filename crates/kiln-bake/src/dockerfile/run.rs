@@ -18,7 +18,7 @@ use super::stage::Walk;
 use super::step::{Inputs, Made};
 use super::stubs;
 use super::{Bake, PROXIES};
-use crate::bake::{Scratch, sweep};
+use crate::bake::{BakeProgress, Scratch, sweep};
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
 use crate::leaks;
@@ -54,6 +54,8 @@ struct Planning<'a> {
     privileged: bool,
     layers: &'a [Layer],
     date: i64,
+    /// For who looks into a failed step.
+    shell: String,
 }
 
 impl Walk {
@@ -95,6 +97,7 @@ impl Walk {
                 privileged,
                 layers: &layers,
                 date,
+                shell: self.shell().swap_remove(0),
             };
             bake.execute(file, planning)
         })
@@ -237,6 +240,7 @@ impl Bake<'_> {
             privileged,
             layers,
             date,
+            shell,
         } = planning;
         sweep(self.request.work);
         let scratch = Scratch::new(self.request.work, self.store)?;
@@ -304,7 +308,29 @@ impl Bake<'_> {
         };
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut said = |line: &str| self.said(name, line);
-        let used_network = configure::run(&ground, &argv, env, user, workdir, &mut said)?;
+        let ran = configure::run(&ground, &argv, env.clone(), user, workdir, &mut said);
+        if let Err(error @ BakeError::Step { .. }) = &ran
+            && self.request.granted.shell_on_error
+            && !self.schedule.is_stopped()
+        {
+            // What the others do is for nothing, and what they say would be in the way.
+            self.schedule.stop();
+            self.tell(BakeProgress::Shell {
+                why: error.to_string(),
+            });
+            let mut ground = ground;
+            if let SandboxNetwork::Outbound(_) = ground.network {
+                // The other one goes with its step, and not at once.
+                ground.network = SandboxNetwork::Outbound(self.link()?.0);
+            }
+            let shell = [shell.as_str()];
+            if let Err(failed) = configure::interact(&ground, &shell, env, user, workdir) {
+                self.tell(BakeProgress::Shell {
+                    why: crate::error::told(&failed),
+                });
+            }
+        }
+        let used_network = ran?;
         let mut tree = Tree::from_upper(&upper)?;
         stubs::remove(&mut tree, &made_for);
         tree.clamp_mtime(date);

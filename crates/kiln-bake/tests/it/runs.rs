@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("run_stages_are_carried_out_at_the_same_time", parallel),
     ("run_leaks_end_the_bake_unless_they_are_excused", leaks),
     ("run_images_say_where_they_came_from", origin),
+    ("run_that_fails_leaves_a_shell_where_it_was", shell),
     ("run_reaches_out_and_nothing_of_the_host", network),
     ("run_has_more_rights_where_the_caller_allows_it", rights),
 ];
@@ -429,6 +430,34 @@ fn origin() {
     }
     assert!(!statement.contains("not to be told"));
     assert!(read("application/spdx+json").contains("SPDX-2.3"));
+}
+
+fn shell() {
+    let mut bench = Bench::new();
+    bench.granted.shell_on_error = true;
+    // The shell reads what this process does.
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    rustix::stdio::dup2_stdin(&read).unwrap();
+    let commands = b"cp /made /c/seen\necho $WHO $(pwd) $(id -u) >> /c/seen\nexit 0\n";
+    rustix::io::write(&write, commands).unwrap();
+    drop(write);
+    let error = bench.refused(
+        "FROM busybox\nRUN mkdir -m 777 /w\nWORKDIR /w\nENV WHO=me\n\
+         RUN --mount=type=cache,target=/c,id=shell echo made > /made; exit 9\n",
+    );
+    assert!(
+        error.contains("Dockerfile:5:1") && error.contains("exited with code 9"),
+        "{error}"
+    );
+    bench.granted.shell_on_error = false;
+    let baked = bench.baked(
+        "shell:1",
+        "FROM busybox\nRUN --mount=type=cache,target=/c,id=shell cp /c/seen /seen\n",
+    );
+    bench.look(&baked, |view| {
+        let seen = fs::read_to_string(view.join("seen")).unwrap();
+        assert_eq!(seen, "made\nme /w 0\n");
+    });
 }
 
 fn rights() {
