@@ -70,12 +70,14 @@ impl Step {
         #[derive(Serialize)]
         struct Key<'a> {
             format: u32,
+            compressor: String,
             below: &'a [Digest],
             date: i64,
             work: &'a Work,
         }
         let key = Key {
             format: FORMAT,
+            compressor: kiln_oci::compressor(),
             below,
             date,
             work: &self.work,

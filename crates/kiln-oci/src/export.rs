@@ -31,11 +31,14 @@ pub enum Output {
     DockerArchive(PathBuf),
     /// The files alone, as an instance sees them.
     Tar(PathBuf),
+    /// An OCI layout or archive with its layers in gzip, for who does not know zstd. It is another image by its digest, of
+    /// the same configuration and files.
+    Gzip(Box<Self>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is no output: expected oci:DIR, oci-archive:FILE, docker-archive:FILE or tar:FILE"
+    "`{text}` is no output: expected oci:DIR, oci-archive:FILE, docker-archive:FILE or tar:FILE; behind the first two, `,compression=gzip` for layers in gzip instead of zstd"
 )]
 pub struct OutputError {
     text: String,
@@ -48,14 +51,29 @@ impl FromStr for Output {
         let error = || OutputError {
             text: text.to_owned(),
         };
+        let (text, gzip) = match text.rsplit_once(",compression=") {
+            Some((text, "gzip")) => (text, true),
+            Some((text, "zstd")) => (text, false),
+            Some(_) => return Err(error()),
+            None => (text, false),
+        };
         let (kind, path) = text.split_once(':').ok_or_else(error)?;
         if path.is_empty() {
             return Err(error());
         }
         let path = PathBuf::from(path);
+        let wrap = |output| {
+            if gzip {
+                Self::Gzip(Box::new(output))
+            } else {
+                output
+            }
+        };
         match kind {
-            "oci" => Ok(Self::OciLayout(path)),
-            "oci-archive" => Ok(Self::OciArchive(path)),
+            "oci" => Ok(wrap(Self::OciLayout(path))),
+            "oci-archive" => Ok(wrap(Self::OciArchive(path))),
+            // Their layers are not compressed.
+            _ if gzip => Err(error()),
             "docker-archive" => Ok(Self::DockerArchive(path)),
             "tar" => Ok(Self::Tar(path)),
             _ => Err(error()),
@@ -64,12 +82,22 @@ impl FromStr for Output {
 }
 
 impl Output {
+    /// Whether more than one image may be written to it.
+    pub fn takes_several(&self) -> bool {
+        match self {
+            Self::OciLayout(_) => true,
+            Self::OciArchive(_) | Self::DockerArchive(_) | Self::Tar(_) => false,
+            Self::Gzip(output) => output.takes_several(),
+        }
+    }
+
     pub fn path(&self) -> &Path {
         match self {
             Self::OciLayout(path)
             | Self::OciArchive(path)
             | Self::DockerArchive(path)
             | Self::Tar(path) => path,
+            Self::Gzip(output) => output.path(),
         }
     }
 }
@@ -149,16 +177,20 @@ struct DockerImage {
 impl Store {
     /// Writes the image `digest`, called `tag`, to `output`. A file that is there is replaced, whole or not at all.
     pub fn export(&self, digest: &Digest, tag: &str, output: &Output) -> Result<(), ExportError> {
-        let image = self.image(digest)?;
+        self.export_image(&self.image(digest)?, tag, output)
+    }
+
+    fn export_image(&self, image: &Image, tag: &str, output: &Output) -> Result<(), ExportError> {
         match output {
-            Output::OciLayout(path) => self.export_layout(&image, tag, path),
+            Output::Gzip(output) => self.export_image(&self.in_gzip(image)?, tag, output),
+            Output::OciLayout(path) => self.export_layout(image, tag, path),
             Output::OciArchive(path) => {
-                let index = index(&image, tag)?;
-                write_tar(&self.layout(&image, index)?, path)
+                let index = index(image, tag)?;
+                write_tar(&self.layout(image, index)?, path)
             }
-            Output::DockerArchive(path) => write_tar(&self.docker(&image, tag)?, path),
+            Output::DockerArchive(path) => write_tar(&self.docker(image, tag)?, path),
             Output::Tar(path) => {
-                let layers = self.layer_trees(&image)?;
+                let layers = self.layer_trees(image)?;
                 let tree = Tree::merge(&layers).map_err(|source| ExportError::Layer {
                     path: path.clone(),
                     source,

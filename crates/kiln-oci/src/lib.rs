@@ -31,5 +31,5 @@ pub use import::{
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use store::{
     Blob, BlobFile, BlobWriter, ImageEntry, PruneOptions, Pruned, Referrer, Store, StoreError,
-    TagEntry, digests_in,
+    TagEntry, compressor, digests_in,
 };

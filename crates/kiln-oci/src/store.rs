@@ -27,6 +27,7 @@ mod compress;
 mod error;
 mod extents;
 mod frames;
+mod gzip;
 mod images;
 mod layers;
 mod prune;
@@ -45,6 +46,7 @@ use kiln_model::Digest;
 
 pub use blob::BlobFile;
 pub use error::StoreError;
+pub use gzip::compressor;
 pub use images::ImageEntry;
 pub use prune::{PruneOptions, Pruned, digests_in};
 pub use referrers::Referrer;

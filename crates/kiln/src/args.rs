@@ -192,7 +192,9 @@ pub(crate) struct Bake {
     pub(crate) images: Vec<String>,
     /// Write the image as well: oci:DIR, oci-archive:FILE, docker-archive:FILE or tar:FILE (its files alone)
     ///
-    /// May be given several times. Only a layout's folder (oci:DIR) takes more than one image.
+    /// May be given several times. Only a layout's folder (oci:DIR) takes more than one image. Layers are in zstd; for
+    /// tools that do not know it, `oci:DIR,compression=gzip` and `oci-archive:FILE,compression=gzip` write another image
+    /// of the same files.
     #[arg(long, value_name = "TYPE:PATH")]
     pub(crate) output: Vec<Output>,
     /// Say of each step whether it was cached, and what changed since the last bake where it was not

@@ -115,6 +115,7 @@ impl Bake<'_> {
         struct Key<'a> {
             front_end: &'a str,
             format: u32,
+            compressor: String,
             below: Vec<Digest>,
             date: i64,
             inputs: &'a Inputs<'a>,
@@ -127,6 +128,7 @@ impl Bake<'_> {
         let key = Digest::of(&canonical_json(&Key {
             front_end: "dockerfile",
             format: FORMAT,
+            compressor: kiln_oci::compressor(),
             below: below.clone(),
             date,
             inputs,

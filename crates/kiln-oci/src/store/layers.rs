@@ -271,7 +271,7 @@ impl Store {
         Ok(tree)
     }
 
-    fn layer_stream(&self, layer: &Layer) -> Result<LayerStream, StoreError> {
+    pub(super) fn layer_stream(&self, layer: &Layer) -> Result<LayerStream, StoreError> {
         let path = self.blob_path(&layer.blob.digest);
         let blob = self.open_blob(&layer.blob.digest)?;
         Ok(HashingReader {
@@ -281,7 +281,7 @@ impl Store {
     }
 }
 
-type LayerStream = HashingReader<Box<dyn Read + Send>>;
+pub(super) type LayerStream = HashingReader<Box<dyn Read + Send>>;
 
 impl Image {
     /// The EROFS files of the image's layers, bottom to top; those that are missing are made again.
@@ -290,14 +290,14 @@ impl Image {
     }
 }
 
-struct HashingReader<R> {
+pub(super) struct HashingReader<R> {
     inner: R,
     out: HashingWriter<std::io::Sink>,
 }
 
 impl<R> HashingReader<R> {
     /// Whether what was read, to its end, is the layer.
-    fn check(self, layer: &Layer) -> Result<(), StoreError> {
+    pub(super) fn check(self, layer: &Layer) -> Result<(), StoreError> {
         let (_, actual, _) = self.out.finish();
         if actual != layer.diff_id {
             return Err(StoreError::DiffIdWrong {

@@ -251,3 +251,48 @@ fn an_output_is_a_kind_and_a_path() {
         assert!(wrong.parse::<Output>().is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn layers_are_exported_in_gzip_on_request_the_same_each_time() {
+    let archives = [0, 1].map(|_| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = image(&store);
+        let folder = dir.path().join("layout");
+        let output: Output = format!("oci:{},compression=gzip", folder.display())
+            .parse()
+            .unwrap();
+        assert_eq!(output.path(), folder);
+        store.export(&digest, TAG, &output).unwrap();
+        let index = fs::read(folder.join("index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let blob = |digest: &serde_json::Value| {
+            let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+            fs::read(folder.join("blobs/sha256").join(hex)).unwrap()
+        };
+        let manifest = blob(&index["manifests"][0]["digest"]);
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let layers = store.image(&digest).unwrap().layers;
+        for (layer, known) in manifest["layers"].as_array().unwrap().iter().zip(layers) {
+            assert_eq!(
+                layer["mediaType"],
+                "application/vnd.oci.image.layer.v1.tar+gzip"
+            );
+            let bytes = blob(&layer["digest"]);
+            assert_eq!(layer["size"], bytes.len());
+            let mut stream = Vec::new();
+            let mut decoder = flate2::read::GzDecoder::new(bytes.as_slice());
+            std::io::Read::read_to_end(&mut decoder, &mut stream).unwrap();
+            assert_eq!(kiln_model::Digest::of(&stream), known.diff_id);
+        }
+        manifest
+    });
+    assert_eq!(archives[0], archives[1]);
+    for wrong in [
+        "tar:x,compression=gzip",
+        "docker-archive:x,compression=gzip",
+        "oci:x,compression=xz",
+    ] {
+        assert!(wrong.parse::<Output>().is_err(), "{wrong}");
+    }
+}

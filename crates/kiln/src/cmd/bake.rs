@@ -50,7 +50,7 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
     let definition = definition::read(args.definition.into())?;
     let audience = Audience::of(args.json.json);
     let names = definition.images(&args.images)?;
-    let only_one = |output: &&Output| !matches!(output, Output::OciLayout(_));
+    let only_one = |output: &&Output| !output.takes_several();
     if let Some(output) = args
         .output
         .iter()
