@@ -28,6 +28,8 @@ const LEAVING: &str =
 const INSIDE_LINK: &str = "a link in an archive is one in the image: what is below it is put where it leads, never outside";
 const WHITEOUT: &str =
     "BuildKit takes the file for a mark of a layer, and deletes one of the image";
+const EMPTY_VARIABLE: &str =
+    "a variable without a value is a mistake here: BuildKit goes on as root, or where it was";
 
 /// (case, what differs, why).
 const DIFFERENCES: &[(&str, &str, &str)] = &[
@@ -49,6 +51,8 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("run/chmod-only", "/", ROOT_FOLDER),
     ("run/empty", "result", NO_COMMAND),
     ("run/link-to-base-file", "/opt/tool/x2", LINKED_TO_BASE),
+    ("config/user-empty-variable", "result", EMPTY_VARIABLE),
+    ("config/workdir-empty-variable", "result", EMPTY_VARIABLE),
     ("copy/attributes", "/marked", ATTRIBUTES),
     ("run/hostname", "/name", HOST_NAME),
     ("run/rights", "/dev-node", DEVICES),
