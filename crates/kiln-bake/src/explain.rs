@@ -227,6 +227,13 @@ fn flat(fields: &Value) -> BTreeMap<String, Value> {
     for (name, value) in fields.as_object().into_iter().flatten() {
         match value {
             Value::Object(_) => all.extend(flat(value)),
+            // The sources of a COPY, each with what is in it.
+            Value::Array(sources)
+                if name == "files" && sources.iter().all(|one| one["entries"].is_array()) =>
+            {
+                let entries = sources.iter().filter_map(|one| one["entries"].as_array());
+                all.insert(name.clone(), entries.flatten().cloned().collect());
+            }
             value => {
                 all.insert(name.clone(), value.clone());
             }
@@ -250,11 +257,21 @@ fn keyed(value: &Value) -> Option<BTreeMap<String, Value>> {
             }
             Value::Object(fields) => {
                 let name = fields.get("path").or_else(|| fields.get("name"))?;
-                Some((name.as_str()?.to_owned(), item.clone()))
+                Some((text_of(name)?, item.clone()))
             }
             _ => None,
         })
         .collect()
+}
+
+/// A path is kept as its bytes where it may be no text.
+fn text_of(name: &Value) -> Option<String> {
+    let Some(bytes) = name.as_array() else {
+        return name.as_str().map(str::to_owned);
+    };
+    let byte = |value: &Value| u8::try_from(value.as_u64()?).ok();
+    let bytes: Vec<u8> = bytes.iter().map(byte).collect::<Option<_>>()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn items(
@@ -382,6 +399,12 @@ mod tests {
                 "env API_TOKEN changed",
                 "env B added: ",
             ]
+        );
+        let taken = |path: Value, digest: &str| json!({"name": "app", "is_folder": true, "entries": [{"path": path, "kind": {"file": {"digest": digest}}}]});
+        let files = |first: &str, second: &str| json!({"copy": {"to": "/", "origin": {"files": [taken(json!("a"), first), taken(json!(b"b"), second)]}}});
+        assert_eq!(
+            told("COPY a b /", files("1", "1"), files("1", "2")),
+            ["b changed"]
         );
         let from = |layer: &str| json!({"copy": {"origin": {"layers": {"layers": [layer], "sources": ["/x"]}}}});
         assert_eq!(
