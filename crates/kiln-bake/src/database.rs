@@ -14,6 +14,7 @@ use crate::deb::merged;
 use crate::error::BakeError;
 use crate::install::Installed;
 use crate::onto::Onto;
+use crate::slim;
 
 const DPKG: &str = "var/lib/dpkg";
 
@@ -23,6 +24,8 @@ pub(crate) struct Before {
     /// The image's dpkg works: it puts configuration files in place when it configures their packages, and not before, so that
     /// other packages' scripts don't use what is not ready.
     is_configured: bool,
+    /// Documents are left out.
+    is_slim: bool,
     /// By the name of its info files.
     paragraphs: BTreeMap<String, Paragraph>,
     /// Whose each path is.
@@ -40,9 +43,18 @@ struct Diversion {
 }
 
 impl Before {
-    pub(crate) fn read(onto: &Onto) -> io::Result<Self> {
+    /// Where there is nothing yet.
+    pub(crate) fn nothing(slim: bool) -> Self {
+        Self {
+            is_slim: slim,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn read(onto: &Onto, slim: bool) -> io::Result<Self> {
         let mut before = Self {
             is_configured: true,
+            is_slim: slim,
             ..Self::default()
         };
         for paragraph in control::paragraphs(&onto.read_text("var/lib/dpkg/status")?) {
@@ -80,6 +92,9 @@ impl Before {
 
     /// Where a path of `package` goes.
     pub(crate) fn place(&self, package: &Paragraph, path: &Path) -> Option<PathBuf> {
+        if self.is_slim && slim::leaves_out(path) {
+            return None;
+        }
         let name = package.get("Package").unwrap_or_default();
         if let Some((owner, paragraph)) = self.owner(path)
             && owner != info_name(package)

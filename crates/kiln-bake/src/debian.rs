@@ -16,6 +16,7 @@ use crate::install;
 use crate::lock::{ImageLock, LockedPackage};
 use crate::locking::package_roots;
 use crate::onto::Onto;
+use crate::slim;
 
 pub(crate) struct Debian<'a> {
     pub(crate) store: &'a Store,
@@ -37,12 +38,14 @@ impl Debian<'_> {
         let (base, _) = self.locked.split();
         let onto = Onto::new(self.ground.upper, None);
         install::make_merged(self.ground.upper)?;
+        let before = Before::nothing(self.debian.slim);
+        let place = (&onto, &before);
         let all = &self.locked.packages;
         let store = self.store;
         self.while_fetching(all, |arrivals, told, heard| {
             let mut installed = std::thread::scope(|scope| {
                 let unpacking = scope.spawn(|| {
-                    let installed = install::unpack_arriving(store, base, &onto, arrivals);
+                    let installed = install::unpack_arriving(store, base, place, arrivals);
                     // Nobody hears it any more: the bake is over.
                     let _ = told.send(Told::Ended);
                     installed
@@ -56,11 +59,14 @@ impl Debian<'_> {
                 // The failure is told by who waits for it.
                 return Ok(());
             }
-            let before = Before::default();
             let which: Vec<usize> = (0..installed.len()).collect();
             let name = self.image.name.to_string();
-            let place = (&onto, &before);
             install::register(self.store, &name, base, &mut installed, &which, place)?;
+            if self.debian.slim {
+                let config = Path::new(slim::CONFIG);
+                onto.write(config, slim::config().as_bytes(), 0o644)
+                    .map_err(BakeError::io(self.ground.upper))?;
+            }
             let names: Vec<String> = installed
                 .iter()
                 .map(|one| info_name(&one.paragraph))
@@ -132,7 +138,7 @@ impl Debian<'_> {
                 )?;
             }
             let onto = Onto::new(upper, Some(below));
-            let before = Before::read(&onto).map_err(BakeError::io(upper))?;
+            let before = Before::read(&onto, self.debian.slim).map_err(BakeError::io(upper))?;
             let place = (&onto, &before);
             let which = &round.packages;
             install::unpack(self.store, packages, &mut installed, which, place)?;

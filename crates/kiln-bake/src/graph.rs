@@ -21,10 +21,14 @@ pub(crate) enum Work {
         arch: String,
         date: i64,
         packages: Vec<(String, String, Digest)>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        slim: bool,
     },
     /// More packages, over a base.
     Packages {
         packages: Vec<(String, String, Digest)>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        slim: bool,
     },
     Users {
         users: Vec<UserSpec>,
@@ -108,6 +112,7 @@ pub(crate) fn debian(debian: &DebianSpec, locked: &ImageLock) -> Vec<Step> {
             arch: locked.arch.clone(),
             date: locked.date,
             packages: named(base),
+            slim: debian.slim,
         },
     }];
     if !rest.is_empty() {
@@ -115,6 +120,7 @@ pub(crate) fn debian(debian: &DebianSpec, locked: &ImageLock) -> Vec<Step> {
             name: format!("packages {}", locked.requested.join(" ")),
             work: Work::Packages {
                 packages: named(rest),
+                slim: debian.slim,
             },
         });
     }

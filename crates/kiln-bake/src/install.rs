@@ -87,7 +87,7 @@ fn parallel<T: Send>(count: usize, work: impl Fn(usize) -> Option<T> + Sync) -> 
 pub(crate) fn unpack_arriving(
     store: &Store,
     packages: &[LockedPackage],
-    onto: &Onto,
+    (onto, before): (&Onto, &Before),
     arrivals: &Arrivals,
 ) -> Vec<Installed> {
     parallel(packages.len(), |index| {
@@ -95,8 +95,7 @@ pub(crate) fn unpack_arriving(
             return None;
         }
         let unpacked = open(store, &packages[index]).and_then(|(deb, mut one)| {
-            let before = Before::default();
-            let place = |path: &Path| database::place(&before, &one, path);
+            let place = |path: &Path| database::place(before, &one, path);
             let unpacked = unpack_one(&deb, &packages[index], onto, &place)?;
             one.unpacked = unpacked;
             Ok(one)
@@ -443,9 +442,9 @@ mod tests {
             [Path::new("etc/p.conf")]
         );
         let upper = tempfile::tempdir().unwrap();
-        let configured = Before::read(&Onto::new(upper.path(), None)).unwrap();
+        let configured = Before::read(&Onto::new(upper.path(), None), false).unwrap();
         for (before, path, place) in [
-            (&Before::default(), "etc/p.conf", "etc/p.conf"),
+            (&Before::nothing(false), "etc/p.conf", "etc/p.conf"),
             (&configured, "etc/p.conf", "etc/p.conf.dpkg-new"),
             (&configured, "etc/old", "etc/old"),
         ] {

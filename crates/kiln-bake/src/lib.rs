@@ -40,6 +40,7 @@ mod resolve;
 mod sbom;
 mod seen;
 mod signature;
+mod slim;
 mod sources;
 mod universe;
 mod users;

@@ -196,6 +196,7 @@ mod tests {
             recommends: false,
             updates: true,
             security: true,
+            slim: false,
             origin: DebianOrigin::Mirror {
                 url: "http://m.test/debian/".into(),
             },

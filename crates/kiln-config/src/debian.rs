@@ -19,6 +19,7 @@ const SHAPE: Shape = Shape {
         "recommends",
         "updates",
         "security",
+        "slim",
         "keyring",
     ],
     blocks: &[],
@@ -129,6 +130,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let recommends = section.boolean(reader, "recommends").unwrap_or(false);
     let updates = section.boolean(reader, "updates").unwrap_or(true);
     let security = section.boolean(reader, "security").unwrap_or(true);
+    let slim = section.boolean(reader, "slim").unwrap_or(false);
     Some(DebianSpec {
         suite: suite?.value,
         packages: names,
@@ -137,6 +139,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         recommends,
         updates,
         security,
+        slim,
         origin,
         keyring: keyring.map(|at| at.value),
     })

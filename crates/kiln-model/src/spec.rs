@@ -106,6 +106,8 @@ pub struct DebianSpec {
     /// Whether the suites `SUITE-updates` and `SUITE-security` are looked at.
     pub updates: bool,
     pub security: bool,
+    /// Whether documents, manuals and translations are left out.
+    pub slim: bool,
     pub origin: DebianOrigin,
     /// The keys that sign the archive, relative to the definition's folder. `None`: Debian's own.
     pub keyring: Option<String>,

@@ -10,6 +10,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         hard,
     ),
     ("packages_that_exclude_each_other_are_told", excluded),
+    (
+        "a_slim_image_has_no_manuals_and_dpkg_knows_what_is_not_there",
+        slim,
+    ),
 ];
 
 fn with(packages: &[&str]) -> ImageSpec {
@@ -87,5 +91,20 @@ fn excluded() {
         "Take one of them out",
     ] {
         assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+fn slim() {
+    let world = World::fresh();
+    let mut wanted = image();
+    debian(&mut wanted).slim = true;
+    wanted.run = [
+        silent("dpkg --audit"),
+        silent("dpkg --verify"),
+        silent("find /usr/share/man /usr/share/locale -type f ! -name locale.alias"),
+    ]
+    .to_vec();
+    if let Err(error) = world.bake(&wanted) {
+        panic!("{}", told(&error));
     }
 }

@@ -61,6 +61,7 @@ pub(crate) fn image() -> ImageSpec {
             recommends: false,
             updates: true,
             security: true,
+            slim: false,
             origin: DebianOrigin::Machine,
             keyring: None,
         }),

@@ -203,6 +203,7 @@ fn an_image_says_everything_that_is_baked() {
             recommends: false,
             updates: true,
             security: true,
+            slim: false,
             origin: DebianOrigin::Mirror {
                 url: "https://mirror.example.org/debian".into()
             },

@@ -19,6 +19,7 @@ fn a_snapshot_is_a_day_a_time_or_an_address_and_scratch_is_no_debian() {
             recommends = true
             updates    = false
             security   = false
+            slim       = true
           }
         }
         image "address" {
@@ -42,7 +43,7 @@ fn a_snapshot_is_a_day_a_time_or_an_address_and_scratch_is_no_debian() {
     let day = debian("day").unwrap();
     assert_eq!(day.components, ["main", "non-free-firmware"]);
     assert_eq!(day.arch.as_deref(), Some("arm64"));
-    assert!(day.recommends && !day.updates && !day.security);
+    assert!(day.recommends && day.slim && !day.updates && !day.security);
     let snapshot = |url: &str, security: &str| DebianOrigin::Snapshot {
         url: url.into(),
         security: security.into(),
