@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod conformance;
+mod fuzz;
 mod layers;
 mod licences;
 mod load;
@@ -43,6 +44,8 @@ cargo xtask TASK
                    simulated rollouts with faults: how many a second, and which seeds fail
   sim              --seed N
                    one seed of the simulator again, with everything that happened in it
+  fuzz             TARGET [--seconds 60]
+                   looks for an input that breaks what kiln reads of others
   vm               [--deb FILE]
                    the engine's tests in qemu: Debian's kernel (or the one of a package), cgroup v2
 
@@ -62,6 +65,8 @@ enum TaskError {
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
     Sim(#[from] sim::SimError),
+    #[error(transparent)]
+    Fuzz(#[from] fuzz::FuzzError),
     #[error(transparent)]
     Vm(#[from] vm::VmError),
     #[error("no task `{0}`\n\n{HELP}")]
@@ -98,6 +103,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
         "conformance" => conformance::run(args)?,
         "bench" => bench::run(args)?,
         "sim" => sim::run(args)?,
+        "fuzz" => fuzz::run(args)?,
         "vm" => vm::run(args)?,
         _ => return Err(TaskError::Unknown(task)),
     }

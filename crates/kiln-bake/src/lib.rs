@@ -22,6 +22,8 @@ mod dockerfile;
 mod error;
 mod explain;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod git;
 mod graph;
 mod image_tests;

@@ -50,6 +50,10 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "kiln-daemon",
         ],
     ),
+    (
+        "kiln-fuzz",
+        &["kiln-model", "kiln-config", "kiln-oci", "kiln-bake"],
+    ),
     ("xtask", &["kiln-model", "kiln-sim"]),
 ];
 

@@ -1,0 +1,29 @@
+//! What the fuzzer starts from, and what it once broke something with, holds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The inputs of a target below `folder`, in order.
+fn inputs(folder: &str, target: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(folder)
+        .join(target);
+    let mut paths: Vec<_> = match fs::read_dir(&folder) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
+        Err(_) => Vec::new(),
+    };
+    paths.sort();
+    paths
+}
+
+#[test]
+fn every_seed_and_every_find_holds() {
+    for target in kiln_fuzz::TARGETS {
+        let seeds = inputs("seeds", target.name);
+        assert!(!seeds.is_empty(), "{} has no seed", target.name);
+        for path in seeds.into_iter().chain(inputs("found", target.name)) {
+            println!("{}", path.display());
+            (target.run)(&fs::read(&path).unwrap());
+        }
+    }
+}
