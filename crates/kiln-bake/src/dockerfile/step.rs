@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use kiln_model::{Digest, canonical_json};
+use kiln_model::Digest;
 use kiln_oci::{Layer, Store};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use super::source::Found;
 use crate::bake::{BakeProgress, StepReport, step_lock};
 use crate::error::BakeError;
 use crate::explain;
+use crate::graph::digest_of;
 use crate::leaks::Finding;
 use crate::provenance::Done;
 
@@ -125,14 +126,14 @@ impl Bake<'_> {
         }
         let began = Instant::now();
         let below: Vec<Digest> = below.iter().map(|layer| layer.diff_id).collect();
-        let key = Digest::of(&canonical_json(&Key {
+        let key = digest_of(&Key {
             front_end: "dockerfile",
             format: FORMAT,
             compressor: kiln_oci::compressor(),
             below: below.clone(),
             date,
             inputs,
-        })?);
+        })?;
         let known = if self.request.no_cache {
             None
         } else {
