@@ -88,7 +88,7 @@ pub(crate) fn manifest(data: &[u8]) {
         Ok(digest) => {
             let image = store.image(&digest).expect("what was imported is there");
             for layer in &image.layers {
-                store.erofs(layer).expect("its layers are there");
+                store.erofs_files(layer).expect("its layers are there");
             }
         }
         Err(error) => assert!(!error.to_string().is_empty()),
