@@ -40,6 +40,10 @@ impl Outside for Nothing {
         }
     }
 
+    fn files(&self, _: &str) -> Result<Vec<String>, String> {
+        Ok(vec!["kiln.hcl".to_owned()])
+    }
+
     fn variable(&self, name: &str) -> Option<String> {
         (name == "HOME").then(|| "/root".to_owned())
     }
