@@ -9,14 +9,11 @@ use kiln_engine::SandboxMount;
 use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec};
 
 use crate::error::BakeError;
+use crate::limits;
 
 /// What a step says is kept to be shown when it fails.
 const LINES: usize = 20;
 const DPKG_ERROR: &str = "dpkg: error processing package";
-/// A bomb is ended; no package needs that many.
-const PROCESSES: u64 = 4096;
-/// Of one step. A bake that hangs is worse than one that fails.
-const TIME_LIMIT_MS: u64 = 60 * 60 * 1000;
 
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -92,9 +89,9 @@ fn spec(
         mounts: ground.mounts.clone(),
         network: ground.network.clone(),
         privileged: ground.privileged,
-        memory: None,
-        pids: Some(PROCESSES),
-        time_limit: Some(TIME_LIMIT_MS),
+        memory: limits::memory(),
+        pids: Some(limits::PROCESSES),
+        time_limit: Some(limits::TIME_MS),
         as_instance: None,
     }
 }
@@ -135,8 +132,8 @@ pub(crate) fn run(
     let mut first_error: Option<Vec<String>> = None;
     let mut heard = |_, bytes: &[u8]| {
         partial.push_str(&String::from_utf8_lossy(bytes));
-        while let Some(end) = partial.find('\n') {
-            let line: String = partial.drain(..=end).collect();
+        while let Some(end) = line_end(&partial) {
+            let line: String = partial.drain(..end).collect();
             let line = (ground.shown)(line.trim_end());
             let is_error = line.starts_with(DPKG_ERROR);
             said(&line);
@@ -163,9 +160,12 @@ pub(crate) fn run(
         SandboxExit::Exited(0) => return Ok(ended.used_network),
         SandboxExit::Exited(code) => format!("exited with code {code}"),
         SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
-        SandboxExit::OutOfMemory => "needed more memory than it may have".to_owned(),
+        SandboxExit::OutOfMemory => match spec.memory {
+            Some(limit) => format!("needed more than {} of memory", limits::shown(limit)),
+            None => "needed more memory than there is".to_owned(),
+        },
         SandboxExit::Stopped => return Err(BakeError::Stopped),
-        SandboxExit::TimedOut => format!("took longer than {} s", TIME_LIMIT_MS / 1000),
+        SandboxExit::TimedOut => format!("took longer than {} s", limits::TIME_MS / 1000),
     };
     Err(BakeError::Step {
         image: ground.image.to_owned(),
@@ -173,6 +173,15 @@ pub(crate) fn run(
         ending,
         output: first_error.unwrap_or(last).join("\n"),
     })
+}
+
+/// Where the first line of `text` ends: behind its end of line, or where it is too long to be waited for.
+fn line_end(text: &str) -> Option<usize> {
+    match text.find('\n') {
+        Some(end) => Some(end + 1),
+        None if text.len() > limits::LINE => Some(text.len()),
+        None => None,
+    }
 }
 
 /// What dpkg tells its scripts, and no service started.
@@ -381,6 +390,14 @@ fn fits(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_without_an_end_of_line_is_not_hoarded() {
+        assert_eq!(line_end("one\ntwo"), Some(4));
+        assert_eq!(line_end("one"), None);
+        let endless = "x".repeat(limits::LINE + 1);
+        assert_eq!(line_end(&endless), Some(endless.len()));
+    }
 
     #[test]
     fn patterns_have_one_star() {

@@ -31,6 +31,7 @@ mod install;
 mod leak_check;
 mod leaks;
 mod licence;
+mod limits;
 mod lock;
 mod locking;
 mod look;
