@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use kiln_engine::{MountSource, SandboxMount};
@@ -25,7 +26,10 @@ impl Moved {
         let Some(library) = library(seconds) else {
             return Ok(None);
         };
-        fs::create_dir_all(folder.join("etc"))?;
+        let etc = folder.join("etc");
+        fs::create_dir_all(&etc)?;
+        // A step that changes the image's sees this one's mode, which is not the umask's to decide.
+        fs::set_permissions(&etc, fs::Permissions::from_mode(0o755))?;
         fs::write(folder.join(LIBRARY), library)?;
         fs::write(folder.join(PRELOAD), format!("/{LIBRARY}\n"))?;
         Ok(Some(Self(folder)))

@@ -129,12 +129,14 @@ fn one(subject: &Subject<'_>, test: &TestSpec, log: &Log) -> Result<Vec<String>,
 }
 
 /// What is wrong with a text, as in "the body …".
-fn text_failures(what: &str, text: &str, check: &TextCheck) -> Vec<String> {
+fn text_failures<'a>(what: &str, text: &'a str, check: &'a TextCheck) -> Vec<String> {
     let TextCheck {
         contains,
         matches,
         equals,
     } = check;
+    // Commands end what they say with an end of line, which no one means to ask for.
+    let bare = |text: &'a str| text.strip_suffix('\n').unwrap_or(text);
     let mut failures = Vec::new();
     for part in contains.iter().filter(|part| !text.contains(*part)) {
         failures.push(format!(
@@ -144,7 +146,7 @@ fn text_failures(what: &str, text: &str, check: &TextCheck) -> Vec<String> {
     }
     for pattern in matches {
         // One that is none was refused with the definition.
-        let found = regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
+        let found = regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(bare(text)));
         if !found {
             failures.push(format!(
                 "{what} does not match {pattern:?}: it is {}",
@@ -153,7 +155,6 @@ fn text_failures(what: &str, text: &str, check: &TextCheck) -> Vec<String> {
         }
     }
     if let Some(expected) = equals {
-        let bare = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
         if bare(expected) != bare(text) {
             failures.push(format!(
                 "{what} is {}, and {expected:?} is expected",

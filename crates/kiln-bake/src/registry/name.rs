@@ -49,7 +49,10 @@ impl RegistryName {
                 part.bytes().next().is_some_and(inside) && part.bytes().last().is_some_and(inside);
             ends && part.bytes().all(|b| inside(b) || b"._-".contains(&b))
         };
-        let good_host = !host.is_empty()
+        let good_host = host
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')
             && host
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._-:[]".contains(&b));

@@ -194,13 +194,15 @@ fn full() {
     let archive = Archive::start();
     let root = tempfile::tempdir().unwrap();
     let disk = Disk::mount(root.path(), "60m");
-    let world = World::at(root);
+    let mut world = World::at(root);
     let mut wanted = from(&archive, &world);
     // The kernel mounts no layer from a file of a tmpfs, and only for the command would one be mounted.
     wanted.cmd = Vec::new();
     let path = world.root.path().to_string_lossy().into_owned();
     // Full while packages come and are unpacked, and later.
     fails(&world, &wanted, &[&path, "space"]);
+    // What it used is written down in a file that stays open.
+    world.store = world.store.in_session();
     disk.again(MountFlags::RDONLY, "size=2g");
     let error = world
         .bake_from(&wanted)
