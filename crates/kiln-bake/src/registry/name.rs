@@ -15,6 +15,30 @@ pub(crate) struct RegistryName {
     pub(crate) digest: Option<Digest>,
 }
 
+/// A name or an address (those of version 6 in brackets), and a port where it has one.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", rest),
+            _ => return false,
+        },
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let label = |label: &str| {
+        let ends = [label.bytes().next(), label.bytes().last()];
+        ends.iter()
+            .all(|end| end.is_some_and(|b| b.is_ascii_alphanumeric()))
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
+    let port = port.is_empty()
+        || port
+            .strip_prefix(':')
+            .is_some_and(|number| number.parse::<u16>().is_ok());
+    port && name.split('.').all(label)
+}
+
 impl RegistryName {
     /// Why `text` is no name, where it is none.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
@@ -49,13 +73,6 @@ impl RegistryName {
                 part.bytes().next().is_some_and(inside) && part.bytes().last().is_some_and(inside);
             ends && part.bytes().all(|b| inside(b) || b"._-".contains(&b))
         };
-        let good_host = host
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')
-            && host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-:[]".contains(&b));
         let good_tag = tag.len() <= 128
             && tag
                 .bytes()
@@ -64,7 +81,7 @@ impl RegistryName {
             && tag
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-        if !good_host || !path.split('/').all(good_part) || !good_tag {
+        if !is_host(host) || !path.split('/').all(good_part) || !good_tag {
             return Err("it is not the name of an image".to_owned());
         }
         let repository = if host == DOCKER && !path.contains('/') {
