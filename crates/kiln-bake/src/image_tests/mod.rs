@@ -154,13 +154,13 @@ fn text_failures<'a>(what: &str, text: &'a str, check: &'a TextCheck) -> Vec<Str
             ));
         }
     }
-    if let Some(expected) = equals {
-        if bare(expected) != bare(text) {
-            failures.push(format!(
-                "{what} is {}, and {expected:?} is expected",
-                shown(text)
-            ));
-        }
+    if let Some(expected) = equals
+        && bare(expected) != bare(text)
+    {
+        failures.push(format!(
+            "{what} is {}, and {expected:?} is expected",
+            shown(text)
+        ));
     }
     failures
 }
