@@ -309,10 +309,14 @@ impl Store {
         Ok((file, recipe))
     }
 
-    /// The files that hold bytes of a blob, as far as they are known.
-    pub(super) fn donors(&self, digest: &Digest) -> Vec<Donor> {
-        self.sparse(digest)
-            .map_or_else(|_| Vec::new(), |(_, recipe)| recipe.donors)
+    /// The other files that hold bytes of a blob.
+    pub(super) fn donors(&self, digest: &Digest) -> Result<Vec<Donor>, StoreError> {
+        match self.sparse(digest) {
+            Ok((_, recipe)) => Ok(recipe.donors),
+            // It has all of its bytes itself, or is not there.
+            Err(StoreError::BlobMissing { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether all files that a blob of `size` bytes is made of are there, and long enough.

@@ -4,7 +4,7 @@
 //! power failure left incomplete counts as absent.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use kiln_model::Digest;
@@ -21,13 +21,26 @@ impl Store {
     /// The record of `key`, if there is a whole one that can be read.
     pub fn cache_get(&self, key: &Digest) -> Option<Vec<u8>> {
         self.note(key);
-        let mut file = File::open(self.cache_path(key)).ok()?;
+        // What cannot be read is made again.
+        self.cache_read(key).ok().flatten()
+    }
+
+    /// The same for who must know what is there: an error when it can't be read.
+    pub(super) fn cache_read(&self, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.cache_path(key);
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(io_error("open", &path))?,
+        };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).ok()?;
+        file.read_to_end(&mut bytes)
+            .map_err(io_error("read", &path))?;
         self.touch(&file);
-        let digest: [u8; 32] = bytes.get(..32)?.try_into().ok()?;
-        let record = bytes.split_off(32);
-        (Digest::of(&record) == Digest::from_sha256(digest)).then_some(record)
+        let Some((digest, record)) = bytes.split_first_chunk::<32>() else {
+            return Ok(None);
+        };
+        let is_whole = Digest::of(record) == Digest::from_sha256(*digest);
+        Ok(is_whole.then(|| record.to_vec()))
     }
 
     /// Sets the record of `key`.

@@ -103,6 +103,24 @@ pub enum StoreError {
     Layer(#[from] LayerError),
 }
 
+impl StoreError {
+    /// Something of the store can be read, and is not what it was when it was written.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::BlobTooLarge { .. }
+            | Self::BlobCorrupt { .. }
+            | Self::DonorMissing { .. }
+            | Self::RecordDamaged { .. }
+            | Self::ImageInvalid { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        }
+    }
+}
+
 fn list(digests: &[Digest]) -> String {
     let shorts: Vec<_> = digests.iter().map(Digest::short).collect();
     shorts.join(", ")

@@ -241,11 +241,11 @@ impl Store {
     }
 
     /// What the record of a layer names.
-    pub(super) fn erofs_of(&self, diff_id: &Digest) -> Vec<Digest> {
-        let record = self.erofs_record(diff_id).ok().flatten();
-        record.map_or_else(Vec::new, |record| {
+    pub(super) fn erofs_of(&self, diff_id: &Digest) -> Result<Vec<Digest>, StoreError> {
+        let record = self.erofs_record(diff_id)?;
+        Ok(record.map_or_else(Vec::new, |record| {
             record.base.into_iter().chain([record.erofs]).collect()
-        })
+        }))
     }
 
     /// A layer's tar stream, uncompressed, in an unnamed file on the store's disk, and its size. Checked against the diff id.

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use kiln_model::Digest;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::error::{StoreError, io_error};
 use super::{DOCUMENT_MAX, Store};
@@ -59,6 +60,14 @@ enum Item {
     Blob(Digest),
 }
 
+/// Why something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Asked,
+    /// The next bake may want it.
+    Cache,
+}
+
 impl Item {
     /// Everything that a digest can be of.
     fn all(digest: Digest) -> [Self; 5] {
@@ -98,7 +107,7 @@ impl Store {
         let mut pruned = Pruned::default();
         for digest in roots {
             for item in Item::all(digest) {
-                pruned.needed += store.keep(item, &mut kept).1;
+                pruned.needed += store.keep(item, Need::Asked, &mut kept)?.1;
             }
         }
         let now = SystemTime::now();
@@ -120,7 +129,7 @@ impl Store {
             if !keeps || kept.contains(item) {
                 continue;
             }
-            let (added, size) = store.keep(*item, &mut kept);
+            let (added, size) = store.keep(*item, Need::Cache, &mut kept)?;
             if pruned.cache + size <= options.keep_storage.unwrap_or(u64::MAX) {
                 pruned.cache += size;
             } else {
@@ -135,10 +144,10 @@ impl Store {
             if let Item::Image(digest) = item {
                 pruned.images.push(*digest);
             }
-            for path in store.files_of(*item) {
-                if let Ok(meta) = fs::symlink_metadata(&path) {
+            for path in store.files_of(*item)? {
+                if let Some(size) = occupied(&path)? {
                     pruned.files += 1;
-                    pruned.freed += meta.blocks() * 512;
+                    pruned.freed += size;
                 }
             }
         }
@@ -149,7 +158,12 @@ impl Store {
     }
 
     /// Adds an item, and what it is made of, to `kept`; answers what is new there, and what that takes on the disk.
-    fn keep(&self, item: Item, kept: &mut HashSet<Item>) -> (Vec<Item>, u64) {
+    fn keep(
+        &self,
+        item: Item,
+        need: Need,
+        kept: &mut HashSet<Item>,
+    ) -> Result<(Vec<Item>, u64), StoreError> {
         let mut added = Vec::new();
         let mut open = vec![item];
         let mut size = 0;
@@ -158,82 +172,115 @@ impl Store {
                 continue;
             }
             added.push(item);
-            for path in self.files_of(item) {
-                size += fs::symlink_metadata(&path).map_or(0, |meta| meta.blocks() * 512);
+            for path in self.files_of(item)? {
+                size += occupied(&path)?.unwrap_or_default();
             }
-            open.extend(self.parts_of(item));
+            match self.parts_of(item) {
+                Ok(parts) => open.extend(parts),
+                // Nobody can use it, and nothing of it.
+                Err(error) if need == Need::Cache && error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
         }
-        (added, size)
+        Ok((added, size))
     }
 
-    /// What an item refers to. What cannot be read refers to nothing: nobody can use it.
-    fn parts_of(&self, item: Item) -> Vec<Item> {
-        match item {
+    /// What an item refers to. What is not there refers to nothing.
+    ///
+    /// # Errors
+    ///
+    /// It is there and can't be read, or it is damaged: what it refers to is then unknown, which is not the same as nothing.
+    fn parts_of(&self, item: Item) -> Result<Vec<Item>, StoreError> {
+        let parts = match item {
             Item::Record(key) => {
-                let record = self.cache_get(&key).unwrap_or_default();
-                digests_in(&record)
-                    .into_iter()
-                    .flat_map(Item::all)
-                    .collect()
+                // One that is damaged counts as absent, for a bake too.
+                let record = self.cache_read(&key)?.unwrap_or_default();
+                let digests = digests_in(&record).into_iter();
+                digests.flat_map(Item::all).collect()
             }
             Item::Image(digest) => {
-                if !self.image_record_path(&digest).is_file() {
-                    return Vec::new();
+                if occupied(&self.image_record_path(&digest))?.is_none() {
+                    return Ok(Vec::new());
                 }
-                let referrers = self.referrers(&digest).unwrap_or_default();
-                let referrers = referrers.into_iter().map(|referrer| referrer.digest);
-                let manifests = referrers.chain([digest]);
-                manifests
-                    .flat_map(|manifest| self.parts_of_manifest(&manifest))
-                    .collect()
+                let mut parts = Vec::new();
+                for referrer in self.referrers(&digest)? {
+                    self.parts_of_manifest(&referrer.digest, &mut parts)?;
+                }
+                if let Some(manifest) = self.parts_of_manifest(&digest, &mut parts)? {
+                    let config = manifest.config.digest;
+                    if let Some(config) = self.parsed::<ImageConfig>(&config, "configuration")? {
+                        parts.extend(config.rootfs.diff_ids.into_iter().map(Item::Layer));
+                    }
+                }
+                parts
             }
             Item::Layer(diff_id) => {
-                let erofs = self.erofs_of(&diff_id);
-                erofs.into_iter().map(Item::Erofs).collect()
+                let erofs = self.erofs_of(&diff_id)?.into_iter();
+                erofs.map(Item::Erofs).collect()
             }
             Item::Erofs(erofs) => {
-                let donors =
-                    File::open(self.erofs_path(&erofs)).and_then(|file| erofs::donors(&file));
-                donors
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(Item::Erofs)
-                    .collect()
+                let path = self.erofs_path(&erofs);
+                let donors = match File::open(&path).and_then(|file| erofs::donors(&file)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                    donors => donors.map_err(io_error("read", &path))?,
+                };
+                donors.into_iter().map(Item::Erofs).collect()
             }
             Item::Blob(digest) => {
-                let donors = self.donors(&digest);
-                donors
-                    .into_iter()
-                    .map(|donor| Item::Blob(donor.blob))
-                    .collect()
+                let donors = self.donors(&digest)?.into_iter();
+                donors.map(|donor| Item::Blob(donor.blob)).collect()
             }
-        }
-    }
-
-    fn parts_of_manifest(&self, digest: &Digest) -> Vec<Item> {
-        let mut parts = vec![Item::Blob(*digest)];
-        let bytes = self.read_blob(digest, DOCUMENT_MAX).unwrap_or_default();
-        let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else {
-            return parts;
         };
-        let config = manifest.config.digest;
-        parts.push(Item::Blob(config));
-        parts.extend(manifest.layers.iter().map(|layer| Item::Blob(layer.digest)));
-        let bytes = self.read_blob(&config, DOCUMENT_MAX).unwrap_or_default();
-        if let Ok(config) = serde_json::from_slice::<ImageConfig>(&bytes) {
-            parts.extend(config.rootfs.diff_ids.into_iter().map(Item::Layer));
-        }
-        parts
+        Ok(parts)
     }
 
-    fn files_of(&self, item: Item) -> Vec<PathBuf> {
-        match item {
+    fn parts_of_manifest(
+        &self,
+        digest: &Digest,
+        parts: &mut Vec<Item>,
+    ) -> Result<Option<Manifest>, StoreError> {
+        parts.push(Item::Blob(*digest));
+        let manifest = self.parsed::<Manifest>(digest, "manifest")?;
+        if let Some(manifest) = &manifest {
+            parts.push(Item::Blob(manifest.config.digest));
+            parts.extend(manifest.layers.iter().map(|layer| Item::Blob(layer.digest)));
+        }
+        Ok(manifest)
+    }
+
+    fn parsed<T: DeserializeOwned>(
+        &self,
+        digest: &Digest,
+        what: &'static str,
+    ) -> Result<Option<T>, StoreError> {
+        let bytes = match self.read_blob(digest, DOCUMENT_MAX) {
+            Err(StoreError::BlobMissing { .. }) => return Ok(None),
+            bytes => bytes?,
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| StoreError::ImageInvalid {
+                digest: *digest,
+                what,
+                source,
+            })
+    }
+
+    fn files_of(&self, item: Item) -> Result<Vec<PathBuf>, StoreError> {
+        let files = match item {
             Item::Record(key) => vec![self.cache_path(&key)],
             Item::Image(digest) => {
                 let mut files = vec![self.image_record_path(&digest)];
-                let folder = fs::read_dir(self.referrers_of(&digest));
-                let entries = folder.into_iter().flatten().flatten();
-                files.extend(entries.map(|entry| entry.path()));
+                let folder = self.referrers_of(&digest);
+                match fs::read_dir(&folder) {
+                    Ok(entries) => {
+                        for entry in entries {
+                            files.push(entry.map_err(io_error("list", &folder))?.path());
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(io_error("list", &folder)(error)),
+                }
                 files
             }
             Item::Layer(diff_id) => vec![self.record_path(&diff_id)],
@@ -247,7 +294,8 @@ impl Store {
                 self.sparse_path(&digest),
                 self.blob_path(&digest),
             ],
-        }
+        };
+        Ok(files)
     }
 
     /// All there is, and when it was last used.
@@ -280,8 +328,11 @@ impl Store {
                 let Some(digest) = hex.and_then(|hex| Digest::from_hex(hex).ok()) else {
                     continue;
                 };
-                let used = entry.metadata().and_then(|meta| meta.modified());
-                let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+                let used = match entry.metadata().and_then(|meta| meta.modified()) {
+                    // A bake ended, and took its own away.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    used => used.map_err(io_error("look at", &entry.path()))?,
+                };
                 let last = items.entry(kind(digest)).or_insert(used);
                 *last = used.max(*last);
             }
@@ -301,7 +352,7 @@ impl Store {
         ];
         for (items, folders) in all {
             for item in items {
-                for path in self.files_of(*item) {
+                for path in self.files_of(*item)? {
                     remove_file(&path)?;
                 }
                 if let Item::Image(digest) = item {
@@ -314,6 +365,15 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// What a file takes on the disk, in bytes; none where it is not there.
+fn occupied(path: &Path) -> Result<Option<u64>, StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta.blocks() * 512)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("look at", path)(error)),
     }
 }
 

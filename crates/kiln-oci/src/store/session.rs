@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,15 +180,20 @@ impl Store {
         let mut noted = BTreeSet::new();
         for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
             let path = entry.map_err(io_error("list", &folder))?.path();
-            // It may end at this moment.
-            let Ok(file) = File::open(&path) else {
-                continue;
+            let file = match File::open(&path) {
+                // It ended at this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file.map_err(io_error("open", &path))?,
             };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 let _ = fs::remove_file(&path);
                 continue;
             }
-            let bytes = fs::read(&path).unwrap_or_default();
+            // By the open file: what it noted counts, also when it ends now.
+            let mut bytes = Vec::new();
+            (&file)
+                .read_to_end(&mut bytes)
+                .map_err(io_error("read", &path))?;
             let digests = bytes.chunks_exact(32);
             noted
                 .extend(digests.filter_map(|bytes| bytes.try_into().ok().map(Digest::from_sha256)));

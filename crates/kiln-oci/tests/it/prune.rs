@@ -117,6 +117,45 @@ fn what_is_tagged_or_used_stays_with_all_that_it_shares_bytes_with() {
 }
 
 #[test]
+fn what_a_needed_image_is_made_of_is_not_guessed() {
+    let (dir, store) = open();
+    let (tagged, _) = bake(&store, 1);
+    let (gone, _) = bake(&store, 2);
+    store.tag("app:1", &tagged).unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap().without_session();
+    let prune = |options| store.prune(&options, || Ok::<_, StoreError>(BTreeSet::new()));
+
+    let manifest = store.blob_path(&tagged);
+    let away = dir.path().join("away");
+    fs::rename(&manifest, &away).unwrap();
+    let broken: [fn(&std::path::Path); 2] = [
+        // It is there and can't be read.
+        |path| fs::create_dir(path).unwrap(),
+        |path| fs::write(path, b"{}").unwrap(),
+    ];
+    for break_it in broken {
+        break_it(&manifest);
+        let before = files(&store);
+        let error = prune(PruneOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(&tagged.hex()), "{error}");
+        assert_eq!(files(&store), before);
+        let _ = fs::remove_dir(&manifest);
+    }
+    fs::rename(&away, &manifest).unwrap();
+
+    // Nobody asked for the other one: it goes, or is not counted on.
+    fs::write(store.blob_path(&gone), b"{}").unwrap();
+    let keep = PruneOptions {
+        keep_storage: Some(1 << 30),
+        ..PruneOptions::default()
+    };
+    assert_eq!(prune(keep).unwrap().images, []);
+    assert_eq!(prune(PruneOptions::default()).unwrap().images, [gone]);
+    verify(&store, &tagged);
+}
+
+#[test]
 fn a_session_keeps_what_it_asked_for_or_wrote_until_it_ends() {
     let (_dir, store) = open();
     let (image, layer) = bake(&store.in_session(), 1);
