@@ -446,7 +446,7 @@ fn carry_out(
             };
             if lowers.is_empty() {
                 debian.base(progress)?;
-                clock::Moved::remove_stubs(&ground).map_err(BakeError::io(&upper))?;
+                clock::Moved::remove_mount_points(&ground).map_err(BakeError::io(&upper))?;
             } else {
                 let view = view()?;
                 debian.packages(view.path(), progress)?;

@@ -55,7 +55,7 @@ impl Moved {
     }
 
     /// What was made in the root of a step to mount [`Moved::mounts`] on.
-    pub(crate) fn remove_stubs(ground: &Ground<'_>) -> io::Result<()> {
+    pub(crate) fn remove_mount_points(ground: &Ground<'_>) -> io::Result<()> {
         for mount in ground.mounts.iter().filter(|mount| is_own(&mount.to)) {
             match fs::remove_file(ground.upper.join(mount.to.trim_start_matches('/'))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

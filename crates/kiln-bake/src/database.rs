@@ -13,6 +13,7 @@ use crate::control::{self, Paragraph, relations};
 use crate::deb::merged;
 use crate::error::BakeError;
 use crate::install::Installed;
+use crate::look;
 use crate::onto::Onto;
 use crate::slim;
 
@@ -293,12 +294,14 @@ fn conffiles(onto: &Onto, before: &Before, one: &Installed) -> io::Result<String
             field.push_str(&format!("\n /{} newconffile", path.display()));
             continue;
         }
-        let place = onto.upper().join(onto.place(&merged(path))?);
-        if let Ok(bytes) = fs::read(place) {
-            let sum = Md5::digest(bytes);
-            let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-            field.push_str(&format!("\n /{} {hex}", path.display()));
-        }
+        let bytes = match look::bytes(onto.upper(), &onto.place(&merged(path))?) {
+            // Another package has it, or it is left out.
+            Err(error) if look::is_absent(&error) => continue,
+            bytes => bytes?,
+        };
+        let sum = Md5::digest(bytes);
+        let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        field.push_str(&format!("\n /{} {hex}", path.display()));
     }
     Ok(field)
 }
@@ -318,22 +321,21 @@ pub(crate) fn override_modes(onto: &Onto, installed: &[&Installed]) -> io::Resul
         lines.find(|fields| fields[0] == name)?.get(2)?.parse().ok()
     };
     for line in text.lines() {
+        // As dpkg has it, which does nothing more then.
+        let invalid = || {
+            let why = format!("var/lib/dpkg/statoverride: no user, group, mode and path: {line}");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        };
         let words: Vec<_> = line.splitn(4, ' ').collect();
         let [user, owner, mode, path] = words[..] else {
-            continue;
+            return Err(invalid());
         };
+        let uid = number(&passwd, user).ok_or_else(invalid)?;
+        let gid = number(&group, owner).ok_or_else(invalid)?;
+        let mode = u32::from_str_radix(mode, 8).map_err(|_| invalid())?;
         let path = Path::new(path.trim_start_matches('/'));
-        let is_new = installed
-            .iter()
-            .any(|one| one.unpacked.paths.iter().any(|listed| listed == path));
-        let (Some(uid), Some(gid), Ok(mode)) = (
-            number(&passwd, user),
-            number(&group, owner),
-            u32::from_str_radix(mode, 8),
-        ) else {
-            continue;
-        };
-        if is_new {
+        let mut paths = installed.iter().flat_map(|one| &one.unpacked.paths);
+        if paths.any(|listed| listed == path) {
             let target = onto.upper().join(onto.place(&merged(path))?);
             chown(&target, Some(uid), Some(gid))?;
             fs::set_permissions(&target, Permissions::from_mode(mode))?;

@@ -1,7 +1,9 @@
 //! Packages into an image: unpacked in parallel, each file by the package that it belongs to, with dpkg's own database beside them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,11 +33,11 @@ pub(crate) struct Installed {
 impl Installed {
     /// Its configuration files, below the root.
     pub(crate) fn conffiles(&self) -> impl Iterator<Item = &Path> {
-        let text = self.control.get("conffiles");
-        let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let lines = self.control.get("conffiles").into_iter();
+        let lines = lines.flat_map(|bytes| bytes.split(|byte| *byte == b'\n'));
         // `remove-on-upgrade PATH` is about what an older version had.
-        let paths = text.unwrap_or_default().lines();
-        paths.filter_map(|line| line.trim_end().strip_prefix('/').map(Path::new))
+        let paths = lines.filter_map(|line| line.trim_ascii_end().strip_prefix(b"/"));
+        paths.map(|path| Path::new(OsStr::from_bytes(path)))
     }
 }
 
@@ -435,11 +437,14 @@ mod tests {
     #[test]
     fn a_configuration_file_waits_for_its_package() {
         let mut one = package("p", "", false);
-        let list = b"/etc/p.conf\nremove-on-upgrade /etc/old\n".to_vec();
+        let list = b"/etc/p.conf\n/etc/caf\xe9\nremove-on-upgrade /etc/old\n".to_vec();
         one.control.insert("conffiles".into(), list);
         assert_eq!(
             one.conffiles().collect::<Vec<_>>(),
-            [Path::new("etc/p.conf")]
+            [
+                Path::new("etc/p.conf"),
+                Path::new(OsStr::from_bytes(b"etc/caf\xe9"))
+            ]
         );
         let upper = tempfile::tempdir().unwrap();
         let configured = Before::read(&Onto::new(upper.path(), None), false).unwrap();

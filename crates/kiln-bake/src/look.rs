@@ -25,6 +25,13 @@ pub(crate) fn open(root: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedF
     )?)
 }
 
+/// A whole file, of any size.
+pub(crate) fn bytes(root: &Path, path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::from(open(root, path, OFlags::RDONLY | OFlags::NONBLOCK)?).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The text of a file; `None` where it is not there, no file, or larger than `limit`.
 pub(crate) fn text(root: &Path, path: &Path, limit: u64) -> io::Result<Option<String>> {
     // A named pipe would otherwise be waited for.

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::XattrFlags;
 
 use crate::deb::set_time;
+use crate::look;
 
 /// As many links as the kernel follows (MAXSYMLINKS).
 const LINKS: usize = 40;
@@ -232,12 +233,12 @@ impl Onto {
 
     /// A file of the image, as it is now. `path` has no links in it.
     pub(crate) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        let from = match self.look(path)? {
+        let root = match self.look(path)? {
             There::Nothing => return Ok(None),
-            There::Upper(_) => self.upper.join(path),
-            There::Below(_) => self.below.as_deref().unwrap_or(&self.upper).join(path),
+            There::Upper(_) => &self.upper,
+            There::Below(_) => self.below.as_ref().unwrap_or(&self.upper),
         };
-        fs::read(from).map(Some)
+        look::bytes(root, path).map(Some)
     }
 
     pub(crate) fn read_text(&self, path: &str) -> io::Result<String> {
@@ -294,6 +295,9 @@ mod tests {
         assert_eq!(place("out/x").unwrap(), Path::new("usr/lib/deep/x"));
         assert_eq!(place("new/x").unwrap(), Path::new("new/x"));
         assert!(place("loop/x").is_err() && place("usr/file/x").is_err());
+        // Only what the image has is read: `/etc/passwd` is here too.
+        symlink("/etc/passwd", onto.upper().join("users")).unwrap();
+        assert!(onto.read(Path::new("users")).is_err());
         let made = fs::symlink_metadata(onto.upper().join("usr/lib")).unwrap();
         assert_eq!(made.mode() & 0o7777, 0o750);
         fs::write(onto.upper().join("usr/lib/x"), "").unwrap();

@@ -40,4 +40,4 @@ pub use layers::Overlay;
 pub use mounts::{MountSource, SandboxMount};
 pub use net::NetError;
 pub use spec::{InstanceSpec, LayerFile, TmpfsSpec};
-pub use step_network::{StepLink, StepNetwork};
+pub use step_network::{StepLink, StepNetwork, host_resolver};

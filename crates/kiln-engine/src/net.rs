@@ -43,6 +43,8 @@ pub enum NetError {
     Firewall { table: String, source: io::Error },
     #[error("no port for names can be had on the steps' bridge")]
     Names(#[source] io::Error),
+    #[error("the machine's resolver configuration can't be read")]
+    Resolver(#[source] io::Error),
     #[error("packets can't be forwarded: {FORWARDING} can't be set to 1")]
     Forwarding(#[source] io::Error),
 }

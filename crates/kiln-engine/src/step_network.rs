@@ -83,7 +83,7 @@ impl StepNetwork {
                 source,
             })?;
         net::forward_packets().map_err(NetError::Forwarding)?;
-        let (servers, rest) = servers();
+        let (servers, rest) = servers().map_err(NetError::Resolver)?;
         let (usable, hidden): (Vec<_>, Vec<_>) =
             servers.into_iter().partition(|server| reachable(*server));
         let forwarder = if usable.is_empty() && !hidden.is_empty() {
@@ -190,17 +190,29 @@ fn owner(bridge: &str) -> Option<u32> {
     u32::from_str_radix(rest.get(DIGITS..DIGITS + PID)?, 36).ok()
 }
 
+/// The machine's own resolver configuration (resolv.conf(5)); empty where it has none.
+pub fn host_resolver() -> io::Result<String> {
+    text_of(RESOLVER)
+}
+
+fn text_of(path: &str) -> io::Result<String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The machine's name servers, and the other lines of its resolver's configuration.
-fn servers() -> (Vec<IpAddr>, Vec<String>) {
-    let read = |path: &str| parse(&fs::read_to_string(path).unwrap_or_default());
-    let (servers, rest) = read(RESOLVER);
+fn servers() -> io::Result<(Vec<IpAddr>, Vec<String>)> {
+    let (servers, rest) = parse(&host_resolver()?);
     if !servers.iter().any(|server| reachable(*server)) {
-        let upstream = read(UPSTREAM);
+        let upstream = parse(&text_of(UPSTREAM)?);
         if upstream.0.iter().any(|server| reachable(*server)) {
-            return upstream;
+            return Ok(upstream);
         }
     }
-    (servers, rest)
+    Ok((servers, rest))
 }
 
 fn parse(text: &str) -> (Vec<IpAddr>, Vec<String>) {

@@ -13,6 +13,7 @@ mod copy;
 mod from;
 mod granted;
 mod mode;
+mod mount_points;
 mod mounts;
 mod needs;
 mod owner;
@@ -24,7 +25,6 @@ mod scope;
 mod source;
 mod stage;
 mod step;
-mod stubs;
 mod unpack;
 mod workdir;
 

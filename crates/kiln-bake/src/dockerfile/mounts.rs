@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use kiln_config::dockerfile::{Complaint, Dockerfile, Ignore, Mount, MountKind, Run, Text, mount};
 use kiln_engine::{MountSource, Overlay, SandboxMount};
@@ -506,22 +505,23 @@ fn copy_found(found: &[Found], from: &Path, to: &Path) -> Result<PathBuf, BakeEr
             } else {
                 copy
             };
-            let failed = |error| BakeError::io(&source)(error);
+            let failed = |error| BakeError::io(&copy)(error);
             match &taken.kind {
                 TakenKind::Folder => {
-                    fs::create_dir_all(&copy).map_err(BakeError::io(&copy))?;
+                    fs::create_dir_all(&copy).map_err(failed)?;
                     folders.push((copy, taken.mode));
                 }
                 TakenKind::File { .. } => {
+                    let there = BakeError::io(&source);
+                    // Builds compare times.
+                    let modified = fs::metadata(&source)
+                        .and_then(|meta| meta.modified())
+                        .map_err(there)?;
                     fs::copy(&source, &copy).map_err(failed)?;
                     fs::set_permissions(&copy, Permissions::from_mode(taken.mode))
                         .map_err(failed)?;
-                    // Builds compare times.
-                    let modified = fs::metadata(&source)
-                        .and_then(|there| there.modified())
-                        .unwrap_or(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
-                    let file = File::open(&copy).map_err(failed)?;
-                    file.set_times(FileTimes::new().set_modified(modified))
+                    File::open(&copy)
+                        .and_then(|file| file.set_times(FileTimes::new().set_modified(modified)))
                         .map_err(failed)?;
                 }
                 TakenKind::Link { target } => {

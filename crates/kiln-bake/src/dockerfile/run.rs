@@ -8,15 +8,15 @@ use kiln_config::dockerfile::{
     Command, Complaint, Dockerfile, Flag, Instruction, Run, is_heredoc_mark,
 };
 use kiln_engine::sandbox::SandboxNetwork;
-use kiln_engine::{MountSource, Overlay, SandboxMount, StepLink, StepNetwork};
+use kiln_engine::{MountSource, Overlay, SandboxMount, StepLink, StepNetwork, host_resolver};
 use kiln_oci::{Layer, Tree};
 use serde::Serialize;
 
+use super::mount_points;
 use super::mounts::Planned;
 use super::schedule::lock;
 use super::stage::Walk;
 use super::step::{Inputs, Made};
-use super::stubs;
 use super::{Bake, PROXIES};
 use crate::bake::{BakeProgress, Scratch, sweep};
 use crate::configure::{self, Ground};
@@ -272,7 +272,7 @@ impl Bake<'_> {
         let network = match network {
             Network::None => SandboxNetwork::None,
             Network::Host => {
-                let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+                let text = host_resolver().map_err(BakeError::io("/etc/resolv.conf"))?;
                 give("/etc/resolv.conf", "resolv.conf", &text, 0o644)?;
                 SandboxNetwork::Host
             }
@@ -285,7 +285,7 @@ impl Bake<'_> {
         let made_for = {
             let view = Overlay::mount(&self.lowers(layers)?, &scratch.folder("look")?)
                 .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
-            stubs::find(view.path(), &mut mounts).map_err(BakeError::View)?
+            mount_points::find(view.path(), &mut mounts).map_err(BakeError::View)?
         };
         let is_host = matches!(network, SandboxNetwork::Host);
         let ground = Ground {
@@ -332,7 +332,7 @@ impl Bake<'_> {
         }
         let used_network = ran?;
         let mut tree = Tree::from_upper(&upper)?;
-        stubs::remove(&mut tree, &made_for);
+        mount_points::remove(&mut tree, &made_for);
         tree.clamp_mtime(date);
         let given = planned.iter().filter_map(Planned::secret);
         let given = given.filter_map(|id| self.request.granted.secrets.get(&id));
