@@ -53,7 +53,7 @@ mod version;
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
-    BakedDockerfile, ContextFolder, DockerfileRequest, Granted, ResolvedBase, Tagging,
+    BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, ResolvedBase, Tagging,
     bake_dockerfile, images_named,
 };
 pub use error::BakeError;

@@ -8,7 +8,7 @@ use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
 use serde_json::{Value, json};
 
 use crate::bake::CommitInfo;
-use crate::dockerfile::ResolvedBase;
+use crate::dockerfile::{Checkout, Granted, ResolvedBase};
 use crate::image_tests::Passed;
 use crate::leaks;
 use crate::lock::ImageLock;
@@ -97,6 +97,10 @@ pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) bases: &'a [ResolvedBase],
     pub(crate) networked: &'a [String],
     pub(crate) commit: Option<&'a CommitInfo>,
+    pub(crate) checkout: Option<&'a Checkout>,
+    pub(crate) granted: &'a Granted,
+    /// The names of the folders besides the context.
+    pub(crate) contexts: Vec<&'a String>,
 }
 
 impl DockerfileOrigin<'_> {
@@ -114,11 +118,16 @@ impl DockerfileOrigin<'_> {
             bases,
             networked,
             commit,
+            checkout,
+            granted,
+            contexts,
         } = self;
         let repository = env!("CARGO_PKG_REPOSITORY");
-        let mut materials: Vec<Value> = commit
+        let of_definition = commit.map(|commit| (&commit.sha, commit.dirty));
+        let known = of_definition.or(checkout.map(|found| (&found.sha, found.dirty)));
+        let mut materials: Vec<Value> = known
             .iter()
-            .map(|commit| json!({"name": "context", "digest": {"gitCommit": commit.sha}}))
+            .map(|(sha, _)| json!({"name": "context", "digest": {"gitCommit": sha}}))
             .collect();
         materials.push(json!({"name": "Dockerfile", "digest": {"sha256": dockerfile.hex()}}));
         materials.extend(
@@ -157,8 +166,17 @@ impl DockerfileOrigin<'_> {
                         "image": name,
                         "target": target,
                         "buildArgs": build_args,
-                        "commit": commit.map(|commit| &commit.sha),
-                        "dirty": commit.is_none_or(|commit| commit.dirty),
+                        "commit": known.map(|(sha, _)| sha),
+                        "dirty": known.is_none_or(|(_, dirty)| dirty),
+                        "definition": commit.map(|commit| &commit.definition),
+                        "dockerfile": checkout.map(|found| &found.dockerfile),
+                        "context": checkout.map(|found| &found.context),
+                        "contexts": contexts,
+                        // Never what they are.
+                        "secrets": granted.secrets.keys().collect::<Vec<_>>(),
+                        "ssh": granted.ssh.keys().collect::<Vec<_>>(),
+                        "allow": granted.rights(),
+                        "noNetwork": granted.no_network,
                     },
                     "internalParameters": {"steps": steps, "tests": tests},
                     "resolvedDependencies": materials,

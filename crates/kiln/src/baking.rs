@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport, Update};
+use kiln_config::dockerfile::Ignore;
 use kiln_model::{
     EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release, ServiceDefinition,
     ServiceSpec,
@@ -187,7 +188,7 @@ impl<'a> Baking<'a> {
     }
 
     fn one(&self, spec: &ImageSpec, lock: &Lock) -> Result<Image, Failure> {
-        let commit = self.commit(spec);
+        let commit = self.commit(spec, None);
         let now = rollout::now();
         let request = BakeRequest {
             image: spec,
@@ -281,34 +282,46 @@ impl<'a> Baking<'a> {
     }
 
     /// A repository that can't be read is no reason not to bake, but the image can't be called clean then.
-    fn commit(&self, spec: &ImageSpec) -> Option<git::Commit> {
+    fn commit(&self, spec: &ImageSpec, ignore: Option<&Ignore>) -> Option<git::Commit> {
         let folder = &self.definition.folder;
-        let mut inputs: Vec<PathBuf> = self
-            .definition
-            .file
-            .file_name()
-            .map(PathBuf::from)
-            .into_iter()
-            .collect();
+        let first = self.definition.file.file_name().map(PathBuf::from);
+        let mut inputs: Vec<PathBuf> = first.into_iter().collect();
         inputs.extend(self.definition.files.iter().cloned());
         for part in spec.chain() {
             inputs.extend(part.copies.iter().map(|copy| PathBuf::from(&copy.from)));
         }
-        if let Some(dockerfile) = &spec.dockerfile {
-            inputs.push(PathBuf::from(&dockerfile.file));
-            inputs.push(PathBuf::from(&dockerfile.context));
+        let mut inputs: Vec<git::Input<'_>> = inputs.into_iter().map(git::Input::from).collect();
+        if let (Some(dockerfile), Some(ignore)) = (&spec.dockerfile, ignore) {
+            // Not relative to the present folder.
+            let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+            inputs.extend(crate::dockerfile::inputs(
+                folder.join(&dockerfile.file),
+                folder.join(&dockerfile.context),
+                ignore,
+            ));
         }
-        match git::commit(folder, &inputs) {
-            Ok(commit) => commit,
-            Err(error) => {
-                let cause = std::error::Error::source(&error)
-                    .map(|cause| format!(": {cause}"))
-                    .unwrap_or_default();
-                output::warning(&format!(
-                    "the Git repository can't be read, so the image is tagged as dirty: {error}{cause}"
-                ));
-                None
-            }
+        readable(
+            git::commit(folder, &inputs),
+            "so the image is tagged as dirty",
+        )
+    }
+}
+
+/// `None`, and a warning, where the repository can't be read.
+pub(crate) fn readable(
+    commit: Result<Option<git::Commit>, git::GitError>,
+    so: &str,
+) -> Option<git::Commit> {
+    match commit {
+        Ok(commit) => commit,
+        Err(error) => {
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            output::warning(&format!(
+                "the Git repository can't be read, {so}: {error}{cause}"
+            ));
+            None
         }
     }
 }

@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, ContextFolder, DockerfileRequest, Granted, Registries, Tagging,
+    BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Registries,
+    Tagging,
 };
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_oci::{Output, Store};
 
-use crate::baking::{Live, columns};
+use crate::baking::{Live, columns, readable};
 use crate::failure::Failure;
 use crate::granted;
 use crate::output::{self, Audience};
-use crate::{args, settings, table};
+use crate::{args, git, settings, table};
 
 pub(crate) struct DockerfileSettings {
     path: PathBuf,
@@ -190,6 +191,29 @@ impl DockerfileSettings {
         Ok(())
     }
 
+    /// Where the Dockerfile and its context are in a repository that has both. `None` also where nothing of one can be had again.
+    fn checkout(&self, ignore: &Ignore) -> Option<Checkout> {
+        let dockerfile = self.path.canonicalize().ok()?;
+        let context = self.context.canonicalize().ok()?;
+        if self.unpacked.is_some() {
+            return None;
+        }
+        let inputs = inputs(dockerfile.clone(), context.clone(), ignore);
+        let commit = readable(
+            git::commit_without_lock(&context, &inputs),
+            "so `kiln verify` will not know the commit",
+        )?;
+        // The folder of the work tree.
+        let depth = commit.prefix.components().count();
+        let root = context.ancestors().nth(depth)?;
+        Some(Checkout {
+            sha: commit.sha,
+            dirty: commit.dirty,
+            dockerfile: dockerfile.strip_prefix(root).ok()?.to_str()?.to_owned(),
+            context: commit.prefix.to_str()?.to_owned(),
+        })
+    }
+
     pub(crate) fn bake(
         &self,
         root: &Path,
@@ -217,6 +241,7 @@ impl DockerfileSettings {
         })?;
         let store = Store::open(root)?;
         let tag = self.tag.clone().unwrap_or_default();
+        let checkout = self.checkout(&ignore);
         let request = DockerfileRequest {
             dockerfile,
             context: &self.context,
@@ -233,6 +258,8 @@ impl DockerfileSettings {
             platform: self.platform.as_deref(),
             no_cache: self.no_cache,
             work: &work,
+            checkout: checkout.as_ref(),
+            move_clock: None,
         };
         let baked = carry_out(&store, &request, &tag, audience)?;
         let cached = baked.steps.iter().filter(|step| step.cached).count();
@@ -251,6 +278,21 @@ impl DockerfileSettings {
     }
 }
 
+/// What of a repository a Dockerfile's bake takes. Paths are those of [`read_ignore`] and its like.
+pub(crate) fn inputs(
+    dockerfile: PathBuf,
+    context: PathBuf,
+    ignore: &Ignore,
+) -> Vec<git::Input<'_>> {
+    // They are read also where the context does not have them.
+    let rules = ignore_files(&dockerfile, &context);
+    let rules = rules.into_iter().filter(|path| path.exists());
+    let files = rules.chain([dockerfile]).map(git::Input::from);
+    files
+        .chain([git::Input::context(context, ignore)])
+        .collect()
+}
+
 pub(crate) fn read(path: &Path) -> Result<Dockerfile, Failure> {
     read_as(path, path)
 }
@@ -265,11 +307,15 @@ fn read_as(path: &Path, typed: &Path) -> Result<Dockerfile, Failure> {
     Ok(Dockerfile::parse(Source { name, text })?)
 }
 
-/// `Dockerfile.dockerignore` beside the Dockerfile, or the context's `.dockerignore`.
-pub(crate) fn read_ignore(dockerfile: &Path, context: &Path) -> Result<Ignore, Failure> {
+fn ignore_files(dockerfile: &Path, context: &Path) -> [PathBuf; 2] {
     let mut own = dockerfile.to_owned().into_os_string();
     own.push(".dockerignore");
-    for path in [PathBuf::from(own), context.join(".dockerignore")] {
+    [PathBuf::from(own), context.join(".dockerignore")]
+}
+
+/// `Dockerfile.dockerignore` beside the Dockerfile, or the context's `.dockerignore`.
+pub(crate) fn read_ignore(dockerfile: &Path, context: &Path) -> Result<Ignore, Failure> {
+    for path in ignore_files(dockerfile, context) {
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 return Ignore::parse(&text).map_err(|line| Failure::Ignore { path, line });

@@ -25,6 +25,16 @@ const MASK: &str = "****";
 const SHORTEST: usize = 4;
 
 impl Granted {
+    /// As `--allow` names them.
+    pub(crate) fn rights(&self) -> Vec<&'static str> {
+        let all = [
+            ("network.host", self.network_host),
+            ("security.insecure", self.security_insecure),
+        ];
+        let given = all.into_iter().filter(|(_, given)| *given);
+        given.map(|(name, _)| name).collect()
+    }
+
     /// `text` without any of the secrets.
     pub(super) fn masked(&self, text: &str) -> String {
         let mut masked = text.to_owned();

@@ -81,6 +81,22 @@ pub struct DockerfileRequest<'a> {
     pub no_cache: bool,
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
+    /// Where the Dockerfile is in a repository, when no definition names it.
+    pub checkout: Option<&'a Checkout>,
+    /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
+    pub move_clock: Option<i32>,
+}
+
+/// A Dockerfile and its context in a Git repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkout {
+    /// The whole hexadecimal name of the commit.
+    pub sha: String,
+    /// Something of what is baked is not as the commit has it.
+    pub dirty: bool,
+    /// Paths in the repository.
+    pub dockerfile: String,
+    pub context: String,
 }
 
 /// The tag that the image gets.
@@ -333,6 +349,9 @@ pub fn bake_dockerfile(
         bases: &bases,
         networked: &networked,
         commit: request.tag.commit(),
+        checkout: request.checkout,
+        granted: request.granted,
+        contexts: request.contexts.keys().collect(),
     };
     let statement = origin.statement(&digest, &done, &passed)?;
     store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;

@@ -19,6 +19,7 @@ use super::stage::Walk;
 use super::step::{Inputs, Made};
 use super::{Bake, PROXIES};
 use crate::bake::{BakeProgress, Scratch, sweep};
+use crate::clock;
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
 use crate::leaks;
@@ -287,6 +288,12 @@ impl Bake<'_> {
                 .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
             mount_points::find(view.path(), &mut mounts).map_err(BakeError::View)?
         };
+        let mut lowers = self.lowers(layers)?;
+        if let Some(seconds) = self.request.move_clock {
+            let folder = scratch.folder("clock")?;
+            let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(&work))?;
+            lowers.extend(moved.map(|moved| moved.lower()));
+        }
         let is_host = matches!(network, SandboxNetwork::Host);
         let ground = Ground {
             mounts,
@@ -299,12 +306,7 @@ impl Bake<'_> {
                 .map_or("kiln", String::as_str),
             shown: &|line| self.request.granted.masked(line),
             stop: &|| self.schedule.is_stopped(),
-            ..Ground::sealed(
-                self.request.tag.name(),
-                name,
-                self.lowers(layers)?,
-                (&upper, &work),
-            )
+            ..Ground::sealed(self.request.tag.name(), name, lowers, (&upper, &work))
         };
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut said = |line: &str| self.said(name, line);

@@ -147,6 +147,8 @@ impl Bench {
             contexts: &BTreeMap::new(),
             platform: None,
             no_cache: false,
+            checkout: None,
+            move_clock: None,
             work: &work,
         };
         bake_dockerfile(&self.store, &request, &mut |_| {})

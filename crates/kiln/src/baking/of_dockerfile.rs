@@ -25,7 +25,7 @@ impl Baking<'_> {
         let dockerfile = read(&path)?;
         let ignore = read_ignore(&path, &context)?;
         let bases = self.bases(spec, &images_named(&dockerfile, &said.args), progress)?;
-        let (commit, now) = (self.commit(spec), crate::rollout::now());
+        let (commit, now) = (self.commit(spec, Some(&ignore)), crate::rollout::now());
         let info = commit.as_ref().map(|commit| CommitInfo {
             sha: commit.sha.clone(),
             dirty: commit.dirty,
@@ -51,6 +51,8 @@ impl Baking<'_> {
             allow_leaks: &spec.allow_leak,
             platform: None,
             no_cache: false,
+            checkout: None,
+            move_clock: None,
             work: &self.work,
         };
         let name = spec.name.as_str();

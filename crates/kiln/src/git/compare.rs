@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use sha1::{Digest, Sha1};
 
+use super::index::Index;
 use super::objects::{Kind, Objects, Oid};
-use super::{GitError, LOCK};
+use super::{GitError, Input};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -26,28 +27,137 @@ pub(super) struct TreeEntry {
 
 pub(super) type Tree = BTreeMap<Vec<u8>, TreeEntry>;
 
-/// True when any of `inputs` (relative to `folder`, which is `prefix` in the repository), or the lock that `commit`
-/// has, is not as `commit` has it.
-pub(super) fn differs(
-    objects: &Objects,
-    commit: Oid,
-    prefix: &Path,
-    folder: &Path,
-    inputs: &[PathBuf],
-) -> Result<bool, GitError> {
-    let Some(root) = root_tree(objects, commit)? else {
-        return Ok(true);
-    };
-    for input in inputs {
-        let entry = find(objects, root, &prefix.join(input))?;
-        if entry_differs(objects, entry.as_ref(), &folder.join(input))? {
+/// A work tree beside the commit that is checked out in it.
+pub(super) struct Comparing<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) index: &'a Index,
+    pub(super) work_tree: &'a Path,
+    /// The tree of the commit.
+    pub(super) root: Oid,
+}
+
+impl Comparing<'_> {
+    /// Whether the file or folder is not as the commit has it. What is outside of the work tree is in no commit.
+    pub(super) fn differs(&self, input: &Input<'_>) -> Result<bool, GitError> {
+        let Some(inside) = self.inside(&input.path) else {
             return Ok(true);
+        };
+        let entry = find(self.objects, self.root, inside)?;
+        self.entry_differs(entry.as_ref(), &input.path, input)
+    }
+
+    /// What is not committed is no difference.
+    pub(super) fn differs_where_committed(&self, path: &Path) -> Result<bool, GitError> {
+        let inside = self.inside(path).unwrap_or(path);
+        match find(self.objects, self.root, inside)? {
+            Some(entry) => {
+                let input = Input::from(path.to_owned());
+                self.entry_differs(Some(&entry), path, &input)
+            }
+            None => Ok(false),
         }
     }
-    // One that is not committed is what the first bake has just written.
-    match find(objects, root, &prefix.join(LOCK))? {
-        Some(entry) => entry_differs(objects, Some(&entry), &folder.join(LOCK)),
-        None => Ok(false),
+
+    fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        path.strip_prefix(self.work_tree).ok()
+    }
+
+    fn entry_differs(
+        &self,
+        entry: Option<&TreeEntry>,
+        path: &Path,
+        input: &Input<'_>,
+    ) -> Result<bool, GitError> {
+        let io = |source| GitError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let meta = match path.symlink_metadata() {
+            Ok(meta) => Some(meta),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                None
+            }
+            Err(source) => return Err(io(source)),
+        };
+        // Folders are looked into, since something in them may be taken all the same.
+        let is_folder = meta.as_ref().is_some_and(|meta| meta.is_dir())
+            || entry.is_some_and(|entry| entry.mode == Mode::Tree);
+        if input.leaves_out(path, is_folder) {
+            return Ok(false);
+        }
+        let (entry, meta) = match (entry, meta) {
+            (None, None) => return Ok(false),
+            // Git knows no empty folder, so that one which is not in the commit is as it was committed.
+            (None, Some(meta)) => {
+                return if meta.is_dir() {
+                    self.folder_differs(&Tree::new(), path, input)
+                } else {
+                    Ok(true)
+                };
+            }
+            (Some(_), None) => return Ok(true),
+            (Some(entry), Some(meta)) => (entry, meta),
+        };
+        let kind = meta.file_type();
+        match entry.mode {
+            Mode::Submodule => Ok(true),
+            Mode::Tree if kind.is_dir() => {
+                self.folder_differs(&tree(self.objects, entry.oid)?, path, input)
+            }
+            Mode::Symlink if kind.is_symlink() => {
+                let target = std::fs::read_link(path).map_err(io)?;
+                Ok(blob(target.as_os_str().as_bytes()) != entry.oid)
+            }
+            Mode::File | Mode::Executable if kind.is_file() => {
+                let executable = meta.permissions().mode() & 0o100 != 0;
+                if executable != (entry.mode == Mode::Executable) {
+                    return Ok(true);
+                }
+                let inside = self.inside(path).unwrap_or(path);
+                let name = inside.as_os_str().as_bytes();
+                if self.index.holds(name, &meta, entry.oid) {
+                    return Ok(false);
+                }
+                Ok(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
+            }
+            Mode::Tree | Mode::Symlink | Mode::File | Mode::Executable => Ok(true),
+        }
+    }
+
+    fn folder_differs(
+        &self,
+        tree: &Tree,
+        path: &Path,
+        input: &Input<'_>,
+    ) -> Result<bool, GitError> {
+        let io = |source| GitError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        for entry in std::fs::read_dir(path).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            // Git's own, where a whole repository is copied.
+            if name == ".git" {
+                continue;
+            }
+            if !tree.contains_key(name.as_bytes())
+                && self.entry_differs(None, &path.join(&name), input)?
+            {
+                return Ok(true);
+            }
+        }
+        for (name, entry) in tree {
+            let name = std::ffi::OsString::from_vec(name.clone());
+            if self.entry_differs(Some(entry), &path.join(name), input)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -117,83 +227,6 @@ fn parse(mut bytes: &[u8]) -> Option<Tree> {
         bytes = &bytes[nul + 21..];
     }
     Some(tree)
-}
-
-fn entry_differs(
-    objects: &Objects,
-    entry: Option<&TreeEntry>,
-    path: &Path,
-) -> Result<bool, GitError> {
-    let io = |source| GitError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let meta = match path.symlink_metadata() {
-        Ok(meta) => Some(meta),
-        Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
-        {
-            None
-        }
-        Err(source) => return Err(io(source)),
-    };
-    let (entry, meta) = match (entry, meta) {
-        (None, None) => return Ok(false),
-        // Git knows no empty folder, so that one which is not in the commit is as it was committed.
-        (None, Some(meta)) => {
-            return if meta.is_dir() {
-                folder_differs(objects, &Tree::new(), path)
-            } else {
-                Ok(true)
-            };
-        }
-        (Some(_), None) => return Ok(true),
-        (Some(entry), Some(meta)) => (entry, meta),
-    };
-    let kind = meta.file_type();
-    match entry.mode {
-        Mode::Submodule => Ok(true),
-        Mode::Tree if kind.is_dir() => folder_differs(objects, &tree(objects, entry.oid)?, path),
-        Mode::Symlink if kind.is_symlink() => {
-            let target = std::fs::read_link(path).map_err(io)?;
-            Ok(blob(target.as_os_str().as_bytes()) != entry.oid)
-        }
-        Mode::File | Mode::Executable if kind.is_file() => {
-            let executable = meta.permissions().mode() & 0o100 != 0;
-            if executable != (entry.mode == Mode::Executable) {
-                return Ok(true);
-            }
-            Ok(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
-        }
-        Mode::Tree | Mode::Symlink | Mode::File | Mode::Executable => Ok(true),
-    }
-}
-
-fn folder_differs(objects: &Objects, tree: &Tree, path: &Path) -> Result<bool, GitError> {
-    let io = |source| GitError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        // Git's own, where a whole repository is copied.
-        if name == ".git" {
-            continue;
-        }
-        if !tree.contains_key(name.as_bytes()) && entry_differs(objects, None, &path.join(&name))? {
-            return Ok(true);
-        }
-    }
-    for (name, entry) in tree {
-        let name = std::ffi::OsString::from_vec(name.clone());
-        if entry_differs(objects, Some(entry), &path.join(name))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// The name that Git gives to a file's contents.

@@ -2,18 +2,24 @@
 //! executed: baking needs no program of the host.
 //!
 //! Dirty is decided about the inputs of the bake alone: the definition, `kiln.lock` where the commit has one, and
-//! every file below a copied path, ignored and untracked ones included, because they are copied too. A `kiln.lock`
-//! that the commit does not have is not counted: the first bake has just written it.
+//! every file below a copied path, ignored and untracked ones included, because they are copied too; what `.dockerignore`
+//! leaves out is not. A `kiln.lock` that the commit does not have is not counted: the first bake has just written it.
+//! Files that are as Git's index notes them are not read.
 //!
 //! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
 //! filters) counts as dirty, as does a submodule; repositories with SHA-256 names or reftables are not read.
 
 mod checkout;
 mod compare;
+mod index;
 mod objects;
 
 use std::path::{Path, PathBuf};
 
+use kiln_config::dockerfile::Ignore;
+
+use self::compare::Comparing;
+use self::index::Index;
 use self::objects::{Objects, Oid};
 
 /// Beside the definition.
@@ -47,8 +53,60 @@ pub(crate) struct Commit {
     pub(crate) prefix: PathBuf,
 }
 
-/// `None`: in no repository, or in one without a commit. `inputs` are relative to `folder`.
-pub(crate) fn commit(folder: &Path, inputs: &[PathBuf]) -> Result<Option<Commit>, GitError> {
+/// What is baked: a file, or a folder with all that is in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Input<'a> {
+    path: PathBuf,
+    /// Of a folder, what is not taken.
+    without: Option<&'a Ignore>,
+}
+
+impl From<PathBuf> for Input<'_> {
+    fn from(path: PathBuf) -> Self {
+        Self {
+            path,
+            without: None,
+        }
+    }
+}
+
+impl<'a> Input<'a> {
+    pub(crate) fn context(path: PathBuf, without: &'a Ignore) -> Self {
+        Self {
+            path,
+            without: Some(without),
+        }
+    }
+
+    fn leaves_out(&self, path: &Path, is_folder: bool) -> bool {
+        let Some(ignore) = self.without.filter(|ignore| !ignore.is_empty()) else {
+            return false;
+        };
+        let inside = path.strip_prefix(&self.path).unwrap_or(path);
+        ignore.ignores(&inside.to_string_lossy()) && !(is_folder && ignore.takes_back())
+    }
+}
+
+/// `None`: in no repository, or in one without a commit. `inputs` are relative to `folder`, where they are not absolute; the lock
+/// beside them belongs to them.
+pub(crate) fn commit(folder: &Path, inputs: &[Input<'_>]) -> Result<Option<Commit>, GitError> {
+    compared(folder, inputs, &[LOCK])
+}
+
+/// As `commit`, of what has no lock.
+pub(crate) fn commit_without_lock(
+    folder: &Path,
+    inputs: &[Input<'_>],
+) -> Result<Option<Commit>, GitError> {
+    compared(folder, inputs, &[])
+}
+
+/// `optional`: files that may be there without being committed.
+fn compared(
+    folder: &Path,
+    inputs: &[Input<'_>],
+    optional: &[&str],
+) -> Result<Option<Commit>, GitError> {
     let folder = folder.canonicalize().map_err(|source| GitError::Io {
         path: folder.to_owned(),
         source,
@@ -63,7 +121,27 @@ pub(crate) fn commit(folder: &Path, inputs: &[PathBuf]) -> Result<Option<Commit>
         .strip_prefix(&repository.work_tree)
         .unwrap_or(Path::new(""));
     let objects = Objects::open(&repository.common);
-    let dirty = compare::differs(&objects, head, prefix, &folder, inputs)?;
+    let mut dirty = true;
+    if let Some(root) = compare::root_tree(&objects, head)? {
+        let comparing = Comparing {
+            objects: &objects,
+            index: &Index::open(&repository.git),
+            work_tree: &repository.work_tree,
+            root,
+        };
+        dirty = false;
+        for input in inputs {
+            let input = Input {
+                // Without the `.` that a context may be.
+                path: folder.join(&input.path).components().collect(),
+                without: input.without,
+            };
+            dirty = dirty || comparing.differs(&input)?;
+        }
+        for name in optional {
+            dirty = dirty || comparing.differs_where_committed(&folder.join(name))?;
+        }
+    }
     Ok(Some(Commit {
         sha: head.to_string(),
         dirty,

@@ -50,8 +50,10 @@ impl Drop for Folder {
     }
 }
 
-fn inputs() -> Vec<PathBuf> {
-    ["kiln.hcl", "app"].map(PathBuf::from).to_vec()
+fn inputs() -> Vec<Input<'static>> {
+    ["kiln.hcl", "app"]
+        .map(|name| PathBuf::from(name).into())
+        .to_vec()
 }
 
 fn dirty(folder: &Path) -> bool {
@@ -213,4 +215,58 @@ fn packed_repositories_and_worktrees_are_read() {
             dirty: false
         })
     );
+}
+
+#[test]
+fn what_a_dockerignore_leaves_out_does_not_make_it_dirty() {
+    let folder = repository("ignore");
+    let shop = folder.0.join("shop");
+    let is_dirty = |rules: &str, path: &Path| {
+        let ignore = Ignore::parse(rules).unwrap();
+        let inputs = [Input::context(PathBuf::from("."), &ignore)];
+        let found = commit_without_lock(path, &inputs).unwrap().unwrap();
+        found.dirty
+    };
+    folder.write("shop/target/app", "built");
+    folder.write("shop/app/file3", "changed");
+    folder.write("shop/kiln.lock", "an input like any other");
+    assert!(is_dirty("", &shop));
+    assert!(is_dirty("target\nkiln.lock\n", &shop));
+    assert!(!is_dirty("target\nkiln.lock\napp/file3\n", &shop));
+    assert!(!is_dirty("*\n!app/sub\n", &shop));
+    assert!(is_dirty("*\n!app/file3\n", &shop));
+    assert!(is_dirty("", &folder.0), "the whole repository");
+    assert!(!is_dirty("shop\n", &folder.0));
+}
+
+/// Also where Git has just written it, which is too young to be believed.
+#[test]
+fn a_file_that_the_index_knows_is_not_read() {
+    for version in ["2", "3", "4"] {
+        let folder = repository(&format!("index{version}"));
+        let shop = folder.0.join("shop");
+        let file = shop.join("app/file5");
+        let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(100);
+        let set = |path: &Path| {
+            let file = std::fs::File::options().append(true).open(path).unwrap();
+            file.set_modified(earlier).unwrap();
+        };
+        set(&file);
+        if version == "3" {
+            folder.write("shop/later", "");
+            folder.git(&["add", "--intent-to-add", "shop/later"]);
+        }
+        folder.git(&["update-index", "--index-version", version]);
+        folder.git(&["update-index", "-q", "--refresh"]);
+        let index = Index::open(&folder.0.join(".git"));
+        let oid = folder.git(&["rev-parse", "HEAD:shop/app/file5"]);
+        let oid = Oid::parse(&oid).unwrap();
+        let holds = || index.holds(b"shop/app/file5", &file.metadata().unwrap(), oid);
+        assert!(holds(), "version {version}");
+        let text = std::fs::read(&file).unwrap();
+        std::fs::write(&file, "x".repeat(text.len())).unwrap();
+        // As a program may that wants nobody to notice.
+        set(&file);
+        assert!(!holds() && dirty(&shop), "version {version}");
+    }
 }
