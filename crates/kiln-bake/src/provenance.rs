@@ -101,6 +101,7 @@ pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) granted: &'a Granted,
     /// The names of the folders besides the context.
     pub(crate) contexts: Vec<&'a String>,
+    pub(crate) allow_leaks: &'a [String],
 }
 
 impl DockerfileOrigin<'_> {
@@ -121,6 +122,7 @@ impl DockerfileOrigin<'_> {
             checkout,
             granted,
             contexts,
+            allow_leaks,
         } = self;
         let repository = env!("CARGO_PKG_REPOSITORY");
         let of_definition = commit.map(|commit| (&commit.sha, commit.dirty));
@@ -172,6 +174,7 @@ impl DockerfileOrigin<'_> {
                         "dockerfile": checkout.map(|found| &found.dockerfile),
                         "context": checkout.map(|found| &found.context),
                         "contexts": contexts,
+                        "allowLeaks": allow_leaks,
                         // Never what they are.
                         "secrets": granted.secrets.keys().collect::<Vec<_>>(),
                         "ssh": granted.ssh.keys().collect::<Vec<_>>(),

@@ -13,6 +13,7 @@
 
 mod cgroup;
 mod container;
+pub mod elsewhere;
 mod engine;
 mod firewall;
 mod init;

@@ -435,6 +435,16 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     )
 }
 
+/// A name of the machine that only this process and its children see.
+pub(crate) fn unshare_names() -> io::Result<()> {
+    // SAFETY: plain integers.
+    if unsafe { libc::unshare(libc::CLONE_NEWUTS) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The number of a loop device that nothing uses at this moment; `control` is /dev/loop-control.
 pub(crate) fn free_loop(control: &File) -> io::Result<u32> {
     const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;

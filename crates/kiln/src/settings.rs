@@ -11,7 +11,7 @@ use crate::args;
 use crate::failure::Failure;
 
 /// A definition to read, and for what.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DefinitionSettings {
     /// The file itself.
     pub(crate) file: PathBuf,

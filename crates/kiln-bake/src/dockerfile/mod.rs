@@ -352,6 +352,7 @@ pub fn bake_dockerfile(
         checkout: request.checkout,
         granted: request.granted,
         contexts: request.contexts.keys().collect(),
+        allow_leaks: request.allow_leaks,
     };
     let statement = origin.statement(&digest, &done, &passed)?;
     store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;

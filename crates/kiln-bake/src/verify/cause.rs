@@ -13,10 +13,15 @@ pub struct Circumstances {
     pub moved: i64,
     /// Paths that only one of the bakes had anything to do with.
     pub paths: Vec<String>,
-    pub host: String,
+    /// Names of the machine, then and now.
+    pub hosts: Vec<String>,
     /// Processors of the first bake, as far as known, and of the second.
     pub processors: (usize, usize),
 }
+
+/// Said of what saw how the clock was moved, and not what it says.
+pub(super) const CLOCK_SEEN: &str =
+    "/etc/ld.so.preload, which `kiln verify` puts there to move the clock";
 
 /// Around the first difference, in bytes to each side.
 const AROUND: usize = 64;
@@ -45,7 +50,7 @@ fn why(path: &Path, old: &[u8], new: &[u8], at: usize, circumstances: &Circumsta
         times,
         moved,
         paths,
-        host,
+        hosts,
         processors,
     } = circumstances;
     let from = at.saturating_sub(AROUND);
@@ -70,10 +75,13 @@ fn why(path: &Path, old: &[u8], new: &[u8], at: usize, circumstances: &Circumsta
     if old.starts_with(&[0x1f, 0x8b]) && new.starts_with(&[0x1f, 0x8b]) && (4..8).contains(&at) {
         return "the time in the header of gzip: compress with `gzip -n`".to_owned();
     }
+    if holds("ld.so.preload") || holds(".kiln-clock.so") {
+        return CLOCK_SEEN.to_owned();
+    }
     if let Some(path) = paths.iter().find(|path| holds(path)) {
         return format!("a path of the machine ({path})");
     }
-    if holds(host) {
+    if hosts.iter().any(|host| holds(host)) {
         return "the name of the machine".to_owned();
     }
     if holds("PRIVATE KEY") || name.contains("ssh_host_") {
@@ -118,11 +126,11 @@ fn why(path: &Path, old: &[u8], new: &[u8], at: usize, circumstances: &Circumsta
     };
     if let (Some(old), Some(new)) = (dates(&before), dates(&after)) {
         return format!(
-            "a time of day (`{old}`, and then `{new}`): use SOURCE_DATE_EPOCH, which steps have, instead of the clock"
+            "a time of day (`{old}`, and then `{new}`): use SOURCE_DATE_EPOCH instead of the clock (a definition's steps have it, a Dockerfile's with ARG SOURCE_DATE_EPOCH)"
         );
     }
     if binary_time(old, at, *times) && binary_time(new, at, (times.0, times.1 + moved)) {
-        return "a time of day, as a binary number: use SOURCE_DATE_EPOCH, which steps have, instead of the clock".to_owned();
+        return "a time of day, as a binary number: use SOURCE_DATE_EPOCH instead of the clock (a definition's steps have it, a Dockerfile's with ARG SOURCE_DATE_EPOCH)".to_owned();
     }
     let (one, other) = (&old[at..], &new[at..]);
     let pairs = one.len().min(other.len()).min(4096);
@@ -166,13 +174,13 @@ mod tests {
             times: (now - 10, now),
             moved: 1000,
             paths: vec!["/var/lib/kiln/work/verify-7".into()],
-            host: "builder-eu-1".into(),
+            hosts: vec!["builder-eu-1".into()],
             processors: (8, 1),
         };
         let stamp = |seconds: u32| [b"head".as_slice(), &seconds.to_le_bytes(), b"tail"].concat();
         let pyc = |time: u8| [b"\xa7\r\r\n\0\0\0\0".as_slice(), &[time, 0, 0, 0]].concat();
         let gzip = |time: u8| [b"\x1f\x8b\x08\0".as_slice(), &[time, 0, 0, 0]].concat();
-        let cases: [(&str, Vec<u8>, Vec<u8>, &str); 14] = [
+        let cases: [(&str, Vec<u8>, Vec<u8>, &str); 15] = [
             (
                 "a",
                 b"built Sat Nov 21 15:59:59 UTC 2026\n".into(),
@@ -204,6 +212,12 @@ mod tests {
                 b"1".into(),
                 b"2".into(),
                 "inode",
+            ),
+            (
+                "a",
+                b"kernel-img.conf\nlibaudit.conf".into(),
+                b"kernel-img.conf\nld.so.preload".into(),
+                "to move the clock",
             ),
             (
                 "a",

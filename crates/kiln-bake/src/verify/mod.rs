@@ -29,6 +29,13 @@ pub struct Difference {
     pub cause: String,
 }
 
+impl Difference {
+    /// Whether a step saw how the clock was moved: without that, it may do the same each time.
+    pub fn is_of_moving_the_clock(&self) -> bool {
+        self.cause.contains(cause::CLOCK_SEEN)
+    }
+}
+
 /// Compares an image with what baking it again gave, in a store of its own. `steps`: the names of those that made the layers.
 pub fn compare(
     first: (&Store, &Digest),
@@ -58,9 +65,9 @@ pub fn compare(
                     ));
                 }
                 found.extend(differences.into_iter().map(|(path, cause)| Difference {
+                    cause: of_context(&name, &path, cause),
                     step: Some(name.clone()),
                     path,
-                    cause,
                 }));
             }
             (Some(_), None) => found.push(whole("the second bake has no such layer")),
@@ -89,6 +96,27 @@ pub fn compare(
         });
     }
     Ok(found)
+}
+
+/// What a COPY takes of its context is the commit's, but for what Git does not keep. `step` may have its stage's name before it.
+fn of_context(step: &str, path: &str, cause: String) -> String {
+    let is_copy = ["COPY ", "ADD "]
+        .iter()
+        .any(|name| step.starts_with(name) || step.contains(&format!(": {name}")));
+    if !is_copy {
+        return cause;
+    }
+    if path.split('/').any(|part| part == ".git") {
+        return format!(
+            "{cause}: it is Git's own, which no commit has; name .git in .dockerignore"
+        );
+    }
+    if cause.contains("its mode is") {
+        return format!(
+            "{cause}: of a mode Git keeps only whether its owner may execute it; say it with --chmod"
+        );
+    }
+    cause
 }
 
 fn tree(store: &Store, layer: &Layer) -> Result<Tree, BakeError> {
@@ -199,7 +227,8 @@ fn read(content: &kiln_oci::Content, size: u64, limit: u64) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// The image's programs that are linked statically, which a moved clock does not reach.
+/// The image's programs that are linked statically, which a moved clock does not reach; and the linkers of another C library than
+/// GNU's, for all that they load.
 pub fn static_programs(store: &Store, digest: &Digest) -> Result<Vec<String>, BakeError> {
     let image = store.image(digest)?;
     let tree = Tree::merge(&store.layer_trees(&image)?)?;
@@ -208,10 +237,13 @@ pub fn static_programs(store: &Store, digest: &Digest) -> Result<Vec<String>, Ba
         let Kind::File { content, size } = &entry.kind else {
             continue;
         };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("ld-musl-") {
+            found.push(Path::new("/").join(path).to_string_lossy().into_owned());
+            continue;
+        }
         // Libraries are marked as executable too, and need no interpreter either.
-        let is_library = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().contains(".so"));
+        let is_library = name.contains(".so");
         if entry.mode & 0o111 == 0 || is_library {
             continue;
         }

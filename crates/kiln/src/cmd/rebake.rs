@@ -1,8 +1,14 @@
 //! `kiln rebake`: the second bake of `kiln verify`, in a process that is in other circumstances than the first.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use kiln_bake::{BakeRequest, Lock, bake};
+use kiln_bake::{
+    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Lock, StepReport, Tagging,
+    bake, bake_dockerfile,
+};
+use kiln_config::dockerfile::Ignore;
+use kiln_engine::elsewhere;
 use kiln_model::{Digest, ImageSpec};
 use kiln_oci::Store;
 use rustix::fs::Mode;
@@ -11,22 +17,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::baking::Live;
 use crate::failure::{Exit, Failure};
-use crate::{args, output, rollout};
+use crate::{args, dockerfile, output, rollout, settings};
+
+/// What the machine is called for the second bake.
+pub(super) const HOST: &str = "kiln-verify-otherwise";
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Rebake {
     pub(super) root: PathBuf,
-    pub(super) context: PathBuf,
-    pub(super) image: ImageSpec,
-    pub(super) lock: String,
-    pub(super) move_clock: i32,
+    /// As the caller named it.
+    pub(super) image: String,
+    pub(super) what: What,
+    pub(super) move_clock: Option<i32>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum What {
+    Definition {
+        image: Box<ImageSpec>,
+        context: PathBuf,
+        lock: String,
+    },
+    Dockerfile {
+        path: PathBuf,
+        context: PathBuf,
+        build_args: BTreeMap<String, String>,
+        target: Option<String>,
+        /// Each by the digest of an image of the second store.
+        bases: BTreeMap<String, String>,
+        allow_leaks: Vec<String>,
+        no_network: bool,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Rebaked {
     pub(super) digest: Digest,
     pub(super) steps: Vec<String>,
+    pub(super) networked: Vec<String>,
     pub(super) processors: usize,
+    /// Whether steps wrote to a file system of another kind than the store's.
+    pub(super) other_file_system: bool,
+}
+
+/// What a bake of either kind gave.
+struct Made {
+    digest: Digest,
+    steps: Vec<StepReport>,
+    networked: Vec<String>,
 }
 
 pub(crate) fn run(args: args::Rebake) -> Result<Exit, Failure> {
@@ -35,46 +73,150 @@ pub(crate) fn run(args: args::Rebake) -> Result<Exit, Failure> {
         source,
     };
     let bytes = std::fs::read(&args.spec).map_err(failed)?;
-    let Rebake {
-        root,
-        context,
-        image,
-        lock,
-        move_clock,
-    } = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+    let rebake: Rebake = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     one_processor();
-    let lock = Lock::parse(&lock).map_err(|error| Failure::Lock {
-        path: context.join("kiln.lock"),
-        source: Box::new(error),
-    })?;
-    let work = root.join("work");
-    std::fs::create_dir_all(&work).map_err(failed)?;
-    let request = BakeRequest {
-        image: &image,
-        context: &context,
-        lock: Some(&lock),
-        work: &work,
-        commit: None,
-        now: rollout::now(),
-        move_clock: Some(move_clock),
+    elsewhere::enter(HOST).map_err(failed)?;
+    let folder = |name: &str| -> Result<PathBuf, Failure> {
+        let path = rebake.root.join(name);
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        Ok(path)
     };
-    let mut live = Live::new(image.name.as_str(), std::io::stderr(), None);
-    let baked = bake(&Store::open(&root)?, &request, &mut |progress| {
-        if let Some(line) = live.tell(progress) {
-            output::aside(&line);
-        }
-    });
-    let baked = baked.map_err(|source| Failure::Bake {
-        image: image.name.to_string(),
-        source: Box::new(source),
-    })?;
+    let (disk, memory) = (folder("work")?, folder("memory")?);
+    let in_memory =
+        free_memory().is_some_and(|bytes| elsewhere::in_memory(&memory, bytes / 2).is_ok());
+    let mut other_file_system = in_memory;
+    let made = if in_memory {
+        rebake.carry_out(&memory).or_else(|error| {
+            // Memory may be too small for what the disk had room for.
+            output::aside(&format!("{}; once more, on the disk", told(&error)));
+            other_file_system = false;
+            rebake.carry_out(&disk)
+        })
+    } else {
+        rebake.carry_out(&disk)
+    };
+    let Made {
+        digest,
+        steps,
+        networked,
+    } = made?;
     output::json(&Rebaked {
-        digest: baked.digest,
-        steps: baked.steps.into_iter().map(|step| step.name).collect(),
+        digest,
+        steps: steps.into_iter().map(|step| step.name).collect(),
+        networked,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
+        other_file_system,
     })?;
     Ok(Exit::Done)
+}
+
+fn told(error: &Failure) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+impl Rebake {
+    /// `work`: for what steps write.
+    fn carry_out(&self, work: &Path) -> Result<Made, Failure> {
+        let store = Store::open(&self.root)?;
+        let mut live = Live::new(&self.image, std::io::stderr(), None);
+        let mut progress = |progress: BakeProgress| {
+            if let Some(line) = live.tell(progress) {
+                output::aside(&line);
+            }
+        };
+        let failed = |error| match error {
+            BakeError::Dockerfile(error) => Failure::Dockerfile(Box::new(error)),
+            BakeError::Instruction { place, source } => Failure::Instruction { place, source },
+            source => Failure::Bake {
+                image: self.image.clone(),
+                source: Box::new(source),
+            },
+        };
+        match &self.what {
+            What::Definition {
+                image,
+                context,
+                lock,
+            } => {
+                let lock = Lock::parse(lock).map_err(|error| Failure::Lock {
+                    path: context.join("kiln.lock"),
+                    source: Box::new(error),
+                })?;
+                let request = BakeRequest {
+                    image,
+                    context,
+                    lock: Some(&lock),
+                    work,
+                    commit: None,
+                    now: rollout::now(),
+                    move_clock: self.move_clock,
+                };
+                let baked = bake(&store, &request, &mut progress).map_err(failed)?;
+                Ok(Made {
+                    digest: baked.digest,
+                    steps: baked.steps,
+                    networked: Vec::new(),
+                })
+            }
+            What::Dockerfile {
+                path,
+                context,
+                build_args,
+                target,
+                bases,
+                allow_leaks,
+                no_network,
+            } => {
+                let dockerfile = dockerfile::read(path)?;
+                let ignore: Ignore = dockerfile::read_ignore(path, context)?;
+                let request = DockerfileRequest {
+                    dockerfile: &dockerfile,
+                    context,
+                    ignore: &ignore,
+                    tag: Tagging::As("kiln-verify:1"),
+                    tests: &[],
+                    build_args,
+                    target: target.as_deref(),
+                    bases,
+                    registries: &settings::registries(false, Vec::new()),
+                    contexts: &BTreeMap::new(),
+                    granted: &Granted {
+                        no_network: *no_network,
+                        ..Granted::default()
+                    },
+                    allow_leaks,
+                    platform: None,
+                    no_cache: false,
+                    work,
+                    checkout: None,
+                    move_clock: self.move_clock,
+                };
+                let baked = bake_dockerfile(&store, &request, &mut progress).map_err(failed)?;
+                Ok(Made {
+                    digest: baked.digest,
+                    steps: baked.steps,
+                    networked: baked.networked,
+                })
+            }
+        }
+    }
+}
+
+/// In bytes; `None`: nobody says it.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Where it can't be, the second bake has as many as the first.

@@ -1,22 +1,24 @@
 //! `kiln verify`: bakes an image again from the commit that it was baked from, in other circumstances, and says what differs.
 
+mod again;
+mod recorded;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kiln_bake::{Circumstances, Difference, Lock, MEDIA_IN_TOTO, compare, static_programs};
-use kiln_model::{Digest, ImageSpec};
+use kiln_bake::{Circumstances, Difference, compare, static_programs};
+use kiln_model::Digest;
 use kiln_oci::Store;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
 use super::rebake::{Rebake, Rebaked};
-use crate::definition::Definition;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
 use crate::settings::DefinitionSettings;
-use crate::{args, definition, git, rollout, settings};
+use crate::{args, rollout, settings};
+use again::Again;
 
 /// More than a year, so that year, month, day, weekday and hour are others; forward, so that no file is of the future.
 const MOVED: i32 = 400 * 86_400 + 26_009;
@@ -31,35 +33,12 @@ struct Answer {
     differences: Vec<Difference>,
     /// Programs that the moved clock did not reach.
     static_programs: Vec<String>,
-}
-
-/// What the provenance says of the bake.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Provenance {
-    external_parameters: External,
-    internal_parameters: Internal,
-}
-
-#[derive(Deserialize)]
-struct External {
-    image: Option<String>,
-    commit: Option<String>,
-    definition: Option<PathBuf>,
-    #[serde(default)]
-    dirty: bool,
-}
-
-#[derive(Deserialize)]
-struct Internal {
-    lock: Option<Digest>,
-    #[serde(default)]
-    steps: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-struct Step {
-    name: String,
+    /// Steps that used the network: they may give something else another day, whatever the rest does.
+    used_network: Vec<String>,
+    /// Whether the steps wrote to another file system.
+    other_file_system: bool,
+    /// Whether the steps' programs saw another time of day.
+    other_clock: bool,
 }
 
 pub(crate) fn run(args: args::Verify) -> Result<Exit, Failure> {
@@ -68,21 +47,32 @@ pub(crate) fn run(args: args::Verify) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let store = Store::open_existing(&root)?;
     let digest = store.resolve(&args.image)?;
-    let provenance = provenance(&store, &digest, &args.image)?;
+    let recorded = recorded::find(&store, &digest, &args.image)?;
     let work = Work::new(&root)?;
     let audience = Audience::of(args.json.json);
     let settings = DefinitionSettings::from(args.definition);
+    let bake = |move_clock| {
+        let again = Again {
+            store: &store,
+            image: &args.image,
+            recorded: &recorded,
+            work: &work,
+            move_clock,
+        };
+        verify(&again, digest, settings.clone(), audience)
+    };
     let answer = Interrupts::catch()?.during(
         || {
-            again(
-                &store,
-                &args.image,
-                digest,
-                &provenance,
-                settings,
-                &work,
-                audience,
-            )
+            let answer = bake(Some(MOVED))?;
+            if !answer
+                .differences
+                .iter()
+                .any(Difference::is_of_moving_the_clock)
+            {
+                return Ok(answer);
+            }
+            audience.progress("a step saw how the clock is moved: once more, without that")?;
+            bake(None)
         },
         || "nothing of the second bake is kept".to_owned(),
     )?;
@@ -106,198 +96,84 @@ fn refused(image: &str, why: impl Into<String>, help: impl Into<String>) -> Fail
     }
 }
 
-/// The newest of a clean commit.
-fn provenance(store: &Store, digest: &Digest, image: &str) -> Result<Provenance, Failure> {
-    let mut found = None;
-    let mut is_there = false;
-    for referrer in store.referrers(digest)? {
-        if referrer.artifact_type != MEDIA_IN_TOTO {
-            continue;
-        }
-        let document = store.referrer_document(&referrer.digest)?;
-        let statement: Value = serde_json::from_slice(&document).unwrap_or_default();
-        let definition = &statement["predicate"]["buildDefinition"];
-        is_there = true;
-        if !definition["buildType"]
-            .as_str()
-            .is_some_and(|kind| kind.ends_with("/bake/v1"))
-        {
-            continue;
-        }
-        if let Ok(provenance) = serde_json::from_value::<Provenance>(definition.clone()) {
-            found = Some(provenance);
-            if found
-                .as_ref()
-                .is_some_and(|one| !one.external_parameters.dirty)
-            {
-                break;
-            }
-        }
-    }
-    match found {
-        None if is_there => Err(refused(
-            image,
-            "it was not baked of a definition",
-            "bake its Dockerfile again with `--no-cache` and another tag, and compare with `kiln diff`",
-        )),
-        None => Err(Failure::NoDocument {
-            image: image.to_owned(),
-            what: "provenance",
-        }),
-        Some(one) if one.external_parameters.dirty => Err(refused(
-            image,
-            "it was baked of files that no commit has",
-            "commit the definition and what it copies, bake again, and verify that image",
-        )),
-        Some(one) => Ok(one),
-    }
-}
-
-fn again(
-    store: &Store,
-    image: &str,
+fn verify(
+    again: &Again<'_>,
     digest: Digest,
-    provenance: &Provenance,
     settings: DefinitionSettings,
-    work: &Work,
     audience: Audience,
 ) -> Result<Answer, Failure> {
-    let External {
-        image: name,
-        commit,
-        definition,
-        dirty: _,
-    } = &provenance.external_parameters;
-    let (Some(name), Some(commit)) = (name, commit) else {
-        return Err(refused(
-            image,
-            "its provenance names no commit",
-            "bake it again",
-        ));
+    let Again {
+        store,
+        image,
+        recorded,
+        work,
+        move_clock,
+    } = *again;
+    let Some(commit) = &recorded.external_parameters.commit else {
+        let why = "its provenance names no commit";
+        return Err(refused(image, why, "bake it again"));
     };
     let here = settings.folder().to_owned();
-    let path = definition.clone().unwrap_or_else(|| "kiln.hcl".into());
-    let file = path.file_name().unwrap_or_default();
-    let prefix = path.parent().unwrap_or(Path::new(""));
-    let source = work.folder("source")?;
-    let is_there =
-        git::check_out(&here, commit, prefix, &source).map_err(|source| Failure::Commit {
-            commit: commit.clone(),
-            source,
-        })?;
-    if !is_there {
-        return Err(refused(
-            image,
-            format!("{} is in no Git repository", here.display()),
-            "go to the repository that the image was baked from, or name its definition with --file",
-        ));
-    }
-    let read = definition::read(DefinitionSettings {
-        file: source.join(file),
-        ..settings
-    })?;
-    let spec = read
-        .spec
-        .images
-        .iter()
-        .find(|(known, _)| known.as_str() == name);
-    let Some((_, spec)) = spec else {
-        let help = "was it baked with other variables? give them with --var";
-        return Err(refused(
-            image,
-            format!("its commit has no image `{name}`"),
-            help,
-        ));
-    };
-    let spec = ImageSpec {
-        // They say nothing of what is in it.
-        tests: Vec::new(),
-        ..spec.clone()
-    };
-    let lock = lock(&read, &here, &spec, provenance, image)?;
-    let root = work.folder("root")?;
-    let packages = Store::open(&root)?;
-    for package in lock.packages().filter(|package| store.has(package)) {
-        packages.put_file(&store.blob_path(&package))?;
-    }
+    let rebake = again.rebake(commit, settings)?;
     audience.progress(&format!(
         "{image}: baking commit {} again",
         &commit[..12.min(commit.len())]
     ))?;
     let begun = rollout::now();
-    let rebaked = bake(
-        &Rebake {
-            root: root.clone(),
-            context: source.clone(),
-            image: spec,
-            lock: lock.to_string(),
-            move_clock: MOVED,
-        },
-        work,
-    )?;
-    let host = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let seconds = |at: kiln_model::Timestamp| i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);
-    // What the first bake saw is of some time before, which nothing says exactly.
-    let first = store
-        .images()?
-        .into_iter()
-        .find(|entry| entry.digest == digest);
-    let first = first.map_or(begun, |entry| kiln_model::Timestamp(entry.created_ms));
-    let circumstances = Circumstances {
-        times: (seconds(first), seconds(rollout::now())),
-        moved: i64::from(MOVED),
-        paths: [work.0.as_path(), store.dir(), &here]
-            .map(|path| path.display().to_string())
-            .into_iter()
-            .filter(|path| path.len() > 3)
-            .collect(),
-        host,
-        processors: (
-            std::thread::available_parallelism().map_or(1, usize::from),
-            rebaked.processors,
-        ),
-    };
-    let steps: Vec<String> = provenance
-        .internal_parameters
-        .steps
-        .iter()
-        .map(|step| step.name.clone())
-        .collect();
+    let rebaked = bake(&rebake, work)?;
     let failed = |source| Failure::Bake {
         image: image.to_owned(),
         source: Box::new(source),
     };
-    let differences = if rebaked.digest == digest {
-        Vec::new()
-    } else if rebaked.steps != steps {
+    let steps = &recorded.internal_parameters.steps;
+    let is_same = rebaked.digest == digest;
+    if !is_same && !rebaked.steps.iter().eq(steps.iter().map(|step| &step.name)) {
+        let told = steps.iter().map(|step| step.name.as_str());
         return Err(refused(
             image,
             format!(
                 "its commit has other steps than it was baked of: {}, and not {}",
                 rebaked.steps.join("; "),
-                steps.join("; ")
+                told.collect::<Vec<_>>().join("; ")
             ),
             "was it baked with other variables? give them with --var",
         ));
-    } else {
-        let second = Store::open(&root)?;
-        compare(
+    }
+    let used_network = rebaked.networked.clone().into_iter();
+    let mut used_network: Vec<String> = used_network.chain(recorded.networked()).collect();
+    used_network.sort();
+    used_network.dedup();
+    let mut differences = Vec::new();
+    if !is_same {
+        let circumstances = Circumstances {
+            moved: move_clock.map_or(0, i64::from),
+            ..circumstances(store, digest, work, &here, begun, &rebaked)
+        };
+        let second = Store::open(&rebake.root)?;
+        let layers = store.image(&digest)?.layers;
+        differences = compare(
             (store, &digest),
             (&second, &rebaked.digest),
-            &steps,
+            &recorded.steps_of(&layers),
             &circumstances,
         )
-        .map_err(failed)?
-    };
-    let runs = steps.iter().any(|step| step.starts_with("run "));
+        .map_err(failed)?;
+    }
+    for difference in &mut differences {
+        if let Some(step) = &difference.step
+            && used_network.contains(step)
+        {
+            difference.cause += "; its step used the network, which may answer otherwise each time";
+        }
+    }
+    let runs = steps
+        .iter()
+        .any(|step| step.name.starts_with("run ") || step.name.contains("RUN "));
     Ok(Answer {
         image: image.to_owned(),
         digest,
         commit: commit.clone(),
-        same: rebaked.digest == digest,
+        same: is_same,
         rebaked: rebaked.digest,
         differences,
         static_programs: if runs {
@@ -305,36 +181,41 @@ fn again(
         } else {
             Vec::new()
         },
+        used_network,
+        other_file_system: rebaked.other_file_system,
+        other_clock: move_clock.is_some(),
     })
 }
 
-/// The lock that the image was baked with: that of the commit, or the present one beside the definition.
-fn lock(
-    read: &Definition,
+/// What was otherwise. What the first bake saw is of some time before, which nothing says exactly.
+fn circumstances(
+    store: &Store,
+    digest: Digest,
+    work: &Work,
     here: &Path,
-    spec: &ImageSpec,
-    provenance: &Provenance,
-    image: &str,
-) -> Result<Lock, Failure> {
-    let wanted = provenance.internal_parameters.lock;
-    for folder in [read.folder.as_path(), here] {
-        let path = folder.join("kiln.lock");
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            continue;
-        };
-        let lock = Lock::parse(&text).map_err(|error| Failure::Lock {
-            path,
-            source: Box::new(error),
-        })?;
-        if lock.digest_of(spec) == wanted {
-            return Ok(lock);
-        }
+    begun: kiln_model::Timestamp,
+    rebaked: &Rebaked,
+) -> Circumstances {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let seconds = |at: kiln_model::Timestamp| i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);
+    let images = store.images().unwrap_or_default();
+    let first = images.into_iter().find(|entry| entry.digest == digest);
+    let first = first.map_or(begun, |entry| kiln_model::Timestamp(entry.created_ms));
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Circumstances {
+        times: (seconds(first), seconds(rollout::now())),
+        moved: 0,
+        paths: [work.0.as_path(), store.dir(), here]
+            .map(|path| path.display().to_string())
+            .into_iter()
+            .filter(|path| path.len() > 3)
+            .collect(),
+        hosts: vec![host, super::rebake::HOST.to_owned()],
+        processors: (processors, rebaked.processors),
     }
-    Err(refused(
-        image,
-        "neither its commit nor the present folder has the kiln.lock that it was baked with",
-        "commit kiln.lock with the definition, bake again, and verify that image",
-    ))
 }
 
 /// In a process of its own, of which nothing is as in the one that baked first.
@@ -421,6 +302,9 @@ fn text(answer: &Answer) -> String {
         same,
         differences,
         static_programs,
+        used_network,
+        other_file_system,
+        other_clock,
     } = answer;
     let commit = &commit[..12.min(commit.len())];
     let mut lines = vec![if *same {
@@ -438,14 +322,24 @@ fn text(answer: &Answer) -> String {
             .map_or("the configuration", |step| step.as_str());
         lines.push(format!("  {path}  (of `{step}`)\n    {cause}"));
     }
-    lines.push(
-        "otherwise this time: path, user, locale, time zone, umask, processors, clock, cache"
-            .to_owned(),
-    );
-    if !static_programs.is_empty() {
+    let file_system = if *other_file_system {
+        "file system, "
+    } else {
+        ""
+    };
+    let clock = if *other_clock { "clock, " } else { "" };
+    lines.push(format!(
+        "otherwise this time: path, user, host name, {file_system}locale, time zone, umask, processors, {clock}cache"
+    ));
+    if *other_clock && !static_programs.is_empty() {
         lines.push(format!(
-            "not reached by the moved clock, since they are linked statically: {}",
+            "not reached by the moved clock, since they are not linked with GNU's C library: {}",
             static_programs.join(", ")
+        ));
+    }
+    for step in used_network {
+        lines.push(format!(
+            "used the network, so that it may give something else another day: `{step}`"
         ));
     }
     lines.join("\n")

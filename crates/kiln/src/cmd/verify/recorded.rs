@@ -1,0 +1,169 @@
+//! What the provenance of an image says about how it was baked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use kiln_bake::MEDIA_IN_TOTO;
+use kiln_model::Digest;
+use kiln_oci::{Layer, Store};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::refused;
+use crate::failure::Failure;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Definition,
+    Dockerfile,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Recorded {
+    #[serde(skip)]
+    kind: Option<Kind>,
+    pub(super) external_parameters: External,
+    pub(super) internal_parameters: Internal,
+    #[serde(default)]
+    resolved_dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct External {
+    pub(super) image: Option<String>,
+    pub(super) commit: Option<String>,
+    pub(super) definition: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) dirty: bool,
+    /// The rest is a Dockerfile's.
+    pub(super) dockerfile: Option<PathBuf>,
+    pub(super) context: Option<PathBuf>,
+    pub(super) target: Option<String>,
+    /// `None`: one that looks secret by its name.
+    #[serde(default)]
+    pub(super) build_args: BTreeMap<String, Option<String>>,
+    #[serde(default)]
+    pub(super) contexts: Vec<String>,
+    #[serde(default)]
+    pub(super) secrets: Vec<String>,
+    #[serde(default)]
+    pub(super) ssh: Vec<String>,
+    #[serde(default)]
+    pub(super) allow: Vec<String>,
+    #[serde(default)]
+    pub(super) allow_leaks: Vec<String>,
+    #[serde(default)]
+    pub(super) no_network: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Internal {
+    pub(super) lock: Option<Digest>,
+    #[serde(default)]
+    pub(super) steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Step {
+    pub(super) name: String,
+    layer: Option<Digest>,
+    #[serde(default)]
+    used_network: bool,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    #[serde(default)]
+    digest: BTreeMap<String, String>,
+}
+
+impl Recorded {
+    pub(super) fn kind(&self) -> Kind {
+        self.kind.unwrap_or(Kind::Definition)
+    }
+
+    /// The images that a Dockerfile stands on or takes from, by their names in it.
+    pub(super) fn bases(&self) -> BTreeMap<String, Digest> {
+        // The first is the Dockerfile, or the context with the commit.
+        let images = self
+            .resolved_dependencies
+            .iter()
+            .filter(|one| one.name != "Dockerfile");
+        images
+            .filter_map(|one| {
+                let digest = Digest::from_hex(one.digest.get("sha256")?).ok()?;
+                Some((one.name.clone(), digest))
+            })
+            .collect()
+    }
+
+    /// The step that made each layer; those of a base are its own business.
+    pub(super) fn steps_of(&self, layers: &[Layer]) -> Vec<String> {
+        let steps = &self.internal_parameters.steps;
+        let made = |layer: &Layer| steps.iter().find(|step| step.layer == Some(layer.diff_id));
+        layers
+            .iter()
+            .map(|layer| made(layer).map_or("the base".to_owned(), |step| step.name.clone()))
+            .collect()
+    }
+
+    pub(super) fn networked(&self) -> Vec<String> {
+        let steps = self.internal_parameters.steps.iter();
+        let networked = steps.filter(|step| step.used_network);
+        networked.map(|step| step.name.clone()).collect()
+    }
+}
+
+/// The newest of a clean commit.
+pub(super) fn find(store: &Store, digest: &Digest, image: &str) -> Result<Recorded, Failure> {
+    let mut found: Option<Recorded> = None;
+    for referrer in store.referrers(digest)?.into_iter().rev() {
+        if referrer.artifact_type != MEDIA_IN_TOTO {
+            continue;
+        }
+        let document = store.referrer_document(&referrer.digest)?;
+        // One that somebody else attached may be anything.
+        let statement: Value = serde_json::from_slice(&document).unwrap_or_default();
+        let definition = &statement["predicate"]["buildDefinition"];
+        let kind = match definition["buildType"].as_str() {
+            Some(kind) if kind.ends_with("/bake/v1") => Kind::Definition,
+            Some(kind) if kind.ends_with("/bake-dockerfile/v1") => Kind::Dockerfile,
+            _ => continue,
+        };
+        let Ok(mut recorded) = serde_json::from_value::<Recorded>(definition.clone()) else {
+            continue;
+        };
+        recorded.kind = Some(kind);
+        if !recorded.external_parameters.dirty {
+            return Ok(recorded);
+        }
+        found.get_or_insert(recorded);
+    }
+    let Some(dirty) = found else {
+        return Err(Failure::NoDocument {
+            image: image.to_owned(),
+            what: "provenance",
+        });
+    };
+    Err(match (&dirty.external_parameters.commit, dirty.kind()) {
+        (None, Kind::Dockerfile) => refused(
+            image,
+            "its Dockerfile and its context were not in one Git repository",
+            "commit both, bake again from the folder of the repository, and verify that image",
+        ),
+        (_, Kind::Dockerfile) => refused(
+            image,
+            "it was baked of files that no commit has",
+            "commit the Dockerfile and its context, or leave files out with .dockerignore; bake again, and verify that image",
+        ),
+        (_, Kind::Definition) => refused(
+            image,
+            "it was baked of files that no commit has",
+            "commit the definition and what it copies, bake again, and verify that image",
+        ),
+    })
+}
