@@ -11,22 +11,12 @@ use serde_json::{Value, json};
 
 use crate::bake::StepReport;
 use crate::error::BakeError;
+use crate::leaks;
 
 /// Of one step; more are counted.
 const REASONS: usize = 20;
 /// Of one value.
 const SHOWN: usize = 120;
-/// In names of variables whose values are not shown.
-const SECRET: [&str; 7] = [
-    "PASS",
-    "SECRET",
-    "TOKEN",
-    "KEY",
-    "CREDENTIAL",
-    "AUTH",
-    "PRIVATE",
-];
-
 /// A step of the last bake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Last {
@@ -60,16 +50,11 @@ pub(crate) fn keep(
 fn conceal(pair: &mut Value) -> Result<(), CanonicalError> {
     if let Value::Array(parts) = pair
         && let [Value::String(name), value] = parts.as_mut_slice()
-        && is_secret(name)
+        && leaks::is_secret(name, value.as_str().unwrap_or_default())
     {
         *value = json!(Digest::of(&canonical_json(value)?));
     }
     Ok(())
-}
-
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    SECRET.iter().any(|part| name.contains(part))
 }
 
 /// Says of each step that was carried out why, and remembers these as the last bake of `image`.
@@ -204,6 +189,9 @@ fn differences(name: &str, old: &Value, new: &Value) -> Vec<String> {
                 reasons.push("the stage or image that it takes from is another".to_owned())
             }
             (_, Some(old), Some(new)) => items(field, source, &old, &new, &mut reasons),
+            _ if is_secret("", old) || is_secret("", new) => {
+                reasons.push(format!("{} changed", label(field)))
+            }
             _ => reasons.push(format!(
                 "{} changed: {} → {}",
                 label(field),
@@ -294,8 +282,10 @@ fn items(
             ("users", _) => format!("user {name}"),
             (field, _) => format!("{} {name}", label(field)),
         };
-        let says = ["packages", "env"].contains(&field) && !(field == "env" && is_secret(name));
-        reasons.push(match (old.get(name), new.get(name)) {
+        let (old, new) = (old.get(name), new.get(name));
+        let is_secret = |value: Option<&Value>| value.is_some_and(|value| is_secret(name, value));
+        let says = field == "packages" || field == "env" && !is_secret(old) && !is_secret(new);
+        reasons.push(match (old, new) {
             (Some(old), Some(new)) if field == "packages" && says => {
                 format!("{what} {} → {}", shown(old), shown(new))
             }
@@ -318,8 +308,12 @@ fn label(field: &str) -> &str {
     }
 }
 
-fn shown(value: &Value) -> String {
-    let text = match value {
+fn is_secret(name: &str, value: &Value) -> bool {
+    leaks::is_secret(name, &text(value))
+}
+
+fn text(value: &Value) -> String {
+    match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(words) if words.iter().all(Value::is_string) => {
@@ -327,7 +321,11 @@ fn shown(value: &Value) -> String {
             words.join(" ")
         }
         other => other.to_string(),
-    };
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = text(value);
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
@@ -386,11 +384,16 @@ mod tests {
                 "RUN make",
                 run(
                     json!(["sh", "-c", "make"]),
-                    json!([["A", "1"], ["API_TOKEN", "x"]])
+                    json!([["A", "1"], ["API_TOKEN", "x"], ["DB_URL", "http://h/x"]])
                 ),
                 run(
                     json!(["sh", "-c", "make all"]),
-                    json!([["A", "2"], ["API_TOKEN", "y"], ["B", ""]])
+                    json!([
+                        ["A", "2"],
+                        ["API_TOKEN", "y"],
+                        ["B", ""],
+                        ["DB_URL", "http://u:p@h/x"]
+                    ])
                 ),
             ),
             [
@@ -398,7 +401,16 @@ mod tests {
                 "env A changed: 1 → 2",
                 "env API_TOKEN changed",
                 "env B added: ",
+                "env DB_URL changed",
             ]
+        );
+        assert_eq!(
+            told(
+                "RUN login",
+                run(json!(["sh", "-c", "login --token=a"]), json!([])),
+                run(json!(["sh", "-c", "login --token=b"]), json!([])),
+            ),
+            ["command changed"]
         );
         let taken = |path: Value, digest: &str| json!({"name": "app", "is_folder": true, "entries": [{"path": path, "kind": {"file": {"digest": digest}}}]});
         let files = |first: &str, second: &str| json!({"copy": {"to": "/", "origin": {"files": [taken(json!("a"), first), taken(json!(b"b"), second)]}}});

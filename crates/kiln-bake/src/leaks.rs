@@ -4,6 +4,8 @@
 //! Layers are searched once each, in one pass for all rules, with a bounded buffer: what a rule begins with is searched for, and
 //! the rest is only looked at there. What was found is remembered by rule and place, never the secret itself.
 
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +19,7 @@ use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BakeError;
+pub(crate) use names::{is_secret, is_secret_name};
 
 /// Changed whenever the rules are: what older ones found is then not relied on.
 const RULES_VERSION: u32 = 3;
@@ -219,9 +222,8 @@ pub(crate) fn given<'a>(
     if secrets.is_empty() {
         return Ok(found);
     }
-    let Ok(search) = AhoCorasick::new(&secrets) else {
-        return Ok(found);
-    };
+    let search =
+        AhoCorasick::new(&secrets).map_err(|error| BakeError::View(io::Error::other(error)))?;
     for (path, entry) in tree.iter() {
         let Kind::File { content, size } = &entry.kind else {
             continue;
@@ -235,16 +237,20 @@ pub(crate) fn given<'a>(
             let read = file
                 .read_within(*size, &mut bytes, at)
                 .map_err(BakeError::io(path))?;
-            if read == 0 {
-                break;
-            }
             if search.is_match(&bytes[..read]) {
                 let place = Path::new("/").join(path).to_string_lossy().into_owned();
                 found.push(Finding::new(GIVEN, place));
                 break;
             }
-            let last = at + read as u64 >= *size;
-            at += if last { read } else { read - overlap } as u64;
+            let end = at + read as u64;
+            if end == *size {
+                break;
+            }
+            // Shorter than it is said to be: its end would go out unseen.
+            if read < bytes.len() {
+                return Err(BakeError::io(path)(io::ErrorKind::UnexpectedEof.into()));
+            }
+            at = end - overlap as u64;
         }
     }
     Ok(found)
@@ -509,35 +515,6 @@ fn is_said(value: &str) -> bool {
     !value.is_empty() && !is_reference && value.chars().any(|c| !"*x".contains(c))
 }
 
-/// Names that are given to secrets, as docker's own lint has them (SecretsUsedInArgOrEnv).
-pub(crate) fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    let words: Vec<&str> = name.split('_').collect();
-    // Those that end so say where the secret is.
-    if words
-        .last()
-        .is_some_and(|last| ["file", "path", "dir", "url", "name", "id", "public"].contains(last))
-    {
-        return false;
-    }
-    let secret = [
-        "password",
-        "passwd",
-        "pword",
-        "pswd",
-        "passphrase",
-        "secret",
-        "token",
-        "apikey",
-        "credentials",
-        "auth",
-    ];
-    words.iter().any(|word| secret.contains(word))
-        || ["api_key", "access_key", "private_key", "secret_key"]
-            .iter()
-            .any(|two| name.ends_with(two))
-}
-
 /// `NAME=value` or `--name=value` for a name that is a secret's.
 fn has_assignment(text: &str) -> bool {
     text.split_once('=').is_some_and(|(name, value)| {
@@ -664,6 +641,37 @@ mod tests {
                 [PRIVATE_KEY],
                 "{before}"
             );
+        }
+    }
+
+    #[test]
+    fn a_given_secret_is_found_across_chunks_and_a_short_file_is_an_error() {
+        let secret = b"correct horse".to_vec();
+        let searched = |bytes: Vec<u8>, size: u64| {
+            let mut entry = Entry::bytes(bytes, 0o644);
+            if let Kind::File { size: said, .. } = &mut entry.kind {
+                *said = size;
+            }
+            let mut tree = Tree::new();
+            tree.insert("a", entry).unwrap();
+            given(&tree, [&secret].into_iter())
+        };
+        for before in [0, CHUNK - 5, CHUNK, 2 * CHUNK - 5] {
+            let mut bytes = vec![b'.'; before];
+            bytes.extend(&secret);
+            bytes.extend(b"..");
+            let size = bytes.len() as u64;
+            let found = searched(bytes, size).unwrap();
+            assert_eq!(found, [Finding::new(GIVEN, "/a")], "{before}");
+        }
+        assert!(
+            searched(vec![b'.'; 3 * CHUNK], 3 * CHUNK as u64)
+                .unwrap()
+                .is_empty()
+        );
+        for length in [0, 5, CHUNK, CHUNK + 5] {
+            let error = searched(vec![b'.'; length], 2 * CHUNK as u64).unwrap_err();
+            assert!(matches!(error, BakeError::Io { .. }), "{length}: {error}");
         }
     }
 

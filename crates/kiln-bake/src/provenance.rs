@@ -8,7 +8,7 @@ use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
 use serde_json::{Value, json};
 
 use crate::bake::CommitInfo;
-use crate::dockerfile::{Checkout, Granted, ResolvedBase};
+use crate::dockerfile::{Checkout, Granted, PROXIES, ResolvedBase};
 use crate::image_tests::Passed;
 use crate::leaks;
 use crate::lock::ImageLock;
@@ -137,10 +137,11 @@ impl DockerfileOrigin<'_> {
                 .iter()
                 .map(|base| json!({"name": base.name, "digest": {"sha256": base.digest.hex()}})),
         );
-        // One that looks secret by its name is told as given, and not what it was.
+        // One that looks secret is told as given, and not what it was.
         let build_args: BTreeMap<&String, Option<&String>> = build_args
             .iter()
-            .map(|(name, value)| (name, (!leaks::is_secret_name(name)).then_some(value)))
+            .filter(|(name, _)| !PROXIES.contains(&name.as_str()))
+            .map(|(name, value)| (name, (!leaks::is_secret(name, value)).then_some(value)))
             .collect();
         let steps: Vec<Value> = steps
             .iter()
@@ -192,5 +193,43 @@ impl DockerfileOrigin<'_> {
                 },
             },
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_and_no_proxy_is_among_the_build_arguments() {
+        let build_args = [
+            ("HTTPS_PROXY", "http://user:hunter2@proxy"),
+            ("no_proxy", "localhost"),
+            ("DEPLOY_KEY", "hunter2"),
+            ("DATABASE_URL", "postgres://u:hunter2@h"),
+            ("VERSION", "1.2"),
+        ];
+        let origin = DockerfileOrigin {
+            name: "api",
+            dockerfile: Digest::of(b""),
+            target: None,
+            build_args: &build_args
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            bases: &[],
+            networked: &[],
+            commit: None,
+            checkout: None,
+            granted: &Granted::default(),
+            contexts: Vec::new(),
+            allow_leaks: &[],
+        };
+        let statement = origin.statement(&Digest::of(b""), &[], &[]).unwrap();
+        assert!(!String::from_utf8_lossy(&statement).contains("hunter2"));
+        let said: Value = serde_json::from_slice(&statement).unwrap();
+        assert_eq!(
+            said["predicate"]["buildDefinition"]["externalParameters"]["buildArgs"],
+            json!({"DEPLOY_KEY": null, "DATABASE_URL": null, "VERSION": "1.2"})
+        );
     }
 }

@@ -204,7 +204,7 @@ struct Notes {
 }
 
 /// Arguments that need no ARG, and are in no key: what they are is the network's business.
-const PROXIES: [&str; 12] = [
+pub(crate) const PROXIES: [&str; 10] = [
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",
@@ -215,9 +215,9 @@ const PROXIES: [&str; 12] = [
     "no_proxy",
     "ALL_PROXY",
     "all_proxy",
-    "SOURCE_DATE_EPOCH",
-    "BUILDKIT_SANDBOX_HOSTNAME",
 ];
+/// Further ones that need no ARG.
+const PREDECLARED: [&str; 2] = ["SOURCE_DATE_EPOCH", "BUILDKIT_SANDBOX_HOSTNAME"];
 
 /// Bakes the Dockerfile's target. To be called from a thread that lives until the end.
 pub fn bake_dockerfile(
@@ -316,7 +316,8 @@ pub fn bake_dockerfile(
         .build_args
         .keys()
         .map(String::as_str)
-        .filter(|name| !used_args.contains(*name) && !PROXIES.contains(name))
+        .filter(|name| !used_args.contains(*name))
+        .filter(|name| !PROXIES.contains(name) && !PREDECLARED.contains(name))
         .collect();
     if !unused.is_empty() {
         let span = file.stages[target].from.span.clone();

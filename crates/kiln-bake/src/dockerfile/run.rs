@@ -126,7 +126,7 @@ impl Walk {
         if let Some(name) = bake.request.build_args.get(HOSTNAME) {
             keyed.push((HOSTNAME.to_owned(), name.clone()));
         }
-        for name in PROXIES.iter().take(10) {
+        for name in &PROXIES {
             if let Some(value) = bake.request.build_args.get(*name)
                 && !has(&env, name)
             {
