@@ -41,7 +41,7 @@ pub(super) struct External {
     pub(super) dockerfile: Option<PathBuf>,
     pub(super) context: Option<PathBuf>,
     pub(super) target: Option<String>,
-    /// `None`: one that looks secret by its name.
+    /// `None`: one that looks secret.
     #[serde(default)]
     pub(super) build_args: BTreeMap<String, Option<String>>,
     #[serde(default)]
