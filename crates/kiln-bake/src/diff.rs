@@ -7,8 +7,9 @@ use kiln_model::Digest;
 use kiln_oci::{Entry, Image, Kind, Store, Tree};
 use serde::Serialize;
 
+use crate::changelog;
 use crate::error::BakeError;
-use crate::sbom;
+use crate::sbom::{self, Package};
 
 /// From one image to another. Everything is ordered by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +30,9 @@ pub struct Changed {
     pub name: String,
     pub from: Option<String>,
     pub to: Option<String>,
+    /// Of a package: the CVE names that its changelog in the newer image has since the older one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cves: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -64,8 +68,7 @@ pub fn diff(store: &Store, from: &Digest, to: &Digest) -> Result<ImageDiff, Bake
         Default::default()
     } else {
         let (old, new) = (merged(store, &old)?, merged(store, &new)?);
-        let packages = changed(&packages(&old)?, &packages(&new)?);
-        (packages, files(&old, &new)?)
+        (package_changes(&old, &new)?, files(&old, &new)?)
     };
     Ok(ImageDiff {
         from: *from,
@@ -105,6 +108,7 @@ pub(crate) fn changed(
             name: name.clone(),
             from: old.get(name).cloned(),
             to: new.get(name).cloned(),
+            cves: Vec::new(),
         })
         .collect()
 }
@@ -141,8 +145,26 @@ fn settings(image: &Image) -> BTreeMap<String, String> {
     all
 }
 
-/// Versions by name; a package of several architectures by `name:arch`.
-fn packages(tree: &Tree) -> Result<BTreeMap<String, String>, BakeError> {
+fn package_changes(old: &Tree, new: &Tree) -> Result<Vec<Changed>, BakeError> {
+    let (before, after) = (packages(old)?, packages(new)?);
+    let versions = |packages: &BTreeMap<String, Package>| {
+        let version =
+            |(name, package): (&String, &Package)| (name.clone(), package.version.clone());
+        packages.iter().map(version).collect()
+    };
+    let mut changes = changed(&versions(&before), &versions(&after));
+    for change in &mut changes {
+        if let (Some(before), Some(after)) = (before.get(&change.name), after.get(&change.name)) {
+            let (_, from) = &before.source;
+            let mended = changelog::mended_in_image(new, &after.name, from);
+            change.cves = mended.into_iter().collect();
+        }
+    }
+    Ok(changes)
+}
+
+/// By name; a package of several architectures by `name:arch`.
+fn packages(tree: &Tree) -> Result<BTreeMap<String, Package>, BakeError> {
     let path = Path::new("var/lib/dpkg/status");
     let Some(Kind::File { content, size }) = tree.get(path).map(|entry| &entry.kind) else {
         return Ok(BTreeMap::new());
@@ -152,16 +174,16 @@ fn packages(tree: &Tree) -> Result<BTreeMap<String, String>, BakeError> {
         .open()
         .and_then(|file| file.read_within(*size, &mut bytes, 0))
         .map_err(BakeError::io(path))?;
-    let mut versions = BTreeMap::new();
+    let mut packages = BTreeMap::new();
     for package in sbom::packages(&String::from_utf8_lossy(&bytes[..count])) {
-        let name = if versions.contains_key(&package.name) {
+        let name = if packages.contains_key(&package.name) {
             format!("{}:{}", package.name, package.arch)
         } else {
-            package.name
+            package.name.clone()
         };
-        versions.insert(name, package.version);
+        packages.insert(name, package);
     }
-    Ok(versions)
+    Ok(packages)
 }
 
 fn files(old: &Tree, new: &Tree) -> Result<Vec<FileChange>, BakeError> {
@@ -292,7 +314,11 @@ mod tests {
             let entry = Entry::bytes(text.as_bytes(), *mode);
             tree.insert(path, entry).unwrap();
         }
-        let layer = store.add_layer(&tree).unwrap();
+        image_of(store, env, &tree)
+    }
+
+    fn image_of(store: &Store, env: &str, tree: &Tree) -> Digest {
+        let layer = store.add_layer(tree).unwrap();
         let config = ImageConfig {
             config: RunConfig {
                 env: vec![env.to_owned()],
@@ -368,5 +394,65 @@ mod tests {
         );
         let same = diff(&store, &old, &old).unwrap();
         assert!(same.packages.is_empty() && same.files.is_empty() && same.config.is_empty());
+    }
+
+    #[test]
+    fn security_fixes_of_packages_are_named_by_the_newer_images_changelogs() {
+        use std::io::Read;
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let paragraph = |name: &str, version: &str, source: &str| {
+            format!(
+                "Package: {name}\nStatus: install ok installed\nVersion: {version}\nArchitecture: all\n{source}\n"
+            )
+        };
+        let text = "src (1:3) s; urgency=high\n\n  * CVE-2026-0003\n\nsrc (1:2) s; urgency=low\n\n  * CVE-2026-0002\n\nsrc (1:1) s; urgency=low\n\n  * CVE-2026-0001\n";
+        let mut packed = Vec::new();
+        flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::fast())
+            .read_to_end(&mut packed)
+            .unwrap();
+        let build = |version: &str, source: &str| {
+            let status = [
+                paragraph("linked", version, source),
+                paragraph("lone", version, source),
+                paragraph("slim", version, source),
+                paragraph("own", version, source),
+            ]
+            .concat();
+            let mut tree = Tree::new();
+            let mut put = |path: &str, entry: Entry| tree.insert(path, entry).unwrap();
+            put(
+                "var/lib/dpkg/status",
+                Entry::bytes(status.as_bytes(), 0o644),
+            );
+            let changelog = || Entry::bytes(&packed[..], 0o644);
+            put("usr/share/doc/own/changelog.Debian.gz", changelog());
+            put("usr/share/doc/linked", Entry::symlink("own"));
+            let to = "../own/changelog.Debian.gz";
+            put("usr/share/doc/lone/changelog.Debian.gz", Entry::symlink(to));
+            tree
+        };
+        // Its packages have another version than their source.
+        let old = image_of(&store, "A=1", &build("9", "Source: src (1:1)\n"));
+        let new = image_of(&store, "A=1", &build("10", "Source: src (1:3)\n"));
+        let told = |from: &Digest, to: &Digest| -> Vec<String> {
+            let found = diff(&store, from, to).unwrap().packages;
+            found
+                .iter()
+                .map(|one| format!("{} {}", one.name, one.cves.join(",")))
+                .collect()
+        };
+        let both = "CVE-2026-0002,CVE-2026-0003";
+        assert_eq!(
+            told(&old, &new),
+            [
+                format!("linked {both}"),
+                format!("lone {both}"),
+                format!("own {both}"),
+                "slim ".to_owned()
+            ]
+        );
+        assert!(told(&new, &old).iter().all(|line| !line.contains("CVE")));
     }
 }

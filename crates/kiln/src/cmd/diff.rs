@@ -80,13 +80,22 @@ fn section(lines: &mut Vec<String>, name: &str, of: impl ExactSizeIterator<Item 
 }
 
 fn changed(change: &Changed) -> String {
-    let Changed { name, from, to } = change;
+    let Changed {
+        name,
+        from,
+        to,
+        cves,
+    } = change;
+    let mended = match &cves[..] {
+        [] => String::new(),
+        cves => format!("  security: {}", cves.join(", ")),
+    };
     match (from, to) {
         (None, Some(to)) => format!("+ {name}  {to}"),
         (Some(from), None) => format!("- {name}  {from}"),
         (from, to) => {
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
-            format!("~ {name}  {} → {}", text(from), text(to))
+            format!("~ {name}  {} → {}{mended}", text(from), text(to))
         }
     }
 }
