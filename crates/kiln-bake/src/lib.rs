@@ -59,7 +59,7 @@ pub use dockerfile::{
 pub use error::BakeError;
 pub use lock::{Lock, LockError};
 pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
-pub use provenance::MEDIA_IN_TOTO;
+pub use provenance::{MEDIA_IN_TOTO, is_own_provenance};
 pub use registry::Registries;
-pub use sbom::MEDIA_SPDX;
+pub use sbom::{MEDIA_SPDX, is_own_sbom};
 pub use verify::{Circumstances, Difference, compare, static_programs};

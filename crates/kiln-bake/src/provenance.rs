@@ -87,6 +87,12 @@ pub(crate) fn statement(
     }))
 }
 
+/// Whether kiln wrote the statement: what others attach to an image may be of the same type.
+pub fn is_own_provenance(statement: &Value) -> bool {
+    let kind = statement["predicate"]["buildDefinition"]["buildType"].as_str();
+    kind.is_some_and(|kind| kind.starts_with(env!("CARGO_PKG_REPOSITORY")))
+}
+
 /// What of a Dockerfile's image is told about where it came from.
 pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) name: &'a str,

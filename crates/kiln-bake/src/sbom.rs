@@ -16,6 +16,8 @@ pub const MEDIA_SPDX: &str = "application/spdx+json";
 
 /// The database of a machine with ten thousand packages has some tens of megabytes.
 pub(crate) const STATUS_MAX: u64 = 256 << 20;
+/// Who wrote it, before the version.
+const TOOL: &str = "Tool: kiln-";
 /// The longest of Debian's copyright files has some megabytes.
 const COPYRIGHT_MAX: u64 = 32 << 20;
 
@@ -96,13 +98,20 @@ pub(crate) fn document(
         "documentNamespace": format!("{}/spdx/{}", env!("CARGO_PKG_REPOSITORY"), digest.hex()),
         "creationInfo": {
             "created": seconds(created.unwrap_or("1970-01-01T00:00:00Z")),
-            "creators": [format!("Tool: kiln-{}", env!("CARGO_PKG_VERSION"))],
+            "creators": [format!("{TOOL}{}", env!("CARGO_PKG_VERSION"))],
         },
         "packages": packages,
         "relationships": relations,
         "hasExtractedLicensingInfos": extracted,
     });
     canonical_json(&document).map(Ok)
+}
+
+/// Whether kiln wrote the document: what others attach to an image may be of the same type.
+pub fn is_own_sbom(document: &Value) -> bool {
+    let creators = document["creationInfo"]["creators"].as_array();
+    let mut names = creators.into_iter().flatten().filter_map(Value::as_str);
+    names.any(|name| name.starts_with(TOOL))
 }
 
 /// SPDX takes no fractions of a second.

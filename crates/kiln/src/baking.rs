@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport, Update};
 use kiln_config::dockerfile::Ignore;
 use kiln_model::{
-    EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release, ServiceDefinition,
-    ServiceSpec,
+    Digest, EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release,
+    ServiceDefinition, ServiceSpec,
 };
 use kiln_oci::{Output, Store};
 
@@ -19,7 +19,7 @@ use crate::definition::Definition;
 use crate::failure::Failure;
 use crate::locks::{self, Relocked};
 use crate::output::{self, Audience};
-use crate::{git, rollout, table};
+use crate::{git, rollout, settings, table};
 
 pub(crate) struct Baking<'a> {
     store: Store,
@@ -31,8 +31,10 @@ pub(crate) struct Baking<'a> {
 /// A baked image, with what its commit was.
 pub(crate) struct Image {
     pub(crate) tag: String,
-    pub(crate) digest: kiln_model::Digest,
-    pub(crate) steps: Vec<kiln_bake::StepReport>,
+    pub(crate) digest: Digest,
+    pub(crate) steps: Vec<StepReport>,
+    /// Steps that used the network.
+    pub(crate) networked: Vec<String>,
     config: kiln_oci::ImageConfig,
     origin: ImageOrigin,
 }
@@ -40,8 +42,9 @@ pub(crate) struct Image {
 /// What a bake gave, of either kind.
 struct Made {
     tag: String,
-    digest: kiln_model::Digest,
+    digest: Digest,
     steps: Vec<StepReport>,
+    networked: Vec<String>,
     config: kiln_oci::ImageConfig,
 }
 
@@ -61,15 +64,10 @@ impl<'a> Baking<'a> {
         definition: &'a Definition,
         audience: Audience,
     ) -> Result<Self, Failure> {
-        let work = root.join("work");
-        std::fs::create_dir_all(&work).map_err(|source| Failure::Root {
-            path: root.to_owned(),
-            source,
-        })?;
         Ok(Self {
+            work: settings::work(root)?,
             store: Store::open(root)?,
             definition,
-            work,
             audience,
         })
     }
@@ -110,8 +108,7 @@ impl<'a> Baking<'a> {
         if progress.images.contains_key(name) {
             return Ok(());
         }
-        let images = &self.definition.spec.images;
-        let spec = images.get(name).ok_or_else(|| self.unknown(name))?;
+        let spec = self.definition.image(name.as_str())?;
         self.begin(name, progress)?;
         let image = match &spec.dockerfile {
             Some(dockerfile) => self.of_dockerfile(spec, dockerfile, progress)?,
@@ -132,13 +129,14 @@ impl<'a> Baking<'a> {
 
     pub(crate) fn write(&self, images: &Images, output: &Output) -> Result<(), Failure> {
         for (name, image) in images {
-            let begun = Instant::now();
-            self.store.export(&image.digest, &image.tag, output)?;
-            self.audience.progress(&format!(
-                "{name}: written to {}, {}",
-                output.path().display(),
-                table::duration(begun.elapsed())
-            ))?;
+            let (digest, tag) = (&image.digest, &image.tag);
+            write_out(
+                &self.store,
+                (digest, tag),
+                name.as_str(),
+                output,
+                self.audience,
+            )?;
         }
         Ok(())
     }
@@ -147,7 +145,7 @@ impl<'a> Baking<'a> {
     pub(crate) fn lock(&self, names: &[ImageName], update: &Update) -> Result<Relocked, Failure> {
         let images: Vec<&ImageSpec> = names
             .iter()
-            .map(|name| self.spec(name))
+            .map(|name| self.definition.image(name.as_str()))
             .collect::<Result<_, _>>()?;
         locks::relock(&self.store, &self.definition.folder, &images, update)
     }
@@ -161,30 +159,6 @@ impl<'a> Baking<'a> {
             ))?;
         }
         Ok(())
-    }
-
-    fn spec(&self, name: &ImageName) -> Result<&ImageSpec, Failure> {
-        let images = &self.definition.spec.images;
-        images.get(name).ok_or_else(|| self.unknown(name))
-    }
-
-    fn unknown(&self, name: &ImageName) -> Failure {
-        let known: Vec<&str> = self
-            .definition
-            .spec
-            .images
-            .keys()
-            .map(ImageName::as_str)
-            .collect();
-        let known = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
-        Failure::NoImage {
-            name: name.to_string(),
-            known,
-        }
     }
 
     fn one(&self, spec: &ImageSpec, lock: &Lock) -> Result<Image, Failure> {
@@ -232,6 +206,7 @@ impl<'a> Baking<'a> {
             tag,
             digest,
             steps,
+            networked: Vec::new(),
             config,
         };
         self.image(name, made, commit, now)
@@ -249,16 +224,15 @@ impl<'a> Baking<'a> {
             tag,
             digest,
             steps,
+            networked,
             config,
         } = made;
-        let cached = steps.iter().filter(|step| step.cached).count();
-        let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
-        self.audience.progress(&format!(
-            "{name}: baked {tag} ({}), {cached} of {} steps from the cache, {}",
-            digest.short(),
-            steps.len(),
-            table::duration(took)
-        ))?;
+        tell(
+            &format!("{name}: baked {tag}"),
+            &digest,
+            &steps,
+            self.audience,
+        )?;
         let origin = ImageOrigin {
             tag: tag.clone(),
             digest,
@@ -270,6 +244,7 @@ impl<'a> Baking<'a> {
             tag,
             digest,
             steps,
+            networked,
             config,
             origin,
         })
@@ -324,6 +299,40 @@ pub(crate) fn readable(
             None
         }
     }
+}
+
+/// Tells that an image is baked.
+pub(crate) fn tell(
+    what: &str,
+    digest: &Digest,
+    steps: &[StepReport],
+    audience: Audience,
+) -> Result<(), Failure> {
+    let cached = steps.iter().filter(|step| step.cached).count();
+    let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
+    audience.progress(&format!(
+        "{what} ({}), {cached} of {} steps from the cache, {}",
+        digest.short(),
+        steps.len(),
+        table::duration(took)
+    ))
+}
+
+/// Writes an image out, and tells it of `name`.
+pub(crate) fn write_out(
+    store: &Store,
+    (digest, tag): (&Digest, &str),
+    name: &str,
+    output: &Output,
+    audience: Audience,
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    store.export(digest, tag, output)?;
+    audience.progress(&format!(
+        "{name}: written to {}, {}",
+        output.path().display(),
+        table::duration(begun.elapsed())
+    ))
 }
 
 /// The columns of standard error, where that is a terminal.

@@ -1,12 +1,12 @@
 //! Reads the definition from disk.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use kiln_config::{Inputs, Outside, Source, load};
-use kiln_model::{ImageName, ProjectSpec};
+use kiln_model::{ImageName, ImageSpec, ProjectSpec};
 
 use crate::failure::Failure;
+use crate::files::read_inside;
 use crate::output;
 use crate::settings::DefinitionSettings;
 
@@ -23,22 +23,29 @@ pub(crate) struct Definition {
 impl Definition {
     /// The images of these names; all, where none is named.
     pub(crate) fn images(&self, names: &[String]) -> Result<Vec<ImageName>, Failure> {
-        let known = self.spec.images.keys();
         if names.is_empty() {
-            return Ok(known.cloned().collect());
+            return Ok(self.spec.images.keys().cloned().collect());
         }
-        let find = |name: &String| known.clone().find(|known| known.as_str() == name).cloned();
-        let unknown = |name: &String| Failure::NoImage {
-            name: name.clone(),
-            known: match known.clone().map(ImageName::as_str).collect::<Vec<_>>() {
-                none if none.is_empty() => "none".to_owned(),
-                some => some.join(", "),
-            },
-        };
+        let names = names.iter();
         names
-            .iter()
-            .map(|name| find(name).ok_or_else(|| unknown(name)))
+            .map(|name| self.image(name).map(|spec| spec.name.clone()))
             .collect()
+    }
+
+    pub(crate) fn image(&self, name: &str) -> Result<&ImageSpec, Failure> {
+        let mut images = self.spec.images.values();
+        let found = images.find(|spec| spec.name.as_str() == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.spec.images.keys().map(ImageName::as_str).collect();
+            Failure::NoImage {
+                name: name.to_owned(),
+                known: if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.join(", ")
+                },
+            }
+        })
     }
 }
 
@@ -131,8 +138,7 @@ struct Here {
     folder: PathBuf,
 }
 
-/// More than any text of a definition.
-const LARGEST_FILE: u64 = 16 << 20;
+pub(crate) const FOLDER: &str = "the definition's folder";
 
 /// More than any `fileset` means.
 const MOST_FILES: usize = 100_000;
@@ -173,42 +179,27 @@ fn list(folder: &Path, inside: &str, found: &mut Vec<String>) -> Result<(), Stri
 
 impl Outside for Here {
     fn file(&self, path: &str) -> Result<Vec<u8>, String> {
-        let open = || -> std::io::Result<(PathBuf, PathBuf)> {
-            Ok((
-                self.folder.canonicalize()?,
-                self.folder.join(path).canonicalize()?,
-            ))
-        };
-        let why = |error: std::io::Error| match error.kind() {
+        // What is baked has to come from the commit.
+        let read = read_inside(&self.folder, FOLDER, &self.folder.join(path));
+        read.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
             _ => error.to_string(),
-        };
-        let (folder, real) = open().map_err(why)?;
-        // Symbolic links are followed as long as they stay inside: what is baked has to come from the commit.
-        if !real.starts_with(&folder) {
-            return Err("it is outside of the definition's folder".to_owned());
-        }
-        // Opening a pipe would wait for its other end.
-        if !std::fs::metadata(&real).map_err(why)?.is_file() {
-            return Err("it is no regular file".to_owned());
-        }
-        let mut bytes = Vec::new();
-        std::fs::File::open(&real)
-            .map_err(why)?
-            .take(LARGEST_FILE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(why)?;
-        if bytes.len() as u64 > LARGEST_FILE {
-            return Err("it is larger than 16 MiB".to_owned());
-        }
-        Ok(bytes)
+        })
     }
 
     fn files(&self, folder: &str) -> Result<Vec<String>, String> {
         if folder.starts_with('/') || folder.split('/').any(|part| part == "..") {
-            return Err("it is outside of the definition's folder".to_owned());
+            return Err(format!("it is outside of {FOLDER}"));
         }
-        let start = self.folder.join(folder);
+        let mut start = self.folder.clone();
+        for part in folder.split('/') {
+            start.push(part);
+            if start.is_symlink() {
+                return Err(format!(
+                    "`{part}` is a symbolic link: name the folder itself"
+                ));
+            }
+        }
         let mut found = Vec::new();
         list(&start, "", &mut found)?;
         found.sort();

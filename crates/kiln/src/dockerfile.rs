@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use kiln_bake::{
     BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Registries,
@@ -13,11 +12,12 @@ use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
 use kiln_oci::{Output, Store};
 
-use crate::baking::{Live, columns, readable};
+use crate::baking::{Live, columns, readable, tell, write_out};
 use crate::failure::Failure;
-use crate::granted;
 use crate::output::{self, Audience};
-use crate::{args, git, settings, table};
+use crate::{args, files, git, granted, settings};
+
+const CONTEXT: &str = "the context";
 
 pub(crate) struct DockerfileSettings {
     path: PathBuf,
@@ -81,13 +81,26 @@ impl DockerfileSettings {
             }
         };
         // As docker has it: a name alone is the caller's own variable, and one that it has not is not given.
-        let build_args = build_args
-            .into_iter()
-            .filter_map(|given| match given.split_once('=') {
-                Some((name, value)) => Some((name.to_owned(), value.to_owned())),
-                None => std::env::var(&given).ok().map(|value| (given, value)),
-            })
-            .collect();
+        let mut given = BTreeMap::new();
+        for one in build_args {
+            if let Some((name, value)) = one.split_once('=') {
+                given.insert(name.to_owned(), value.to_owned());
+                continue;
+            }
+            match std::env::var(&one) {
+                Ok(value) => {
+                    given.insert(one, value);
+                }
+                Err(std::env::VarError::NotPresent) => {}
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    return Err(Failure::Arguments {
+                        what: "the variable that a --build-arg names is no UTF-8",
+                        help: "give another value: --build-arg NAME=VALUE",
+                    });
+                }
+            }
+        }
+        let build_args = given;
         // As BuildKit has it, a named context may be an image, and is then one wherever the name stands.
         let mut bases: BTreeMap<String, String> = bases.into_iter().collect();
         let mut folders = Vec::new();
@@ -126,7 +139,12 @@ impl DockerfileSettings {
     }
 
     pub(crate) fn read(&self) -> Result<Dockerfile, Failure> {
-        read_as(&self.path, &self.typed)
+        let text = match &self.unpacked {
+            // A file of the context, and none of the host's.
+            Some(folder) => files::read_text_inside(folder.path(), CONTEXT, &self.path),
+            None => std::fs::read_to_string(&self.path),
+        };
+        parsed(text, &self.typed)
     }
 
     /// Whether the context has to be unpacked or fetched before anything can be read.
@@ -142,23 +160,22 @@ impl DockerfileSettings {
             path: PathBuf::from(&name),
             source,
         };
-        let work = root.join("work");
-        std::fs::create_dir_all(&work).map_err(|source| Failure::Root {
-            path: root.to_owned(),
-            source,
-        })?;
+        let work = settings::work(root)?;
         let store = Store::open(root)?;
         let folder = if ContextFolder::is_repository(&name) {
             ContextFolder::check_out(&store, &work, &name)
         } else if name == "-" {
-            let path = work.join(format!("stdin-{}", std::process::id()));
-            let copied = std::fs::File::create(&path)
+            // Swept with those of killed bakes.
+            let folder = work.join(format!("step-{}-stdin", std::process::id()));
+            let path = folder.join("context");
+            let copied = std::fs::create_dir_all(&folder)
+                .and_then(|()| std::fs::File::create(&path))
                 .and_then(|mut file| std::io::copy(&mut std::io::stdin().lock(), &mut file));
             let unpacked = copied
                 .map_err(failed)
                 .map(|_| ContextFolder::unpack(&store, &work, &path, "on standard input"));
-            // What can't be removed is swept with the folder.
-            let _ = std::fs::remove_file(&path);
+            // What can't be removed now is swept later.
+            let _ = std::fs::remove_dir_all(&folder);
             unpacked?
         } else {
             ContextFolder::unpack(&store, &work, &self.context, &name)
@@ -173,18 +190,6 @@ impl DockerfileSettings {
             .components()
             .filter(|part| matches!(part, std::path::Component::Normal(_)));
         let path = folder.path().join(inside.collect::<PathBuf>());
-        let real = path
-            .canonicalize()
-            .map_err(|source| Failure::ReadDockerfile {
-                path: self.path.clone(),
-                source,
-            })?;
-        if !real.starts_with(folder.path().canonicalize().map_err(failed)?) {
-            return Err(Failure::ReadDockerfile {
-                path: self.path.clone(),
-                source: std::io::Error::other("it is a link that leads out of the context"),
-            });
-        }
         self.path = path;
         self.context = folder.path().to_owned();
         self.unpacked = Some(folder);
@@ -234,11 +239,7 @@ impl DockerfileSettings {
             });
         }
         let ignore = read_ignore(&self.path, &self.context)?;
-        let work = root.join("work");
-        std::fs::create_dir_all(&work).map_err(|source| Failure::Root {
-            path: root.to_owned(),
-            source,
-        })?;
+        let work = settings::work(root)?;
         let store = Store::open(root)?;
         let tag = self.tag.clone().unwrap_or_default();
         let checkout = self.checkout(&ignore);
@@ -262,17 +263,14 @@ impl DockerfileSettings {
             move_clock: None,
         };
         let baked = carry_out(&store, &request, &tag, audience)?;
-        let cached = baked.steps.iter().filter(|step| step.cached).count();
-        let took = Duration::from_millis(baked.steps.iter().map(|step| step.duration_ms).sum());
-        audience.progress(&format!(
-            "{tag}: baked ({}), {cached} of {} steps from the cache, {}",
-            baked.digest.short(),
-            baked.steps.len(),
-            table::duration(took)
-        ))?;
+        tell(
+            &format!("{tag}: baked"),
+            &baked.digest,
+            &baked.steps,
+            audience,
+        )?;
         for output in outputs {
-            store.export(&baked.digest, &tag, output)?;
-            audience.progress(&format!("{tag}: written to {}", output.path().display()))?;
+            write_out(&store, (&baked.digest, &tag), &tag, output, audience)?;
         }
         Ok(baked)
     }
@@ -294,12 +292,17 @@ pub(crate) fn inputs(
 }
 
 pub(crate) fn read(path: &Path) -> Result<Dockerfile, Failure> {
-    read_as(path, path)
+    parsed(std::fs::read_to_string(path), path)
+}
+
+/// A Dockerfile that must be inside `root`, which is called `name`.
+pub(crate) fn read_inside(root: &Path, name: &str, path: &Path) -> Result<Dockerfile, Failure> {
+    parsed(files::read_text_inside(root, name, path), path)
 }
 
 /// `typed` is what a person calls it.
-fn read_as(path: &Path, typed: &Path) -> Result<Dockerfile, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|source| Failure::ReadDockerfile {
+fn parsed(text: std::io::Result<String>, typed: &Path) -> Result<Dockerfile, Failure> {
+    let text = text.map_err(|source| Failure::ReadDockerfile {
         path: typed.to_owned(),
         source,
     })?;
@@ -315,8 +318,14 @@ fn ignore_files(dockerfile: &Path, context: &Path) -> [PathBuf; 2] {
 
 /// `Dockerfile.dockerignore` beside the Dockerfile, or the context's `.dockerignore`.
 pub(crate) fn read_ignore(dockerfile: &Path, context: &Path) -> Result<Ignore, Failure> {
-    for path in ignore_files(dockerfile, context) {
-        match std::fs::read_to_string(&path) {
+    let beside = match dockerfile.parent() {
+        _ if dockerfile.starts_with(context) => (context, CONTEXT),
+        Some(folder) if !folder.as_os_str().is_empty() => (folder, "the Dockerfile's folder"),
+        _ => (Path::new("."), "the Dockerfile's folder"),
+    };
+    let [own, of_context] = ignore_files(dockerfile, context);
+    for (path, (root, name)) in [(own, beside), (of_context, (context, CONTEXT))] {
+        match files::read_text_inside(root, name, &path) {
             Ok(text) => {
                 return Ignore::parse(&text).map_err(|line| Failure::Ignore { path, line });
             }

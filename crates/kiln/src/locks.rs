@@ -1,7 +1,5 @@
 //! `kiln.lock` beside the definition: read, made to fit the images, written.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{Lock, LockRequest, Locked, PackageChange, Update};
@@ -10,6 +8,7 @@ use kiln_oci::Store;
 
 use crate::baking::{Live, columns};
 use crate::failure::Failure;
+use crate::files::replace;
 use crate::rollout;
 
 /// A lock that fits.
@@ -113,21 +112,4 @@ impl Relocked {
             source: Box::new(error),
         })
     }
-}
-
-/// The whole lock or the one before, whatever happens meanwhile.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension(format!("lock.{}", std::process::id()));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    let written = write();
-    if written.is_err() {
-        // The cause matters more than what is left of it.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
 }

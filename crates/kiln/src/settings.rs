@@ -10,6 +10,15 @@ use kiln_model::EnvName;
 use crate::args;
 use crate::failure::Failure;
 
+/// Where bakes do what they do, below the data root.
+pub(crate) fn work(root: &Path) -> Result<PathBuf, Failure> {
+    let work = root.join("work");
+    match std::fs::create_dir_all(&work) {
+        Ok(()) => Ok(work),
+        Err(source) => Err(Failure::Root { path: work, source }),
+    }
+}
+
 /// A definition to read, and for what.
 #[derive(Clone, Debug)]
 pub(crate) struct DefinitionSettings {

@@ -30,7 +30,7 @@ mod workdir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -40,7 +40,7 @@ use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 
 use crate::archive;
-use crate::bake::{BakeProgress, CommitInfo, StepReport, describe, give_tag};
+use crate::bake::{BakeProgress, CommitInfo, StepReport, describe, give_tag, sweep};
 use crate::error::BakeError;
 use crate::explain;
 use crate::image_tests::{self, Subject};
@@ -180,7 +180,7 @@ struct Based {
 struct Bake<'a> {
     store: &'a Store,
     request: &'a DockerfileRequest<'a>,
-    progress: Sender<BakeProgress>,
+    progress: SyncSender<BakeProgress>,
     /// The ARGs before the first FROM.
     globals: BTreeMap<String, String>,
     schedule: Schedule,
@@ -254,7 +254,9 @@ pub fn bake_dockerfile(
             file.error(platform::another(place, wanted)),
         ));
     }
-    let (heard, told) = mpsc::channel();
+    sweep(request.work);
+    // Who bakes waits for who hears: a step may say more than memory holds.
+    let (heard, told) = mpsc::sync_channel(1024);
     let mut bake = Bake {
         store,
         request,

@@ -18,7 +18,7 @@ use super::schedule::lock;
 use super::stage::Walk;
 use super::step::{Inputs, Made};
 use super::{Bake, PROXIES};
-use crate::bake::{BakeProgress, Scratch, sweep};
+use crate::bake::{BakeProgress, Scratch};
 use crate::clock;
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
@@ -243,7 +243,6 @@ impl Bake<'_> {
             date,
             shell,
         } = planning;
-        sweep(self.request.work);
         let scratch = Scratch::new(self.request.work, self.store)?;
         let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
         let mut mounted = self.mounted(file, planned, &scratch)?;

@@ -40,6 +40,11 @@ impl ArchiveReference {
             .any(|kind| text.starts_with(kind))
     }
 
+    /// Whether it is one image for good, whatever becomes of the archive.
+    pub fn is_pinned(&self) -> bool {
+        self.rest.contains("@sha256:")
+    }
+
     /// The same, with a path that is not absolute counted from `folder`.
     pub fn below(&self, folder: &Path) -> String {
         let kind = self.text.split(':').next().unwrap_or_default();

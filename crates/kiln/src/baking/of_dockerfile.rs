@@ -1,6 +1,7 @@
 //! The images of a definition that are a Dockerfile's, after those of the same definition that they stand on.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Granted, Tagging, images_named};
 use kiln_model::{BaseSpec, DockerfileSpec, ImageName, ImageSpec};
@@ -8,9 +9,17 @@ use kiln_oci::ArchiveReference;
 use kiln_oci::image::same_name;
 
 use super::{Baking, Image, Made, Progress};
-use crate::dockerfile::{carry_out, read, read_ignore};
+use crate::definition::FOLDER;
+use crate::dockerfile::{carry_out, read_ignore, read_inside};
 use crate::failure::Failure;
 use crate::settings;
+
+/// What the names that a Dockerfile has mean.
+struct Bases {
+    named: BTreeMap<String, String>,
+    /// The commit says which they are.
+    is_clean: bool,
+}
 
 impl Baking<'_> {
     pub(super) fn of_dockerfile(
@@ -22,10 +31,25 @@ impl Baking<'_> {
         let folder = &self.definition.folder;
         let context = folder.join(&said.context);
         let path = folder.join(&said.file);
-        let dockerfile = read(&path)?;
+        let wrong = |source| Failure::Context {
+            path: context.clone(),
+            source,
+        };
+        let real = context.canonicalize().map_err(wrong)?;
+        if !real.starts_with(folder.canonicalize().map_err(wrong)?) {
+            let why = format!("it is outside of {FOLDER}");
+            return Err(wrong(std::io::Error::new(ErrorKind::InvalidInput, why)));
+        }
+        let dockerfile = read_inside(folder, FOLDER, &path)?;
         let ignore = read_ignore(&path, &context)?;
-        let bases = self.bases(spec, &images_named(&dockerfile, &said.args), progress)?;
-        let (commit, now) = (self.commit(spec, Some(&ignore)), crate::rollout::now());
+        let Bases {
+            named: bases,
+            is_clean,
+        } = self.bases(spec, &images_named(&dockerfile, &said.args), progress)?;
+        let (mut commit, now) = (self.commit(spec, Some(&ignore)), crate::rollout::now());
+        if let Some(commit) = &mut commit {
+            commit.dirty |= !is_clean;
+        }
         let info = commit.as_ref().map(|commit| CommitInfo {
             sha: commit.sha.clone(),
             dirty: commit.dirty,
@@ -64,13 +88,13 @@ impl Baking<'_> {
             config,
             warnings: _,
             bases: _,
-            // Told already.
-            networked: _,
+            networked,
         } = baked;
         let made = Made {
             tag,
             digest,
             steps,
+            networked,
             config,
         };
         self.image(&spec.name, made, commit, now)
@@ -82,8 +106,11 @@ impl Baking<'_> {
         spec: &ImageSpec,
         named: &std::collections::BTreeSet<String>,
         progress: &mut Progress,
-    ) -> Result<BTreeMap<String, String>, Failure> {
-        let mut bases = BTreeMap::new();
+    ) -> Result<Bases, Failure> {
+        let mut bases = Bases {
+            named: BTreeMap::new(),
+            is_clean: true,
+        };
         for (name, base) in &self.definition.spec.bases {
             if !named.iter().any(|known| same_name(known, name)) {
                 continue;
@@ -91,7 +118,9 @@ impl Baking<'_> {
             let reference = match base {
                 BaseSpec::Image(image) => {
                     self.one_of(image, progress)?;
-                    progress.images[image].digest.to_string()
+                    let image = &progress.images[image];
+                    bases.is_clean &= !image.origin.dirty;
+                    image.digest.to_string()
                 }
                 BaseSpec::Reference(text) if ArchiveReference::is_one(text) => {
                     let archive: ArchiveReference =
@@ -99,11 +128,12 @@ impl Baking<'_> {
                             image: spec.name.to_string(),
                             source: Box::new(source),
                         })?;
+                    bases.is_clean &= archive.is_pinned();
                     archive.below(&self.definition.folder)
                 }
                 BaseSpec::Reference(text) => text.clone(),
             };
-            bases.insert(name.clone(), reference);
+            bases.named.insert(name.clone(), reference);
         }
         Ok(bases)
     }

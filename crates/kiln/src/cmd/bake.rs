@@ -81,7 +81,7 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
                 tag: image.tag,
                 digest: image.digest,
                 steps: steps(image.steps, args.explain),
-                used_network: Vec::new(),
+                used_network: image.networked,
             })
             .collect();
         output::json(&Answer { images })?;
@@ -123,9 +123,14 @@ fn steps(steps: Vec<StepReport>, explain: bool) -> Vec<Step> {
 fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
     let explain = args.explain;
     let mut settings = DockerfileSettings::new(path, args.dockerfile, args.images)?;
+    let interrupts = Interrupts::catch()?;
     if settings.is_packed() {
         settings::need_root("a context that is unpacked first")?;
-        settings.unpack(&settings::root(args.root.clone())?)?;
+        let root = settings::root(args.root.clone())?;
+        interrupts.during(
+            || settings.unpack(&root),
+            || "nothing is baked yet".to_owned(),
+        )?;
     }
     let dockerfile = settings.read()?;
     if settings.check {
@@ -142,7 +147,7 @@ fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
     kiln_engine::Engine::check()?;
     let root = settings::root(args.root)?;
     let audience = Audience::of(args.json.json);
-    let baked = Interrupts::catch()?.during(
+    let baked = interrupts.during(
         || settings.bake(&root, &dockerfile, &args.output, audience),
         || "the steps that ended are kept for the next bake".to_owned(),
     )?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use kiln_config::{Source, format};
 
 use crate::failure::{Exit, Failure};
+use crate::files::replace;
 use crate::{args, definition, output};
 
 pub(crate) fn run(args: args::Fmt) -> Result<Exit, Failure> {
@@ -72,22 +73,4 @@ fn standard_input(check: bool) -> Result<bool, Failure> {
             .map_err(Failure::Output)?;
     }
     Ok(made != source.text)
-}
-
-/// The whole file or the one before, whatever happens meanwhile. A symbolic link stays one.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let path = path.canonicalize()?;
-    let temporary = path.with_extension(format!("hcl.{}", std::process::id()));
-    let written = (|| {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.set_permissions(std::fs::metadata(&path)?.permissions())?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)
-    })();
-    if written.is_err() {
-        // What is left over says nothing that the error does not.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
 }

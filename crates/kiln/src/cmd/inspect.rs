@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_bake::{MEDIA_IN_TOTO, MEDIA_SPDX};
 use kiln_model::api::History;
 use kiln_model::{Digest, Timestamp};
 use kiln_oci::{Image, ImageConfig, Referrer, Store};
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::documents::{self, Kind};
 use crate::failure::{Exit, Failure};
 use crate::{args, output, settings, table};
 
@@ -87,17 +87,6 @@ pub(crate) fn run(args: args::Inspect) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The newest document of a kind.
-fn document(store: &Store, referrers: &[Referrer], kind: &str) -> Result<Option<Value>, Failure> {
-    let newest = referrers.iter().rfind(|one| one.artifact_type == kind);
-    let Some(newest) = newest else {
-        return Ok(None);
-    };
-    let bytes = store.referrer_document(&newest.digest)?;
-    // One that somebody else attached may be anything.
-    Ok(serde_json::from_slice(&bytes).ok())
-}
-
 fn texts(list: &Value, field: &str) -> Vec<String> {
     let items = list.as_array().into_iter().flatten();
     items
@@ -112,11 +101,15 @@ fn inspect(store: &Store, root: &Path, digest: Digest) -> Result<Answer, Failure
         .into_iter()
         .find(|entry| entry.digest == digest);
     let referrers = store.referrers(&digest)?;
-    let provenance = document(store, &referrers, MEDIA_IN_TOTO)?;
+    let newest = |kind| -> Result<Option<Value>, Failure> {
+        let all = documents::of(store, &digest, kind)?;
+        Ok(all.into_iter().next().map(|one| one.value))
+    };
+    let provenance = newest(Kind::Provenance)?;
     let definition = provenance
         .as_ref()
         .map(|one| &one["predicate"]["buildDefinition"]);
-    let sbom = document(store, &referrers, MEDIA_SPDX)?;
+    let sbom = newest(Kind::Sbom)?;
     let packages = sbom.map(|sbom| {
         let all = sbom["packages"].as_array().into_iter().flatten();
         all.filter(|one| one["primaryPackagePurpose"] == "LIBRARY")
@@ -187,7 +180,7 @@ fn inspect(store: &Store, root: &Path, digest: Digest) -> Result<Answer, Failure
 fn releases(root: &Path, digest: &Digest) -> Result<Option<Vec<Release>>, Failure> {
     let history: History = match Client::new(root).get("/v1/history?") {
         Ok(history) => history,
-        Err(Failure::NotRunning { .. } | Failure::Socket { .. }) => return Ok(None),
+        Err(Failure::NotRunning { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
     let its = history

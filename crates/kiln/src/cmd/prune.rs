@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use kiln_model::Digest;
@@ -50,9 +51,17 @@ pub(crate) fn run(args: args::Prune) -> Result<Exit, Failure> {
 /// What is journalled, and what is mounted at this moment.
 fn in_use(root: &Path) -> Result<BTreeSet<Digest>, Failure> {
     let mut in_use = kiln_daemon::images_in_use(root)?;
-    let mounted = fs::read_dir(root.join("run/layers"));
-    for entry in mounted.into_iter().flatten().flatten() {
-        let name = entry.file_name();
+    let folder = root.join("run/layers");
+    let failed = |source| Failure::Root {
+        path: folder.clone(),
+        source,
+    };
+    let mounted = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(in_use),
+        mounted => mounted.map_err(failed)?,
+    };
+    for entry in mounted {
+        let name = entry.map_err(failed)?.file_name();
         in_use.extend(name.to_str().and_then(|hex| Digest::from_hex(hex).ok()));
     }
     Ok(in_use)

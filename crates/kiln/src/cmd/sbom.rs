@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use kiln_bake::{MEDIA_IN_TOTO, MEDIA_SPDX};
 use kiln_oci::Store;
 
+use crate::documents::{self, Kind};
 use crate::failure::{Exit, Failure};
 use crate::{args, settings};
 
@@ -13,26 +13,13 @@ pub(crate) fn run(args: args::Sbom) -> Result<Exit, Failure> {
     let store = Store::open_existing(&root)?;
     let digest = store.resolve(&args.image)?;
     let kind = if args.provenance {
-        MEDIA_IN_TOTO
+        Kind::Provenance
     } else {
-        MEDIA_SPDX
+        Kind::Sbom
     };
-    // The newest: another version of kiln may have said more of the same image.
-    let referrer = store
-        .referrers(&digest)?
-        .into_iter()
-        .rfind(|referrer| referrer.artifact_type == kind)
-        .ok_or_else(|| Failure::NoDocument {
-            image: args.image.clone(),
-            what: if args.provenance {
-                "provenance"
-            } else {
-                "SBOM"
-            },
-        })?;
-    let document = store.referrer_document(&referrer.digest)?;
+    let document = documents::newest(&store, &digest, kind, &args.image)?;
     let mut out = std::io::stdout().lock();
-    out.write_all(&document)
+    out.write_all(&document.bytes)
         .and_then(|()| out.write_all(b"\n"))
         .and_then(|()| out.flush())
         .map_err(Failure::Output)?;

@@ -145,8 +145,9 @@ fn a_definition_may_be_split_and_may_read_files_of_its_folder() {
     );
     folder.write(
         "wrong.kiln.hcl",
-        "locals {\n  a = file(\"/etc/hostname\")\n  b = file(\"../x\")\n}\n",
+        "locals {\n  a = file(\"/etc/hostname\")\n  b = file(\"../x\")\n  c = fileset(\"conf\", \"*\")\n}\n",
     );
+    std::os::unix::fs::symlink("/etc", folder.0.join("conf")).unwrap();
     let found = folder.kiln(&["validate"], &[]);
     let message = text(&found.stderr);
     assert_eq!(found.status.code(), Some(1));
@@ -155,8 +156,9 @@ fn a_definition_may_be_split_and_may_read_files_of_its_folder() {
         message.contains("outside of the definition's folder"),
         "{message}"
     );
+    assert!(message.contains("`conf` is a symbolic link"), "{message}");
     assert!(
-        message.ends_with("2 errors in wrong.kiln.hcl\n"),
+        message.ends_with("3 errors in wrong.kiln.hcl\n"),
         "{message}"
     );
 }

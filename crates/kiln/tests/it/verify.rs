@@ -1,5 +1,7 @@
 //! `kiln verify`: a second bake from the commit.
 
+use kiln_oci::Store;
+
 use crate::world::{DEFINITION, World};
 
 fn tag(world: &World) -> String {
@@ -11,6 +13,17 @@ fn tag(world: &World) -> String {
 fn an_image_is_verified_by_baking_its_commit_again() {
     let world = World::new();
     let tag = tag(&world);
+    // Others may say of it what they like.
+    let store = Store::open_existing(&world.root()).unwrap();
+    let digest = store.resolve(&tag).unwrap();
+    let sbom = world.succeed(&["sbom", &tag]);
+    for (kind, document) in [
+        ("application/spdx+json", &b"[]"[..]),
+        ("application/vnd.in-toto+json", b"no JSON"),
+    ] {
+        store.attach(&digest, kind, document).unwrap();
+    }
+    assert_eq!(world.succeed(&["sbom", &tag]), sbom);
     // What is in the folder now matters to nobody.
     world.write("kiln.hcl", "project = ");
     world.write("app/index.html", "other");

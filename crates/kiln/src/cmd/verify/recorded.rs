@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kiln_bake::MEDIA_IN_TOTO;
 use kiln_model::Digest;
 use kiln_oci::{Layer, Store};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::refused;
+use crate::documents;
 use crate::failure::Failure;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,34 +120,23 @@ impl Recorded {
 /// The newest of a clean commit.
 pub(super) fn find(store: &Store, digest: &Digest, image: &str) -> Result<Recorded, Failure> {
     let mut found: Option<Recorded> = None;
-    for referrer in store.referrers(digest)?.into_iter().rev() {
-        if referrer.artifact_type != MEDIA_IN_TOTO {
-            continue;
-        }
-        let document = store.referrer_document(&referrer.digest)?;
-        // One that somebody else attached may be anything.
-        let statement: Value = serde_json::from_slice(&document).unwrap_or_default();
-        let definition = &statement["predicate"]["buildDefinition"];
+    for document in documents::of(store, digest, documents::Kind::Provenance)? {
+        let definition = &document.value["predicate"]["buildDefinition"];
         let kind = match definition["buildType"].as_str() {
-            Some(kind) if kind.ends_with("/bake/v1") => Kind::Definition,
             Some(kind) if kind.ends_with("/bake-dockerfile/v1") => Kind::Dockerfile,
-            _ => continue,
+            _ => Kind::Definition,
         };
-        let Ok(mut recorded) = serde_json::from_value::<Recorded>(definition.clone()) else {
-            continue;
-        };
+        let mut recorded = Recorded::deserialize(definition).map_err(|error| {
+            let why = format!("its provenance can't be understood: {error}");
+            refused(image, why, "bake it again with this version of kiln")
+        })?;
         recorded.kind = Some(kind);
         if !recorded.external_parameters.dirty {
             return Ok(recorded);
         }
         found.get_or_insert(recorded);
     }
-    let Some(dirty) = found else {
-        return Err(Failure::NoDocument {
-            image: image.to_owned(),
-            what: "provenance",
-        });
-    };
+    let dirty = found.ok_or_else(|| documents::missing(image, documents::Kind::Provenance))?;
     Err(match (&dirty.external_parameters.commit, dirty.kind()) {
         (None, Kind::Dockerfile) => refused(
             image,
