@@ -30,10 +30,15 @@ pub use reference::ArchiveReference;
 pub const DOCUMENT_MAX: u64 = 4 << 20;
 /// An index of indexes of indexes is somebody's mistake.
 const DEPTH_MAX: usize = 4;
-/// What any layer may unpack to, and how many times its own size a larger one. gzip can't do more than 1032 times; what is
+/// What anything may unpack to, and how many times its own size a larger one. gzip can't do more than 1032 times; what is
 /// more than this is zeros, or made to fill a disk.
 const UNPACKED_FREE: u64 = 4 << 30;
 const UNPACKED_TIMES: u64 = 200;
+
+/// As many bytes as something of `size` bytes that somebody else packed may unpack to.
+pub fn unpacked_max(size: u64) -> u64 {
+    UNPACKED_FREE.max(size.saturating_mul(UNPACKED_TIMES))
+}
 
 /// Somewhere that gives blobs by digest: what comes is checked by whoever asked.
 pub trait BlobSource {
@@ -230,30 +235,29 @@ impl Store {
         if let Some(size) = size.filter(|size| *size > DOCUMENT_MAX) {
             return Err(ImportError::TooLarge {
                 place: place(),
-                digest: *digest,
+                what: digest.to_string(),
                 size,
             });
         }
+        let of_its_size = |bytes: Vec<u8>| match size {
+            Some(expected) if bytes.len() as u64 != expected => Err(ImportError::Size {
+                place: place(),
+                digest: *digest,
+                expected,
+            }),
+            _ => Ok(bytes),
+        };
         if let Ok(bytes) = self.read_blob(digest, DOCUMENT_MAX) {
-            return Ok(bytes);
+            return of_its_size(bytes);
         }
-        let mut bytes = Vec::new();
-        source
-            .open(digest, size, kind)?
-            .take(DOCUMENT_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|source| ImportError::Read {
+        let from = source.open(digest, size, kind)?;
+        let bytes = whole(from, request.place, || digest.to_string())?.map_err(|source| {
+            ImportError::Read {
                 place: place(),
                 digest: *digest,
                 source,
-            })?;
-        if bytes.len() as u64 > DOCUMENT_MAX {
-            return Err(ImportError::TooLarge {
-                place: place(),
-                digest: *digest,
-                size: bytes.len() as u64,
-            });
-        }
+            }
+        })?;
         let found = Digest::of(&bytes);
         if found != *digest {
             return Err(ImportError::Mismatch {
@@ -262,7 +266,7 @@ impl Store {
                 found,
             });
         }
-        Ok(bytes)
+        of_its_size(bytes)
     }
 
     /// Brings a layer's blob, unless the store has it.
@@ -337,7 +341,7 @@ impl Store {
         let key = format!("layer checked\0{}\0{}", blob.digest, layer.diff_id);
         let key = Digest::of(key.as_bytes());
         if self.cache_get(&key).is_none() {
-            let limit = UNPACKED_FREE.max(blob.size.saturating_mul(UNPACKED_TIMES));
+            let limit = unpacked_max(blob.size);
             let read = |source| ImportError::Unpack {
                 place: request.place.to_owned(),
                 number,
@@ -370,6 +374,24 @@ impl Store {
         self.erofs_files(layer).map_err(failed)?;
         self.cache_put(&key, b"")?;
         Ok(())
+    }
+}
+
+/// A small file to its end: too large a one is told as that, and not as a damaged one.
+fn whole(
+    from: impl Read,
+    place: &str,
+    what: impl FnOnce() -> String,
+) -> Result<io::Result<Vec<u8>>, ImportError> {
+    let mut bytes = Vec::new();
+    match from.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 > DOCUMENT_MAX => Err(ImportError::TooLarge {
+            place: place.to_owned(),
+            what: what(),
+            size: bytes.len() as u64,
+        }),
+        Ok(_) => Ok(Ok(bytes)),
+        Err(error) => Ok(Err(error)),
     }
 }
 

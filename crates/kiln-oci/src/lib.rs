@@ -27,6 +27,7 @@ pub use export::{ExportError, Output, OutputError};
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
 pub use import::{
     ArchiveReference, BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot,
+    unpacked_max,
 };
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use store::{

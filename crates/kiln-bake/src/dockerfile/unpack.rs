@@ -3,14 +3,16 @@
 //! The folder is the root for every link, in the archive and in the image, so that nothing of an archive leaves it. Modes and
 //! links are the archive's, and owners unless ADD names one; what the image has there is replaced, except that folders are joined.
 
+use std::cell::Cell;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use kiln_oci::{Content, Entry, Kind};
+use kiln_oci::{Content, Entry, Kind, unpacked_max};
 use tar::EntryType;
 
 use super::place::Placing;
@@ -18,9 +20,12 @@ use super::place::Placing;
 /// As Linux follows at most (MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
 const ENTRIES_MAX: usize = 4_000_000;
-/// What any archive may unpack to, and how many times its own size a larger one.
-const UNPACKED_FREE: u64 = 4 << 30;
-const UNPACKED_TIMES: u64 = 200;
+/// Of what an entry's own headers say: a long name, a long link, and pax records with attributes of 64 KiB each.
+const RECORDS_MAX: u64 = 16 << 20;
+/// Of names, link targets and attributes, which are all in memory.
+const METADATA_MAX: usize = 1 << 30;
+/// `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 256 << 20;
 /// An extended attribute's name in a pax record.
 const PAX_XATTR: &str = "SCHILY.xattr.";
 
@@ -34,6 +39,8 @@ pub(super) enum UnpackError {
     Entry { path: String, problem: String },
     #[error("it has more than {ENTRIES_MAX} entries")]
     Entries,
+    #[error("its names and attributes are longer than {METADATA_MAX} bytes together")]
+    Metadata,
     #[error(
         "it has {size} bytes and unpacks to more than {limit}: it is refused, as one that would fill the disk"
     )]
@@ -50,10 +57,12 @@ pub(super) fn tar_stream(path: &Path) -> io::Result<Option<Box<dyn Read>>> {
     let mut block = [0; 512];
     let mut filled = 0;
     while filled < block.len() {
-        // What is broken before the first header is no archive, but a file that looks like one.
         match stream.read(&mut block[filled..]) {
-            Ok(0) | Err(_) => return Ok(None),
+            Ok(0) => return Ok(None),
             Ok(count) => filled += count,
+            Err(error) if wants_memory(&error) => return Err(error),
+            // What is broken before the first header is no archive, but a file that looks like one.
+            Err(_) => return Ok(None),
         }
     }
     let sum: u32 = block
@@ -77,6 +86,11 @@ pub(super) fn tar_stream(path: &Path) -> io::Result<Option<Box<dyn Read>>> {
     )
 }
 
+fn wants_memory(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(liblzma::stream::Error::MemLimit))
+}
+
 fn decompressed(path: &Path) -> io::Result<Option<Box<dyn Read>>> {
     let mut file = File::open(path)?;
     let mut start = Vec::new();
@@ -88,7 +102,9 @@ fn decompressed(path: &Path) -> io::Result<Option<Box<dyn Read>>> {
         [0x1f, 0x8b, 0x08, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(file))
+            let flags = liblzma::stream::CONCATENATED;
+            let decoder = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(file, decoder))
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(file)?),
         _ => Box::new(file),
@@ -103,34 +119,83 @@ pub(super) fn unpack(
     to: &Path,
     spill: File,
 ) -> Result<(), UnpackError> {
-    let limit = UNPACKED_FREE.max(size.saturating_mul(UNPACKED_TIMES));
-    // Within the limit there is an end, and whoever comes to it was stopped.
-    let mut archive = tar::Archive::new(stream.take(limit));
+    let limit = unpacked_max(size);
+    within(placing, stream, size, to, spill, limit)
+}
+
+fn within(
+    placing: &mut Placing<'_>,
+    stream: Box<dyn Read>,
+    size: u64,
+    to: &Path,
+    spill: File,
+    limit: u64,
+) -> Result<(), UnpackError> {
+    // One more than may be there: who comes to its end was stopped.
+    let room = Rc::new(Cell::new(limit.saturating_add(1)));
+    let records = Rc::new(Cell::new(RECORDS_MAX));
+    let mut archive = tar::Archive::new(Metered {
+        stream,
+        room: room.clone(),
+        records: records.clone(),
+    });
     let mut unpacking = Unpacking {
         placing,
         to,
         spill: Arc::new(spill),
         spilled: 0,
+        metadata: 0,
+    };
+    let bomb = || UnpackError::Bomb { size, limit };
+    let read = |error| match room.get() {
+        0 => bomb(),
+        _ => UnpackError::Read(error),
     };
     let mut count = 0;
-    let mut read = 0;
-    for entry in archive.entries().map_err(UnpackError::Read)? {
-        let mut entry = match entry {
-            Ok(entry) => entry,
-            Err(_) if read >= limit => return Err(UnpackError::Bomb { size, limit }),
-            Err(error) => return Err(UnpackError::Read(error)),
-        };
+    let mut entries = archive.entries().map_err(UnpackError::Read)?;
+    loop {
+        records.set(RECORDS_MAX);
+        let Some(entry) = entries.next() else { break };
+        let mut entry = entry.map_err(read)?;
+        records.set(u64::MAX);
         count += 1;
         if count > ENTRIES_MAX {
             return Err(UnpackError::Entries);
         }
-        read = entry.raw_file_position().saturating_add(entry.size());
-        if read >= limit || unpacking.spilled >= limit {
-            return Err(UnpackError::Bomb { size, limit });
+        // A sparse file is larger than what there is of it.
+        let end = entry.raw_file_position().max(unpacking.spilled);
+        if end.saturating_add(entry.size()) > limit {
+            return Err(bomb());
         }
         unpacking.entry(&mut entry)?;
+        // Of what has no content: so that the next entry's records come next.
+        io::copy(&mut entry, &mut io::sink()).map_err(read)?;
     }
-    Ok(())
+    if room.get() == 0 { Err(bomb()) } else { Ok(()) }
+}
+
+/// The archive's stream, of which no more is given than there is room for: of all of it, and of the records before an entry, which
+/// the reader of archives has in memory, however long they are.
+struct Metered {
+    stream: Box<dyn Read>,
+    room: Rc<Cell<u64>>,
+    records: Rc<Cell<u64>>,
+}
+
+impl Read for Metered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (room, records) = (self.room.get(), self.records.get());
+        if records == 0 && !buffer.is_empty() {
+            let problem = "an entry has records of more than any name and attributes";
+            return Err(io::Error::other(problem));
+        }
+        let most = usize::try_from(room.min(records)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(most);
+        let count = self.stream.read(&mut buffer[..length])?;
+        self.room.set(room - count as u64);
+        self.records.set(records - count as u64);
+        Ok(count)
+    }
 }
 
 struct Unpacking<'a, 'p> {
@@ -138,6 +203,7 @@ struct Unpacking<'a, 'p> {
     to: &'a Path,
     spill: Arc<File>,
     spilled: u64,
+    metadata: usize,
 }
 
 impl Unpacking<'_, '_> {
@@ -173,6 +239,15 @@ impl Unpacking<'_, '_> {
                 }
             }
         }
+        let link = entry.link_name_bytes().map(|link| link.into_owned());
+        let attributes: usize = xattrs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        self.metadata += written.len() + link.as_ref().map_or(0, Vec::len) + attributes;
+        if self.metadata > METADATA_MAX {
+            return Err(UnpackError::Metadata);
+        }
         let parent = self.real(name.parent().unwrap_or(Path::new("")), &wrong)?;
         self.folders(&parent)?;
         let place = parent.join(last);
@@ -186,7 +261,6 @@ impl Unpacking<'_, '_> {
         let mode = header.mode().map_err(UnpackError::Read)? & 0o7777;
         let (uid, gid) = (number(header.uid())?, number(header.gid())?);
         let mtime = header.mtime().map_err(UnpackError::Read)?;
-        let link = entry.link_name_bytes().map(|link| link.into_owned());
         // An empty field is none.
         let device = || {
             let header = entry.header();
@@ -423,6 +497,15 @@ mod tests {
     use super::*;
 
     fn unpacked(view: &Path, to: &str, blocks: &[Vec<u8>]) -> Result<Tree, UnpackError> {
+        unpacked_within(view, to, blocks, 1 << 30)
+    }
+
+    fn unpacked_within(
+        view: &Path,
+        to: &str,
+        blocks: &[Vec<u8>],
+        limit: u64,
+    ) -> Result<Tree, UnpackError> {
         let mut placing = Placing {
             view,
             owner: None,
@@ -435,7 +518,7 @@ mod tests {
         let size = bytes.len() as u64;
         let stream = Box::new(io::Cursor::new(bytes));
         let spill = tempfile::tempfile().unwrap();
-        unpack(&mut placing, stream, size, Path::new(to), spill)?;
+        within(&mut placing, stream, size, Path::new(to), spill, limit)?;
         Ok(placing.tree)
     }
 
@@ -556,6 +639,79 @@ mod tests {
             let error = unpacked(view.path(), "opt", &blocks).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_its_limit_is_refused_wherever_that_ends() {
+        let view = tempfile::tempdir().unwrap();
+        let blocks: Vec<_> = ["a", "b", "c"]
+            .map(|name| block(name, EntryType::Regular, "", "text"))
+            .to_vec();
+        let within = |limit| unpacked_within(view.path(), "", &blocks, limit);
+        assert_eq!(within(3 * 1024 + 1024).unwrap().iter().count(), 4);
+        // At an entry's end, within its content, and within the header of the next.
+        for limit in [
+            2 * 1024,
+            2 * 1024 - 1,
+            2 * 1024 - 510,
+            2 * 1024 + 100,
+            3 * 1024,
+        ] {
+            let error = within(limit).unwrap_err();
+            assert!(
+                matches!(error, UnpackError::Bomb { .. }),
+                "{limit}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn records_of_an_entry_have_a_length() {
+        let view = tempfile::tempdir().unwrap();
+        let long = |kind, length: usize| {
+            let mut name = block("././@LongLink", kind, "", &"x".repeat(length));
+            name.extend(block("a", EntryType::Regular, "", "text"));
+            name
+        };
+        // A folder's content is nobody's, and takes nothing of what the next entry may have.
+        let folder = block(
+            "d/",
+            EntryType::Directory,
+            "",
+            &"y".repeat(RECORDS_MAX as usize),
+        );
+        let tree = unpacked(view.path(), "", &[folder, long(EntryType::GNULongName, 5)]).unwrap();
+        assert_eq!(paths(&tree), ["d/", "xxxxx"]);
+        for kind in [
+            EntryType::GNULongName,
+            EntryType::GNULongLink,
+            EntryType::XHeader,
+        ] {
+            let error = unpacked(view.path(), "", &[long(kind, RECORDS_MAX as usize)]).unwrap_err();
+            assert!(error.to_string().contains("records"), "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_takes_too_much_memory_to_unpack_is_no_plain_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.xz");
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&[0; 4096]).unwrap();
+        let mut bytes = xz.finish().unwrap();
+        // The block's header, whose filter is LZMA2 with a dictionary of 4 GiB (the xz file format, 3.1 and 5.3.1).
+        let end = 12 + (usize::from(bytes[12]) + 1) * 4;
+        let filter = bytes[12..end]
+            .windows(2)
+            .position(|two| two == [0x21, 1])
+            .unwrap();
+        bytes[12 + filter + 2] = 40;
+        let mut sum = flate2::Crc::new();
+        sum.update(&bytes[12..end - 4]);
+        bytes[end - 4..end].copy_from_slice(&sum.sum().to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        let error = tar_stream(&path).err().unwrap();
+        assert!(wants_memory(&error), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use kiln_model::Digest;
 
 use super::layout::Folder;
 use super::reference::ArchiveKind;
-use super::{ArchiveReference, DOCUMENT_MAX, ImportError, ImportRequest};
+use super::{ArchiveReference, ImportError, ImportRequest, unpacked_max, whole};
 use crate::compression::unpacked;
 use crate::content::Reader;
 use crate::layer::{Kind, LayerError, Tree};
@@ -38,7 +38,8 @@ impl<'a> Archive<'a> {
             source,
         };
         let file = File::open(path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
+        let there = file.metadata().map_err(io)?;
+        if !there.is_file() {
             return Err(ImportError::NotArchive {
                 place: request.place.to_owned(),
                 path: path.to_owned(),
@@ -52,7 +53,7 @@ impl<'a> Archive<'a> {
             // An image has some hundreds of blobs.
             entries: 100_000,
             metadata: 64 << 20,
-            ..Limits::default()
+            content: unpacked_max(there.len()),
         };
         let tree =
             Tree::from_tar(stream, store.spill()?, limits).map_err(|source| match source {
@@ -116,15 +117,13 @@ impl<'a> Archive<'a> {
         let Some(file) = self.file(name)? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
-        file.take(DOCUMENT_MAX)
-            .read_to_end(&mut bytes)
+        whole(file, self.place(), || name.to_owned())?
+            .map(Some)
             .map_err(|source| ImportError::Io {
                 place: self.place().to_owned(),
                 path: self.path.clone(),
                 source,
-            })?;
-        Ok(Some(bytes))
+            })
     }
 }
 

@@ -63,10 +63,10 @@ pub enum ImportError {
         #[source]
         source: serde_json::Error,
     },
-    #[error("{place}: {digest} has {size} bytes, more than any manifest or configuration")]
+    #[error("{place}: {what} has {size} bytes or more, more than any manifest or configuration")]
     TooLarge {
         place: String,
-        digest: Digest,
+        what: String,
         size: u64,
     },
     #[error("{place}: it lacks {what}, which it names")]

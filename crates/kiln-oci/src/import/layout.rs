@@ -9,8 +9,8 @@ use kiln_model::Digest;
 use super::archive::Archive;
 use super::reference::Wanted;
 use super::{
-    BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot, Index, IndexEntry,
-    for_platform,
+    BlobKind, BlobSource, ImportError, ImportRequest, ImportRoot, Index, IndexEntry, for_platform,
+    whole,
 };
 use crate::image::{MEDIA_DOCKER_LIST, MEDIA_INDEX, REF_NAME};
 use crate::store::Store;
@@ -65,23 +65,18 @@ impl Folder<'_> {
 impl Layout for Folder<'_> {
     fn index(&self) -> Result<Vec<u8>, ImportError> {
         let path = self.path.join("index.json");
-        let mut bytes = Vec::new();
         match open(&path) {
-            Ok(file) => file
-                .take(DOCUMENT_MAX)
-                .read_to_end(&mut bytes)
-                .map_err(self.io(path))?,
+            Ok(file) => whole(file, self.place, || "index.json".to_owned())?.map_err(self.io(path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.path.is_dir() => {
-                return Err(ImportError::NotArchive {
+                Err(ImportError::NotArchive {
                     place: self.place.to_owned(),
                     path: self.path.to_owned(),
                     what: "an OCI layout",
                     problem: "it has no index.json",
-                });
+                })
             }
-            Err(source) => return Err(self.io(self.path.to_owned())(source)),
-        };
-        Ok(bytes)
+            Err(source) => Err(self.io(self.path.to_owned())(source)),
+        }
     }
 }
 

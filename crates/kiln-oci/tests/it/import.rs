@@ -405,10 +405,47 @@ fn what_is_not_what_it_says_is_refused() {
             .refused("oci:gone")
             .contains("index.json can't be understood")
     );
+    let mut image = bench.image("size", &[(TAR, layer.clone(), &layer)]);
+    let size = image["size"].as_u64().unwrap();
+    image["size"] = (size + 1).into();
+    bench.index("size", &[image]);
+    let said = bench.refused("oci:size");
+    assert!(said.contains(&format!("{} bytes that", size + 1)), "{said}");
     assert_eq!(
         fs::read_dir(bench.store.dir().join("tmp")).unwrap().count(),
         0
     );
+}
+
+#[test]
+fn a_document_that_is_too_large_is_told_as_that() {
+    let bench = Bench::new();
+    let long = " ".repeat(4 << 20) + "{}";
+    fs::create_dir(bench.path("folder")).unwrap();
+    fs::write(bench.path("folder/index.json"), &long).unwrap();
+    for (archive, file) in [("oci.tar", "index.json"), ("docker.tar", "manifest.json")] {
+        fs::write(bench.path(archive), one(file, &long)).unwrap();
+    }
+    for (reference, file) in [
+        ("oci:folder", "index.json"),
+        ("oci-archive:oci.tar", "index.json"),
+        ("docker-archive:docker.tar", "manifest.json"),
+    ] {
+        let said = bench.refused(reference);
+        assert!(
+            said.contains(&format!("{file} has 4194305 bytes or more")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked() {
+    let bench = Bench::new();
+    let archive = zstd::encode_all(&*header("index.json", b'0', "", 5 << 30), 1).unwrap();
+    fs::write(bench.path("bomb.tar"), archive).unwrap();
+    let said = bench.refused("oci-archive:bomb.tar");
+    assert!(said.contains("4294967296 bytes of content"), "{said}");
 }
 
 #[test]
