@@ -3,6 +3,7 @@
 //! Only that commit comes, without its history. What comes is known by Git's own names, which are checked.
 
 mod checkout;
+pub mod object;
 mod pack;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use ureq::http::header::CONTENT_TYPE;
 
 use crate::error::BakeError;
 use crate::remote::agent;
+pub(crate) use object::Oid;
 use pack::Pack;
 
 /// The references of a large repository have some megabytes.
@@ -21,29 +23,6 @@ const REFS_MAX: u64 = 64 << 20;
 /// Held in memory while its files are written.
 const PACK_MAX: u64 = 2 << 30;
 const VERSION: (&str, &str) = ("Git-Protocol", "version=2");
-
-/// A SHA-1 name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Oid([u8; 20]);
-
-impl Oid {
-    fn parse(text: &str) -> Option<Self> {
-        if text.len() != 40 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        let mut bytes = [0; 20];
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for Oid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// `https://host/path.git#reference:folder`, as BuildKit has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +128,7 @@ impl GitSource {
         line(&mut request, "done\n");
         request.extend(b"0000");
         let answer = repository.ask(self, request, PACK_MAX)?;
-        let pack = packfile(&answer).map_err(|problem| self.error(problem))?;
+        let pack = packfile(answer).map_err(|problem| self.error(problem))?;
         let pack = Pack::read(pack).map_err(|problem| self.error(problem))?;
         checkout::write(self, &pack, commit, to)
     }
@@ -275,18 +254,27 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// The pack of an answer to `fetch`: what its first side band says, after the section's name.
-fn packfile(answer: &[u8]) -> Result<Vec<u8>, String> {
-    let mut pack = Vec::new();
-    let mut is_pack = false;
-    for line in Lines(answer) {
-        let Line::Text(text) = line? else { continue };
+/// The pack of an answer to `fetch`: what its first side band says, after the section's name. It takes the answer's place, so
+/// that there are no two of them in memory.
+fn packfile(mut answer: Vec<u8>) -> Result<Vec<u8>, String> {
+    let (mut is_pack, mut at, mut end) = (false, 0, 0);
+    while at < answer.len() {
+        let mut lines = Lines(&answer[at..]);
+        let line = lines.next().transpose()?;
+        at = answer.len() - lines.0.len();
+        let Some(Line::Text(text)) = line else {
+            continue;
+        };
         if !is_pack {
             is_pack = text == b"packfile\n";
             continue;
         }
         match text.split_first() {
-            Some((1, data)) => pack.extend(data),
+            Some((1, data)) => {
+                let from = at - data.len();
+                end += data.len();
+                answer.copy_within(from..at, end - (at - from));
+            }
             Some((3, said)) => {
                 let said = String::from_utf8_lossy(said);
                 return Err(format!("its server says: {}", said.trim()));
@@ -294,10 +282,11 @@ fn packfile(answer: &[u8]) -> Result<Vec<u8>, String> {
             _ => {}
         }
     }
-    if pack.is_empty() {
+    answer.truncate(end);
+    if answer.is_empty() {
         return Err("its server sends nothing: does it have that commit?".to_owned());
     }
-    Ok(pack)
+    Ok(answer)
 }
 
 #[cfg(test)]
@@ -345,5 +334,28 @@ mod tests {
         }
         let said = Lines(b"0009ERR x").next();
         assert_eq!(said, Some(Err("its server says: x".to_owned())));
+    }
+
+    #[test]
+    fn a_pack_is_what_the_first_band_says() {
+        let packet = |text: &[u8]| [format!("{:04x}", text.len() + 4).as_bytes(), text].concat();
+        let answer = |last: &[u8]| {
+            let parts = [
+                &b"shallow-info\n"[..],
+                b"packfile\n",
+                b"\x01PA",
+                b"\x02half of it",
+                b"\x01CK",
+                last,
+            ];
+            let mut bytes: Vec<u8> = parts.iter().flat_map(|part| packet(part)).collect();
+            bytes.extend(b"0000");
+            bytes
+        };
+        assert_eq!(packfile(answer(b"\x01!")).unwrap(), b"PACK!");
+        let error = packfile(answer(b"\x03no more")).unwrap_err();
+        assert_eq!(error, "its server says: no more");
+        assert!(packfile(answer(b"\x01")[..40].to_vec()).is_err());
+        assert!(packfile(b"0000".to_vec()).is_err());
     }
 }

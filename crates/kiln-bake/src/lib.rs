@@ -57,6 +57,7 @@ pub use dockerfile::{
     bake_dockerfile, images_named,
 };
 pub use error::BakeError;
+pub use git::object as git_objects;
 pub use lock::{Lock, LockError};
 pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
 pub use provenance::{MEDIA_IN_TOTO, is_own_provenance};

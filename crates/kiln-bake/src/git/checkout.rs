@@ -7,12 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use super::pack::{Kind, Pack};
-use super::{GitSource, Oid};
+use kiln_oci::unpacked_max;
+
+use super::GitSource;
+use super::object::{self, Kind, Mode, Oid, TreeItem};
+use super::pack::Pack;
 use crate::error::BakeError;
 
 /// As deep as any path of Linux can be (PATH_MAX), with names of one letter.
 const DEPTH_MAX: usize = 2048;
+/// Chromium has half a million. A tree may name another again and again, so that a small pack has any number.
+const FILES_MAX: u64 = 4 << 20;
 
 pub(super) fn write(
     source: &GitSource,
@@ -20,15 +25,22 @@ pub(super) fn write(
     commit: Oid,
     to: &Path,
 ) -> Result<(), BakeError> {
+    let bytes_max = unpacked_max(pack.length());
+    within(source, pack, commit, to, FILES_MAX, bytes_max)
+}
+
+fn within(
+    source: &GitSource,
+    pack: &Pack,
+    commit: Oid,
+    to: &Path,
+    files_max: u64,
+    bytes_max: u64,
+) -> Result<(), BakeError> {
     let failed = |problem: String| source.error(problem);
     let bytes = pack.object(commit, Kind::Commit).map_err(failed)?;
-    let tree = bytes
-        .split(|byte| *byte == b'\n')
-        .next()
-        .and_then(|line| std::str::from_utf8(line).ok())
-        .and_then(|line| Oid::parse(line.strip_prefix("tree ")?))
-        .ok_or_else(|| failed(format!("its commit {commit} is damaged")))?;
-    let mut tree = tree;
+    let mut tree =
+        object::tree_of(&bytes).ok_or_else(|| failed(format!("its commit {commit} is damaged")))?;
     for part in source
         .folder
         .split('/')
@@ -42,31 +54,41 @@ pub(super) fn write(
             .map(|entry| entry.oid)
             .ok_or_else(|| failed(format!("it has no folder `{}`", source.folder)))?;
     }
-    let writing = Writing { source, pack };
+    let mut writing = Writing {
+        source,
+        pack,
+        files_max,
+        bytes_max,
+        files: 0,
+        bytes: 0,
+    };
     writing.folder(tree, to, 0)
 }
 
 struct Writing<'a> {
     source: &'a GitSource,
     pack: &'a Pack,
+    files_max: u64,
+    bytes_max: u64,
+    files: u64,
+    bytes: u64,
 }
 
 impl Writing<'_> {
     /// `to` is a new folder of ours, so that nothing in it is a link that is followed.
-    fn folder(&self, tree: Oid, to: &Path, depth: usize) -> Result<(), BakeError> {
+    fn folder(&mut self, tree: Oid, to: &Path, depth: usize) -> Result<(), BakeError> {
         if depth > DEPTH_MAX {
             return Err(self.source.error("its folders are too deep"));
         }
-        for Item { mode, name, oid } in
-            read(self.pack, tree).map_err(|problem| self.source.error(problem))?
-        {
+        let items = read(self.pack, tree).map_err(|problem| self.source.error(problem))?;
+        for TreeItem { mode, name, oid } in items {
+            self.files += 1;
+            if self.files > self.files_max {
+                let problem = format!("it has more than {} files and folders", self.files_max);
+                return Err(self.source.error(problem));
+            }
             let path = to.join(OsStr::from_bytes(&name));
             let io = || BakeError::io(&path);
-            let blob = || {
-                self.pack
-                    .object(oid, Kind::Blob)
-                    .map_err(|problem| self.source.error(problem))
-            };
             match mode {
                 Mode::Folder => {
                     DirBuilder::new().create(&path).map_err(io())?;
@@ -80,13 +102,13 @@ impl Writing<'_> {
                         .mode(0o600)
                         .open(&path)
                         .map_err(io())?;
-                    file.write_all(&blob()?).map_err(io())?;
+                    file.write_all(&self.blob(oid)?).map_err(io())?;
                     let mode = if mode == Mode::File { 0o644 } else { 0o755 };
                     file.set_permissions(Permissions::from_mode(mode))
                         .map_err(io())?;
                 }
                 Mode::Link => {
-                    let target = blob()?;
+                    let target = self.blob(oid)?;
                     symlink(OsStr::from_bytes(&target), &path).map_err(io())?;
                 }
                 Mode::Submodule => {
@@ -99,83 +121,93 @@ impl Writing<'_> {
         }
         Ok(())
     }
-}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Folder,
-    File,
-    Executable,
-    Link,
-    Submodule,
-}
-
-struct Item {
-    mode: Mode,
-    name: Vec<u8>,
-    oid: Oid,
-}
-
-fn read(pack: &Pack, tree: Oid) -> Result<Vec<Item>, String> {
-    let bytes = pack.object(tree, Kind::Tree)?;
-    parse(&bytes)
-        .ok_or_else(|| format!("its tree {tree} is damaged, or has a name that no file may have"))
-}
-
-/// `MODE NAME\0` and twenty bytes, again and again.
-fn parse(mut bytes: &[u8]) -> Option<Vec<Item>> {
-    let mut items = Vec::new();
-    while !bytes.is_empty() {
-        let nul = bytes.iter().position(|byte| *byte == 0)?;
-        let space = bytes[..nul].iter().position(|byte| *byte == b' ')?;
-        let mode = match &bytes[..space] {
-            b"40000" => Mode::Folder,
-            b"100755" => Mode::Executable,
-            b"120000" => Mode::Link,
-            b"160000" => Mode::Submodule,
-            // Old repositories have 100664 as well.
-            other if other.starts_with(b"100") => Mode::File,
-            _ => return None,
-        };
-        let name = bytes[space + 1..nul].to_vec();
-        let is_name = !name.is_empty()
-            && name.len() <= 255
-            && !name.contains(&b'/')
-            && !matches!(&name[..], b"." | b"..")
-            // What Git itself refuses: nothing of it is a repository of its own.
-            && !name.eq_ignore_ascii_case(b".git");
-        let oid = Oid(bytes.get(nul + 1..nul + 21)?.try_into().ok()?);
-        bytes = &bytes[nul + 21..];
-        items.push(is_name.then_some(Item { mode, name, oid })?);
+    fn blob(&mut self, oid: Oid) -> Result<Vec<u8>, BakeError> {
+        let bytes = self
+            .pack
+            .object(oid, Kind::Blob)
+            .map_err(|problem| self.source.error(problem))?;
+        self.bytes += bytes.len() as u64;
+        if self.bytes > self.bytes_max {
+            let problem = format!("it unpacks to more than {} bytes", self.bytes_max);
+            return Err(self.source.error(problem));
+        }
+        Ok(bytes)
     }
-    Some(items)
+}
+
+fn read(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
+    let bytes = pack.object(tree, Kind::Tree)?;
+    object::tree(&bytes)
+        .filter(|items| items.iter().all(|item| object::is_file_name(&item.name)))
+        .ok_or_else(|| format!("its tree {tree} is damaged, or has a name that no file may have"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pack::tests::packed;
     use super::*;
 
+    fn source() -> GitSource {
+        GitSource::parse("https://x.io/a.git").unwrap()
+    }
+
+    fn tree(items: &[(&str, &str, Oid)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (mode, name, oid) in items {
+            bytes.extend(format!("{mode} {name}\0").into_bytes());
+            bytes.extend(oid.0);
+        }
+        bytes
+    }
+
     #[test]
-    fn names_that_lead_elsewhere_are_no_names() {
-        let tree = |mode: &str, name: &str| {
-            let mut bytes = format!("{mode} {name}\0").into_bytes();
-            bytes.extend([7; 20]);
-            bytes
+    fn a_tree_that_names_another_again_and_again_ends() {
+        let blob = b"content".to_vec();
+        let mut oid = Oid::of(Kind::Blob, &blob);
+        let mut objects = vec![(3, Vec::new(), blob)];
+        let mut mode = "100644";
+        for _ in 0..9 {
+            let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+            let items: Vec<_> = names.iter().map(|name| (mode, &name[..], oid)).collect();
+            let bytes = tree(&items);
+            oid = Oid::of(Kind::Tree, &bytes);
+            objects.push((2, Vec::new(), bytes));
+            mode = "40000";
+        }
+        let commit = format!("tree {oid}\n").into_bytes();
+        let name = Oid::of(Kind::Commit, &commit);
+        objects.push((1, Vec::new(), commit));
+        let pack = Pack::read(packed(&objects)).unwrap();
+        let written = |files: u64, bytes: u64| {
+            let to = tempfile::tempdir().unwrap();
+            let error = within(&source(), &pack, name, to.path(), files, bytes).unwrap_err();
+            error.to_string()
         };
-        let items = parse(&tree("100644", "a b")).unwrap();
-        assert_eq!(
-            (items[0].mode, &items[0].name[..]),
-            (Mode::File, &b"a b"[..])
-        );
-        for wrong in [
-            tree("100644", ".."),
-            tree("100644", "a/b"),
-            tree("40000", ".GIT"),
-            tree("100644", ""),
-            tree("7", "a"),
-            tree("100644", "a")[..20].to_vec(),
-        ] {
-            assert!(parse(&wrong).is_none(), "{wrong:?}");
+        let files = written(500, u64::MAX);
+        assert!(files.contains("more than 500 files"), "{files}");
+        let bytes = written(u64::MAX, 3 << 10);
+        assert!(bytes.contains("unpacks to more than"), "{bytes}");
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let blob = b"content".to_vec();
+        let oid = Oid::of(Kind::Blob, &blob);
+        for (name, is_right) in [("a", true), ("..", false), (".git", false)] {
+            let bytes = tree(&[("100644", name, oid)]);
+            let root = Oid::of(Kind::Tree, &bytes);
+            let commit = format!("tree {root}\n").into_bytes();
+            let commit_name = Oid::of(Kind::Commit, &commit);
+            let objects = [
+                (3, Vec::new(), blob.clone()),
+                (2, Vec::new(), bytes),
+                (1, Vec::new(), commit),
+            ];
+            let pack = Pack::read(packed(&objects)).unwrap();
+            let to = tempfile::tempdir().unwrap();
+            let written = write(&source(), &pack, commit_name, to.path());
+            assert_eq!(written.is_ok(), is_right, "{name}");
         }
     }
 }

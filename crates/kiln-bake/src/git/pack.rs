@@ -1,61 +1,76 @@
 //! A pack as a server sends it (gitformat-pack(5)): every object in it by its name, which is made of its content.
+//!
+//! A server may send anything: what is unpacked, how often, and what is held in memory for it have bounds.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::rc::Rc;
 
 use sha1::{Digest, Sha1};
 
-use super::Oid;
+use super::object::{CHAIN_MAX, Form, Head, Kind, Oid, apply};
 
 /// More than any file that belongs into a repository.
 const OBJECT_MAX: u64 = 1 << 30;
-/// Git's own default for the length of a chain of deltas is 50.
-const CHAIN_MAX: usize = 4096;
+/// Git makes no deltas of files of more than 512 MiB (core.bigFileThreshold), nor one longer than half of its result.
+const DELTA_MAX: u64 = 256 << 20;
+/// Chromium, without its history, has half a million.
+const ENTRIES_MAX: u32 = 4 << 20;
+/// All that is unpacked and put together for a pack. A large repository needs a tenth of it.
+const WORK_MAX: u64 = 256 << 30;
+/// Of objects that deltas stand on. What is more is made again.
+const HELD_MAX: usize = 512 << 20;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Commit,
-    Tree,
-    Blob,
-    Tag,
+/// What a delta stands on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Base {
+    At(usize),
+    Of(Oid),
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Commit => "commit",
-            Self::Tree => "tree",
-            Self::Blob => "blob",
-            Self::Tag => "tag",
-        }
-    }
-}
-
-/// How an entry is kept.
 #[derive(Clone, Copy)]
-enum Form {
+enum Kept {
     Whole(Kind),
-    /// On the entry at this offset.
-    Delta(usize),
-    DeltaOf(Oid),
+    On(Base),
 }
 
+#[derive(Clone, Copy)]
 struct Entry {
-    form: Form,
+    kept: Kept,
     /// Where its zlib stream begins, and what it unpacks to.
     data: usize,
     size: u64,
+}
+
+/// An entry that is still to be named.
+struct Open {
+    offset: usize,
+    kind: Kind,
+    /// Of its chain.
+    depth: usize,
+    /// What it stands on, where that is held.
+    base: Option<Rc<Vec<u8>>>,
 }
 
 pub(super) struct Pack {
     bytes: Vec<u8>,
     entries: BTreeMap<usize, Entry>,
     offsets: BTreeMap<Oid, usize>,
+    held_max: usize,
+    work_left: Cell<u64>,
+}
+
+fn damaged() -> String {
+    "its pack is damaged".to_owned()
 }
 
 impl Pack {
     pub(super) fn read(bytes: Vec<u8>) -> Result<Self, String> {
-        let damaged = || "its pack is damaged".to_owned();
+        Self::within(bytes, HELD_MAX, WORK_MAX)
+    }
+
+    fn within(bytes: Vec<u8>, held_max: usize, work_max: u64) -> Result<Self, String> {
         let body = bytes.len().checked_sub(20).ok_or_else(damaged)?;
         let sum: [u8; 20] = Sha1::digest(&bytes[..body]).into();
         let version = bytes.get(4..8).ok_or_else(damaged)?;
@@ -64,14 +79,19 @@ impl Pack {
         }
         let count = bytes.get(8..12).ok_or_else(damaged)?;
         let count = u32::from_be_bytes(count.try_into().map_err(|_| damaged())?);
+        if count > ENTRIES_MAX {
+            return Err(format!("it has more than {ENTRIES_MAX} objects"));
+        }
         let mut pack = Self {
             bytes,
             entries: BTreeMap::new(),
             offsets: BTreeMap::new(),
+            held_max,
+            work_left: Cell::new(work_max),
         };
         let mut at = 12;
         for _ in 0..count {
-            let (entry, end) = pack.entry(at, body).ok_or_else(damaged)?;
+            let (entry, end) = pack.entry(at, body)?;
             pack.entries.insert(at, entry);
             at = end;
         }
@@ -82,117 +102,144 @@ impl Pack {
         Ok(pack)
     }
 
-    /// The entry at `start`, and where it ends.
-    fn entry(&self, start: usize, body: usize) -> Option<(Entry, usize)> {
-        let bytes = &self.bytes[..body];
-        let mut at = start;
-        let mut next = || {
-            let byte = bytes.get(at).copied();
-            at += 1;
-            byte
-        };
-        let first = next()?;
-        let mut size = u64::from(first & 15);
-        let mut shift = 4;
-        let mut last = first;
-        while last & 0x80 != 0 {
-            last = next()?;
-            size |= u64::from(last & 0x7f).checked_shl(shift)?;
-            shift += 7;
-        }
-        let form = match (first >> 4) & 7 {
-            1 => Form::Whole(Kind::Commit),
-            2 => Form::Whole(Kind::Tree),
-            3 => Form::Whole(Kind::Blob),
-            4 => Form::Whole(Kind::Tag),
-            6 => {
-                let mut byte = next()?;
-                let mut back = usize::from(byte & 0x7f);
-                while byte & 0x80 != 0 {
-                    byte = next()?;
-                    back = back.checked_add(1)?.checked_mul(128)? | usize::from(byte & 0x7f);
-                }
-                // Always before: no chain is a circle.
-                let base = start.checked_sub(back).filter(|base| *base < start)?;
-                Form::Delta(base)
-            }
-            7 => {
-                let oid: [u8; 20] = bytes.get(at..at + 20)?.try_into().ok()?;
-                at += 20;
-                Form::DeltaOf(Oid(oid))
-            }
-            _ => return None,
-        };
-        if size > OBJECT_MAX {
-            return None;
-        }
-        let mut stream = flate2::bufread::ZlibDecoder::new(bytes.get(at..)?);
-        let read = std::io::copy(&mut (&mut stream).take(size + 1), &mut std::io::sink()).ok()?;
-        let end = at + usize::try_from(stream.total_in()).ok()?;
-        (read == size).then_some((
-            Entry {
-                form,
-                data: at,
-                size,
-            },
-            end,
-        ))
+    /// The length of what was sent.
+    pub(super) fn length(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
-    /// Deltas may stand on what comes later: rounds, until nothing is left or nothing new is found.
-    fn name_all(&mut self) -> Result<(), String> {
-        let mut left: Vec<usize> = self.entries.keys().copied().collect();
-        while !left.is_empty() {
-            let before = left.len();
-            let mut waiting = Vec::new();
-            for offset in left {
-                match self.at(offset)? {
-                    Some((kind, bytes)) => {
-                        let mut hash = Sha1::new();
-                        hash.update(format!("{} {}\0", kind.name(), bytes.len()));
-                        hash.update(&bytes);
-                        self.offsets.insert(Oid(hash.finalize().into()), offset);
-                    }
-                    None => waiting.push(offset),
-                }
-            }
-            left = waiting;
-            if left.len() == before {
-                return Err("its pack stands on objects that are not in it".to_owned());
-            }
-        }
+    /// Takes `bytes` of the work that is left.
+    fn work(&self, bytes: u64) -> Result<(), String> {
+        let left = self.work_left.get().checked_sub(bytes);
+        self.work_left.set(left.ok_or(
+            "its pack unpacks to more than any repository: its deltas stand on one another without end",
+        )?);
         Ok(())
     }
 
-    /// The object at an offset; none where what it stands on has no name yet.
-    fn at(&self, offset: usize) -> Result<Option<(Kind, Vec<u8>)>, String> {
-        let damaged = || "its pack is damaged".to_owned();
+    /// The entry at `start`, and where it ends.
+    fn entry(&self, start: usize, body: usize) -> Result<(Entry, usize), String> {
+        let bytes = self.bytes.get(start..body).ok_or_else(damaged)?;
+        let Head { form, size, length } = Head::parse(bytes).ok_or_else(damaged)?;
+        let kept = match form {
+            Form::Whole(kind) => Kept::Whole(kind),
+            Form::Before(back) => {
+                let back = usize::try_from(back).map_err(|_| damaged())?;
+                Kept::On(Base::At(start.checked_sub(back).ok_or_else(damaged)?))
+            }
+            Form::Of(oid) => Kept::On(Base::Of(oid)),
+        };
+        let (max, what) = match kept {
+            Kept::Whole(_) => (OBJECT_MAX, "file"),
+            Kept::On(_) => (DELTA_MAX, "delta"),
+        };
+        if size > max {
+            return Err(format!("it has a {what} of more than {} MiB", max >> 20));
+        }
+        self.work(size)?;
+        let mut stream = flate2::bufread::ZlibDecoder::new(&bytes[length..]);
+        let read = std::io::copy(&mut (&mut stream).take(size + 1), &mut std::io::sink());
+        let end = usize::try_from(stream.total_in()).map_err(|_| damaged())?;
+        if read.is_err() || read.is_ok_and(|read| read != size) {
+            return Err(damaged());
+        }
+        let data = start + length;
+        Ok((Entry { kept, data, size }, data + end))
+    }
+
+    /// From the whole objects up to what stands on them, each put together once.
+    fn name_all(&mut self) -> Result<(), String> {
+        let mut standing: BTreeMap<Base, Vec<usize>> = BTreeMap::new();
+        let mut left = Vec::new();
+        for (offset, entry) in &self.entries {
+            match entry.kept {
+                Kept::On(base) => standing.entry(base).or_default().push(*offset),
+                Kept::Whole(kind) => left.push(Open {
+                    offset: *offset,
+                    kind,
+                    depth: 0,
+                    base: None,
+                }),
+            }
+        }
+        let mut held = 0;
+        while let Some(open) = left.pop() {
+            let Open {
+                offset,
+                kind,
+                depth,
+                base,
+            } = open;
+            if depth > CHAIN_MAX {
+                return Err(damaged());
+            }
+            let bytes = match base {
+                None => self.at(offset)?.1,
+                Some(base) => {
+                    let entry = self.entries.get(&offset).ok_or_else(damaged)?;
+                    let bytes = self.applied(&base, entry)?;
+                    held -= Rc::into_inner(base).map_or(0, |base| base.len());
+                    bytes
+                }
+            };
+            let oid = Oid::of(kind, &bytes);
+            self.offsets.insert(oid, offset);
+            let mut above = standing.remove(&Base::At(offset)).unwrap_or_default();
+            above.extend(standing.remove(&Base::Of(oid)).unwrap_or_default());
+            let is_held = !above.is_empty() && held + bytes.len() <= self.held_max;
+            let base = is_held.then(|| Rc::new(bytes));
+            held += base.as_ref().map_or(0, |base| base.len());
+            left.extend(above.into_iter().map(|offset| Open {
+                offset,
+                kind,
+                depth: depth + 1,
+                base: base.clone(),
+            }));
+        }
+        if standing.is_empty() {
+            Ok(())
+        } else {
+            Err("its pack stands on objects that are not in it".to_owned())
+        }
+    }
+
+    /// The deltas on the way from an entry down to a whole object, and that one.
+    fn chain(&self, offset: usize) -> Result<(Kind, Entry, Vec<Entry>), String> {
         let mut deltas = Vec::new();
         let mut offset = offset;
-        let kind = loop {
-            let entry = self.entries.get(&offset).ok_or_else(damaged)?;
-            deltas.push(self.inflated(entry)?);
+        loop {
+            let entry = *self.entries.get(&offset).ok_or_else(damaged)?;
+            offset = match entry.kept {
+                Kept::Whole(kind) => return Ok((kind, entry, deltas)),
+                Kept::On(Base::At(base)) => base,
+                Kept::On(Base::Of(oid)) => *self.offsets.get(&oid).ok_or_else(damaged)?,
+            };
+            deltas.push(entry);
             if deltas.len() > CHAIN_MAX {
                 return Err(damaged());
             }
-            offset = match entry.form {
-                Form::Whole(kind) => break kind,
-                Form::Delta(base) => base,
-                Form::DeltaOf(oid) => match self.offsets.get(&oid) {
-                    Some(base) => *base,
-                    None => return Ok(None),
-                },
-            };
-        };
-        let mut whole = deltas.pop().ok_or_else(damaged)?;
-        while let Some(delta) = deltas.pop() {
-            whole = apply(&whole, &delta).ok_or_else(damaged)?;
         }
-        Ok(Some((kind, whole)))
+    }
+
+    /// The object at an offset. Of its chain no more than one object, one delta and their result are in memory.
+    fn at(&self, offset: usize) -> Result<(Kind, Vec<u8>), String> {
+        let (kind, whole, deltas) = self.chain(offset)?;
+        let mut bytes = self.inflated(&whole)?;
+        for delta in deltas.iter().rev() {
+            bytes = self.applied(&bytes, delta)?;
+        }
+        Ok((kind, bytes))
+    }
+
+    fn applied(&self, base: &[u8], delta: &Entry) -> Result<Vec<u8>, String> {
+        let delta = self.inflated(delta)?;
+        let bytes = apply(base, &delta, OBJECT_MAX).ok_or_else(damaged)?;
+        self.work(bytes.len() as u64)?;
+        Ok(bytes)
     }
 
     fn inflated(&self, entry: &Entry) -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::new();
+        self.work(entry.size)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(entry.size).map_err(|_| damaged())?);
         flate2::bufread::ZlibDecoder::new(&self.bytes[entry.data..])
             .take(entry.size)
             .read_to_end(&mut bytes)
@@ -206,93 +253,123 @@ impl Pack {
             .get(&oid)
             .ok_or_else(|| format!("its server did not send the {} {oid}", wanted.name()))?;
         match self.at(*offset)? {
-            Some((kind, bytes)) if kind == wanted => Ok(bytes),
-            Some((kind, _)) => Err(format!(
+            (kind, bytes) if kind == wanted => Ok(bytes),
+            (kind, _) => Err(format!(
                 "{oid} is a {} and should be a {}",
                 kind.name(),
                 wanted.name()
             )),
-            None => Err("its pack is damaged".to_owned()),
         }
     }
-}
-
-/// What a delta makes of its base (gitformat-pack(5), "Deltified representation").
-fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
-    let mut at = 0;
-    let mut next = || {
-        let byte = delta.get(at).copied();
-        at += 1;
-        byte
-    };
-    let mut size = || {
-        let (mut size, mut shift) = (0u64, 0);
-        loop {
-            let byte = next()?;
-            size |= u64::from(byte & 0x7f).checked_shl(shift)?;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                return Some(size);
-            }
-        }
-    };
-    let (from, to) = (size()?, size()?);
-    if from != base.len() as u64 || to > OBJECT_MAX {
-        return None;
-    }
-    let mut out = Vec::with_capacity(usize::try_from(to).ok()?);
-    while let Some(command) = delta.get(at).copied() {
-        at += 1;
-        let mut take = |count: u32, bits: u8| {
-            let mut number = 0usize;
-            for place in 0..count {
-                if bits & (1 << place) != 0 {
-                    number |= usize::from(*delta.get(at)?) << (8 * place);
-                    at += 1;
-                }
-            }
-            Some(number)
-        };
-        if command & 0x80 != 0 {
-            let start = take(4, command & 15)?;
-            let length = match take(3, (command >> 4) & 7)? {
-                0 => 0x1_0000,
-                length => length,
-            };
-            out.extend(base.get(start..start.checked_add(length)?)?);
-        } else if command != 0 {
-            let end = at + usize::from(command);
-            out.extend(delta.get(at..end)?);
-            at = end;
-        } else {
-            return None;
-        }
-        if out.len() as u64 > to {
-            return None;
-        }
-    }
-    (out.len() as u64 == to).then_some(out)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::io::Write;
+
     use super::*;
 
-    #[test]
-    fn deltas_copy_and_insert_and_nothing_else() {
-        // Copy 3 from 1, insert `xy`.
-        let delta = [5, 5, 0x91, 1, 3, 2, b'x', b'y'];
-        assert_eq!(apply(b"abcde", &delta).unwrap(), b"bcdxy");
-        for wrong in [
-            &[4, 5, 0x91, 1, 3, 2, b'x', b'y'][..],
-            &[5, 6, 0x91, 1, 3, 2, b'x', b'y'],
-            &[5, 5, 0x91, 4, 3, 2, b'x', b'y'],
-            &[5, 5, 0x91, 1, 3, 2, b'x'],
-            &[5, 5, 0],
-            &[5],
-        ] {
-            assert_eq!(apply(b"abcde", wrong), None, "{wrong:?}");
+    /// Of entries as they are after their sizes: form bits, what follows the size, content.
+    pub(in super::super) fn packed(entries: &[(u8, Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let mut pack = b"PACK\0\0\0\x02".to_vec();
+        pack.extend(u32::try_from(entries.len()).unwrap().to_be_bytes());
+        for (form, base, content) in entries {
+            let mut size = content.len();
+            let mut byte = form << 4 | (size & 15) as u8;
+            size >>= 4;
+            while size > 0 {
+                pack.push(byte | 0x80);
+                byte = (size & 127) as u8;
+                size >>= 7;
+            }
+            pack.push(byte);
+            pack.extend(base);
+            let level = flate2::Compression::best();
+            let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), level);
+            stream.write_all(content).unwrap();
+            pack.extend(stream.finish().unwrap());
         }
+        let sum: [u8; 20] = Sha1::digest(&pack).into();
+        pack.extend(sum);
+        pack
+    }
+
+    /// One letter put before all of a base of so many bytes.
+    fn before(letter: u8, length: usize) -> Vec<u8> {
+        let varint = |mut number: usize| {
+            let mut bytes = Vec::new();
+            while number > 127 {
+                bytes.push((number & 127) as u8 | 128);
+                number >>= 7;
+            }
+            bytes.push(number as u8);
+            bytes
+        };
+        let mut delta = varint(length);
+        delta.extend(varint(length + 1));
+        delta.extend([1, letter, 0xb0, length as u8, (length >> 8) as u8]);
+        delta
+    }
+
+    /// A chain in which each stands on the one before, by its name, the last entry first.
+    fn chain(length: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let mut contents = vec![vec![b'.'; 300]];
+        let mut entries = vec![(3, Vec::new(), contents[0].clone())];
+        for number in 1..=length {
+            let below = &contents[number - 1];
+            let oid = Oid::of(Kind::Blob, below);
+            let letter = b'a' + (number % 26) as u8;
+            entries.push((7, oid.0.to_vec(), before(letter, below.len())));
+            contents.push([&[letter], &below[..]].concat());
+        }
+        entries.reverse();
+        (packed(&entries), contents)
+    }
+
+    #[test]
+    fn chains_are_put_together_in_little_memory_and_work() {
+        let (bytes, contents) = chain(200);
+        let all: u64 = contents.iter().map(|content| content.len() as u64).sum();
+        // Each whole once, and its delta twice; were it made again for each, it would be a hundred times as much.
+        let pack = Pack::within(bytes.clone(), HELD_MAX, 2 * all).unwrap();
+        pack.work_left.set(WORK_MAX);
+        for content in &contents {
+            let oid = Oid::of(Kind::Blob, content);
+            assert_eq!(&pack.object(oid, Kind::Blob).unwrap(), content);
+        }
+        assert!(
+            pack.object(Oid::of(Kind::Blob, &contents[0]), Kind::Tree)
+                .is_err()
+        );
+        // With nothing held it is the same pack, and more work, which has an end.
+        let without = Pack::within(bytes.clone(), 0, WORK_MAX).unwrap();
+        assert_eq!(without.offsets, pack.offsets);
+        let error = Pack::within(bytes, 0, 2 * all).err().unwrap();
+        assert!(error.contains("without end"), "{error}");
+    }
+
+    #[test]
+    fn what_stands_on_nothing_or_is_longer_than_any_is_refused() {
+        let refused =
+            |entries: &[(u8, Vec<u8>, Vec<u8>)]| Pack::read(packed(entries)).err().unwrap();
+        let nowhere = refused(&[(7, vec![7; 20], before(b'a', 3))]);
+        assert!(nowhere.contains("not in it"), "{nowhere}");
+        let (bytes, _) = chain(CHAIN_MAX + 1);
+        assert!(Pack::read(bytes).is_err());
+        let mut many = b"PACK\0\0\0\x02\xff\xff\xff\xff".to_vec();
+        let sum: [u8; 20] = Sha1::digest(&many).into();
+        many.extend(sum);
+        let many = Pack::read(many).err().unwrap();
+        assert!(many.contains("more than"), "{many}");
+        // 300 MiB of a delta, as its head has it.
+        let mut long = b"PACK\0\0\0\x02\0\0\0\x01".to_vec();
+        long.extend([0xe0, 0x80, 0x80, 0xb0, 0x09, 5]);
+        long.extend([0; 20]);
+        let body = long.len() - 20;
+        let sum: [u8; 20] = Sha1::digest(&long[..body]).into();
+        long[body..].copy_from_slice(&sum);
+        let long = Pack::read(long).err().unwrap();
+        assert!(long.contains("delta of more"), "{long}");
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use kiln_bake::git_objects::{Mode, Oid, is_file_name};
+
 use super::GitError;
-use super::compare::{Mode, Tree, TreeEntry, find, root_tree, tree};
-use super::objects::{Objects, Oid};
+use super::compare::{Tree, TreeEntry, find, root_tree, tree};
+use super::objects::Objects;
 
 pub(super) fn write(
     objects: &Objects,
@@ -24,7 +26,7 @@ pub(super) fn write(
     let root = root_tree(objects, commit)?.ok_or_else(absent)?;
     match find(objects, root, prefix)? {
         Some(TreeEntry {
-            mode: Mode::Tree,
+            mode: Mode::Folder,
             oid,
         }) => folder(objects, tree(objects, oid)?, into),
         _ => Err(absent()),
@@ -33,8 +35,8 @@ pub(super) fn write(
 
 fn folder(objects: &Objects, tree_: Tree, into: &Path) -> Result<(), GitError> {
     for (name, TreeEntry { mode, oid }) in tree_ {
-        // Git itself refuses such a tree; nothing may be written outside.
-        if [&b""[..], b".", b"..", b".git"].contains(&&*name) || name.contains(&b'/') {
+        // Nothing may be written outside.
+        if !is_file_name(&name) {
             return Err(GitError::Damaged(oid.to_string()));
         }
         let path = into.join(OsString::from_vec(name));
@@ -43,7 +45,7 @@ fn folder(objects: &Objects, tree_: Tree, into: &Path) -> Result<(), GitError> {
             source,
         };
         let made = match mode {
-            Mode::Tree => {
+            Mode::Folder => {
                 fs::create_dir(&path).map_err(failed)?;
                 folder(objects, tree(objects, oid)?, &path)?;
                 fs::set_permissions(&path, Permissions::from_mode(0o755))
@@ -55,7 +57,7 @@ fn folder(objects: &Objects, tree_: Tree, into: &Path) -> Result<(), GitError> {
                     .and_then(|mut file| file.write_all(&bytes))
                     .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(bits)))
             }
-            Mode::Symlink => {
+            Mode::Link => {
                 let (_, target) = objects.read(oid)?;
                 symlink(OsString::from_vec(target), &path)
             }

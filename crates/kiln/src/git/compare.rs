@@ -5,20 +5,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
-use sha1::{Digest, Sha1};
+use kiln_bake::git_objects::{self, Kind, Mode, Oid, TreeItem};
 
 use super::index::Index;
-use super::objects::{Kind, Objects, Oid};
+use super::objects::Objects;
 use super::{GitError, Input};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    Tree,
-    File,
-    Executable,
-    Symlink,
-    Submodule,
-}
 
 pub(super) struct TreeEntry {
     pub(super) mode: Mode,
@@ -86,7 +77,7 @@ impl Comparing<'_> {
         };
         // Folders are looked into, since something in them may be taken all the same.
         let is_folder = meta.as_ref().is_some_and(|meta| meta.is_dir())
-            || entry.is_some_and(|entry| entry.mode == Mode::Tree);
+            || entry.is_some_and(|entry| entry.mode == Mode::Folder);
         if input.leaves_out(path, is_folder) {
             return Ok(false);
         }
@@ -106,10 +97,10 @@ impl Comparing<'_> {
         let kind = meta.file_type();
         match entry.mode {
             Mode::Submodule => Ok(true),
-            Mode::Tree if kind.is_dir() => {
+            Mode::Folder if kind.is_dir() => {
                 self.folder_differs(&tree(self.objects, entry.oid)?, path, input)
             }
-            Mode::Symlink if kind.is_symlink() => {
+            Mode::Link if kind.is_symlink() => {
                 let target = std::fs::read_link(path).map_err(io)?;
                 Ok(blob(target.as_os_str().as_bytes()) != entry.oid)
             }
@@ -125,7 +116,7 @@ impl Comparing<'_> {
                 }
                 Ok(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
             }
-            Mode::Tree | Mode::Symlink | Mode::File | Mode::Executable => Ok(true),
+            Mode::Folder | Mode::Link | Mode::File | Mode::Executable => Ok(true),
         }
     }
 
@@ -167,7 +158,7 @@ pub(super) fn find(
     path: &Path,
 ) -> Result<Option<TreeEntry>, GitError> {
     let mut entry = Some(TreeEntry {
-        mode: Mode::Tree,
+        mode: Mode::Folder,
         oid: root,
     });
     for component in path.components() {
@@ -176,7 +167,7 @@ pub(super) fn find(
         };
         entry = match entry {
             Some(TreeEntry {
-                mode: Mode::Tree,
+                mode: Mode::Folder,
                 oid,
             }) => tree(objects, oid)?.remove(name.as_bytes()),
             _ => None,
@@ -187,15 +178,7 @@ pub(super) fn find(
 
 pub(super) fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {
     let (kind, bytes) = objects.read(commit)?;
-    let first = bytes
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default();
-    let tree = std::str::from_utf8(first)
-        .ok()
-        .and_then(|line| line.strip_prefix("tree "))
-        .and_then(Oid::parse);
-    Ok(tree.filter(|_| kind == Kind::Commit))
+    Ok(git_objects::tree_of(&bytes).filter(|_| kind == Kind::Commit))
 }
 
 pub(super) fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
@@ -203,36 +186,12 @@ pub(super) fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
     if kind != Kind::Tree {
         return Err(GitError::Damaged(oid.to_string()));
     }
-    parse(&bytes).ok_or_else(|| GitError::Damaged(oid.to_string()))
-}
-
-/// `MODE NAME\0` and twenty bytes, again and again.
-fn parse(mut bytes: &[u8]) -> Option<Tree> {
-    let mut tree = Tree::new();
-    while !bytes.is_empty() {
-        let space = bytes.iter().position(|byte| *byte == b' ')?;
-        let nul = bytes.iter().position(|byte| *byte == 0)?;
-        let mode = match &bytes[..space] {
-            b"40000" => Mode::Tree,
-            b"100755" => Mode::Executable,
-            b"120000" => Mode::Symlink,
-            b"160000" => Mode::Submodule,
-            // Old repositories have 100664 as well.
-            other if other.starts_with(b"100") => Mode::File,
-            _ => return None,
-        };
-        let name = bytes.get(space + 1..nul)?.to_vec();
-        let oid = Oid(bytes.get(nul + 1..nul + 21)?.try_into().ok()?);
-        tree.insert(name, TreeEntry { mode, oid });
-        bytes = &bytes[nul + 21..];
-    }
-    Some(tree)
+    let items = git_objects::tree(&bytes).ok_or_else(|| GitError::Damaged(oid.to_string()))?;
+    let entry = |TreeItem { mode, name, oid }| (name, TreeEntry { mode, oid });
+    Ok(items.into_iter().map(entry).collect())
 }
 
 /// The name that Git gives to a file's contents.
 fn blob(bytes: &[u8]) -> Oid {
-    let mut hash = Sha1::new();
-    hash.update(format!("blob {}\0", bytes.len()));
-    hash.update(bytes);
-    Oid(hash.finalize().into())
+    Oid::of(Kind::Blob, bytes)
 }

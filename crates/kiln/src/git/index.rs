@@ -5,7 +5,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::objects::Oid;
+use kiln_bake::git_objects::Oid;
 
 /// What Git noted of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]

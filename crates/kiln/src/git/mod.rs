@@ -16,11 +16,12 @@ mod objects;
 
 use std::path::{Path, PathBuf};
 
+use kiln_bake::git_objects::Oid;
 use kiln_config::dockerfile::Ignore;
 
 use self::compare::Comparing;
 use self::index::Index;
-use self::objects::{Objects, Oid};
+use self::objects::Objects;
 
 /// Beside the definition.
 const LOCK: &str = "kiln.lock";

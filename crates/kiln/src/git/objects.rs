@@ -1,47 +1,15 @@
 //! Git's objects, loose and packed (gitformat-pack(5)), read only.
 
-use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use kiln_bake::git_objects::{CHAIN_MAX, Form, Head, Kind, Oid, apply};
+
 use super::GitError;
-
-/// A SHA-1 name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Oid(pub(super) [u8; 20]);
-
-impl Oid {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        if text.len() != 40 || !text.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 20];
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for Oid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Commit,
-    Tree,
-    Blob,
-    Tag,
-}
 
 /// Commits and trees are small; a larger one is a mistake rather than a tree.
 const OBJECT_LIMIT: usize = 64 * 1024 * 1024;
-/// Git's own default for the length of a chain of deltas is 50.
-const CHAIN_LIMIT: usize = 4096;
 
 pub(super) struct Objects {
     folders: Vec<PathBuf>,
@@ -95,114 +63,50 @@ impl Objects {
         let damaged = || GitError::Damaged(oid.to_string());
         let file = File::open(path).map_err(io)?;
         let end = file.metadata().map_err(io)?.len();
+        let inflated = |(from, size)| inflate_at(&file, from, end, size).map_err(io);
+        // Where each is: only the object and one delta at a time are in memory.
         let mut deltas = Vec::new();
         let mut at = offset;
         let (kind, mut object) = loop {
-            if deltas.len() > CHAIN_LIMIT {
+            if deltas.len() > CHAIN_MAX {
                 return Err(damaged());
             }
-            let mut head = vec![0; usize::try_from(end.saturating_sub(at)).unwrap_or(0).min(64)];
+            let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+            let mut head = vec![0; left.min(Head::MAX)];
             file.read_exact_at(&mut head, at).map_err(io)?;
-            let (kind, size, mut used) = entry_head(&head).ok_or_else(damaged)?;
-            let base = match kind {
-                6 => {
-                    let (back, length) = offset_delta(&head[used..]).ok_or_else(damaged)?;
-                    used += length;
-                    Some(Base::At(at.checked_sub(back).ok_or_else(damaged)?))
-                }
-                7 => {
-                    let bytes = head
-                        .get(used..used + 20)
-                        .and_then(|b| b.try_into().ok())
-                        .ok_or_else(damaged)?;
-                    used += 20;
-                    Some(Base::Named(Oid(bytes)))
-                }
-                _ => None,
-            };
+            let Head { form, size, length } = Head::parse(&head).ok_or_else(damaged)?;
+            let size = usize::try_from(size).map_err(|_| damaged())?;
             if size > OBJECT_LIMIT {
                 return Err(damaged());
             }
-            let from = at + used as u64;
-            let bytes = inflate_at(&file, from, end, size)
-                .map_err(io)?
-                .ok_or_else(damaged)?;
-            match base {
-                None => {
-                    let kind = match kind {
-                        1 => Kind::Commit,
-                        2 => Kind::Tree,
-                        3 => Kind::Blob,
-                        4 => Kind::Tag,
-                        _ => return Err(damaged()),
-                    };
-                    break (kind, bytes);
+            let data = (at + length as u64, size);
+            match form {
+                Form::Whole(kind) => break (kind, inflated(data)?.ok_or_else(damaged)?),
+                Form::Before(back) => {
+                    deltas.push(data);
+                    at = at.checked_sub(back).ok_or_else(damaged)?;
                 }
-                Some(Base::At(before)) => {
-                    deltas.push(bytes);
-                    at = before;
-                }
-                Some(Base::Named(base)) => {
-                    deltas.push(bytes);
+                Form::Of(base) => {
+                    deltas.push(data);
                     break self.read(base)?;
                 }
             }
         };
-        for delta in deltas.iter().rev() {
-            object = apply(&object, delta).ok_or_else(damaged)?;
+        for delta in deltas.into_iter().rev() {
+            let delta = inflated(delta)?.ok_or_else(damaged)?;
+            object = apply(&object, &delta, OBJECT_LIMIT as u64).ok_or_else(damaged)?;
         }
         Ok((kind, object))
     }
-}
-
-enum Base {
-    At(u64),
-    Named(Oid),
 }
 
 fn loose(bytes: &[u8]) -> Option<(Kind, Vec<u8>)> {
     let mut object =
         miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(bytes, OBJECT_LIMIT).ok()?;
     let nul = object.iter().position(|byte| *byte == 0)?;
-    let kind = match object[..nul].split(|byte| *byte == b' ').next()? {
-        b"commit" => Kind::Commit,
-        b"tree" => Kind::Tree,
-        b"blob" => Kind::Blob,
-        b"tag" => Kind::Tag,
-        _ => return None,
-    };
+    let kind = Kind::parse(object[..nul].split(|byte| *byte == b' ').next()?)?;
     object.drain(..=nul);
     Some((kind, object))
-}
-
-/// Type, unpacked size, and how many bytes said so.
-fn entry_head(bytes: &[u8]) -> Option<(u8, usize, usize)> {
-    let first = *bytes.first()?;
-    let mut size = usize::from(first & 15);
-    let (mut shift, mut used, mut more) = (4, 1, first & 128 != 0);
-    while more {
-        let byte = *bytes.get(used)?;
-        size |= usize::from(byte & 127).checked_shl(shift)?;
-        shift += 7;
-        used += 1;
-        more = byte & 128 != 0;
-    }
-    Some(((first >> 4) & 7, size, used))
-}
-
-fn offset_delta(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut used = 1;
-    let mut byte = *bytes.first()?;
-    let mut value = u64::from(byte & 127);
-    while byte & 128 != 0 {
-        byte = *bytes.get(used)?;
-        value = value
-            .checked_add(1)?
-            .checked_mul(128)?
-            .checked_add(u64::from(byte & 127))?;
-        used += 1;
-    }
-    Some((value, used))
 }
 
 /// The stream's packed length is not written anywhere: reads twice as much until it is enough.
@@ -221,56 +125,6 @@ fn inflate_at(file: &File, from: u64, end: u64, size: usize) -> std::io::Result<
             Err(_) => return Ok(None),
         }
     }
-}
-
-fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
-    let mut at = 0;
-    let mut number = || -> Option<usize> {
-        let (mut value, mut shift) = (0, 0);
-        loop {
-            let byte = *delta.get(at)?;
-            at += 1;
-            value |= usize::from(byte & 127).checked_shl(shift)?;
-            shift += 7;
-            if byte & 128 == 0 {
-                return Some(value);
-            }
-        }
-    };
-    let (from, to) = (number()?, number()?);
-    if from != base.len() || to > OBJECT_LIMIT {
-        return None;
-    }
-    let mut out = Vec::with_capacity(to);
-    while let Some(&op) = delta.get(at) {
-        at += 1;
-        if op & 128 == 0 {
-            let length = usize::from(op);
-            if length == 0 {
-                return None;
-            }
-            out.extend_from_slice(delta.get(at..at + length)?);
-            at += length;
-            continue;
-        }
-        let mut field = |bits: std::ops::Range<u32>| -> Option<usize> {
-            let mut value = 0;
-            for (index, bit) in bits.enumerate() {
-                if op & (1 << bit) != 0 {
-                    value |= usize::from(*delta.get(at)?) << (8 * index);
-                    at += 1;
-                }
-            }
-            Some(value)
-        };
-        let start = field(0..4)?;
-        let length = match field(4..7)? {
-            0 => 0x10000,
-            length => length,
-        };
-        out.extend_from_slice(base.get(start..start.checked_add(length)?)?);
-    }
-    (out.len() == to).then_some(out)
 }
 
 /// Where a pack has an object, by its index of version 2.
