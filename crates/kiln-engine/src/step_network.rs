@@ -153,9 +153,10 @@ impl Drop for StepNetwork {
     }
 }
 
+/// The bridge last: it is what [`sweep`] finds the rest by.
 fn remove(bridge: &str) -> io::Result<()> {
-    Socket::open()?.delete(bridge)?;
-    firewall::remove(bridge)
+    firewall::remove(bridge)?;
+    Socket::open()?.delete(bridge)
 }
 
 /// Removes the bridges of bakes that are no more. The pairs on them went with their steps.
