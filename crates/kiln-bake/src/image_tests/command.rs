@@ -8,9 +8,7 @@ use kiln_model::{CommandCheck, TestSpec};
 
 use super::{Log, SAID_MAX, Subject, text_failures};
 use crate::error::BakeError;
-
-/// A bomb is ended; no test needs that many.
-const PROCESSES: u64 = 4096;
+use crate::limits;
 
 /// The image as an instance of it has it, with this command.
 pub(super) fn container(
@@ -49,8 +47,8 @@ pub(super) fn container(
         mounts: Vec::new(),
         network: SandboxNetwork::None,
         privileged: false,
-        memory: None,
-        pids: Some(PROCESSES),
+        memory: limits::memory(),
+        pids: Some(limits::PROCESSES),
         time_limit: None,
         as_instance: Some(tmpfs.collect()),
     }
@@ -133,7 +131,10 @@ pub(super) fn ending(exit: &SandboxExit, test: &TestSpec) -> String {
     match exit {
         SandboxExit::Exited(code) => format!("exited with code {code}"),
         SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
-        SandboxExit::OutOfMemory => "needed more memory than there is".to_owned(),
+        SandboxExit::OutOfMemory => match limits::memory() {
+            Some(limit) => format!("needed more than {} of memory", limits::shown(limit)),
+            None => "needed more memory than there is".to_owned(),
+        },
         SandboxExit::Stopped => "was stopped".to_owned(),
         SandboxExit::TimedOut => format!("took longer than {} ms", test.timeout.as_millis()),
     }

@@ -63,10 +63,14 @@ pub(super) fn check(
         if let Ok(running) = told.recv() {
             let deadline = Instant::now() + test.timeout;
             let http = test.http.iter().map(Question::Http);
-            for question in http.chain(test.ports.iter().copied().map(Question::Port)) {
+            let ports = test.ports.iter().copied().map(Question::Port);
+            let mut questions = http.chain(ports).peekable();
+            while let Some(question) = questions.next() {
                 let is_over = || server.is_finished();
                 let found = until_right(&running, &question, test, deadline, &is_over);
-                ended_early = server.is_finished();
+                // One that ends after its last right answer has answered all.
+                let is_asked = found.is_empty() && questions.peek().is_none();
+                ended_early = !is_asked && server.is_finished();
                 if ended_early {
                     break;
                 }
