@@ -114,21 +114,35 @@ pub(crate) fn images(reader: &mut Reader<'_>, file: &hcl_edit::structure::Body) 
             reader.images.insert(name.to_owned(), Some(image));
         }
     }
-    for (block, label) in blocks() {
-        let place = format!("`image \"{label}\"`");
-        if !block.body.has_attribute("for_each") {
-            continue;
-        }
-        // What is wrong with it is found again when the image itself is read.
-        let rounds = reader.attempt(|reader| rounds(reader, &place, block));
-        let span = block.ident.span().unwrap_or_default();
-        let value = rounds.flatten().map(|rounds| {
+    let mut open: Vec<_> = blocks()
+        .filter(|(block, _)| block.body.has_attribute("for_each"))
+        .collect();
+    // One may go through another, wherever that stands.
+    loop {
+        let mut waiting = Vec::new();
+        let before = open.len();
+        for (block, label) in open {
+            let place = format!("`image \"{label}\"`");
+            let Some(Some(rounds)) = reader.attempt(|reader| rounds(reader, &place, block)) else {
+                waiting.push((block, label));
+                continue;
+            };
             let images = rounds.into_iter().map(|round| {
                 let image = Value::Image(name(label, &round.key));
                 (round.key, image)
             });
-            Value::map_at(images, &span)
-        });
-        reader.images.insert(label.to_owned(), value);
+            let span = block.ident.span().unwrap_or_default();
+            let value = Value::map_at(images, &span);
+            reader.images.insert(label.to_owned(), Some(value));
+        }
+        if waiting.len() == before {
+            open = waiting;
+            break;
+        }
+        open = waiting;
+    }
+    // What is wrong with these is found again when the image itself is read, unless they only wait for each other.
+    for (_, label) in open {
+        reader.images.insert(label.to_owned(), None);
     }
 }

@@ -190,6 +190,9 @@ fn read<'a>(
             }
         }
     }
+    if !reader.has_errors() {
+        circles(reader, &file);
+    }
     let environments = environments(reader, &file, &drafts, &groups);
     let headers: BTreeMap<ServiceName, Range<usize>> = drafts
         .iter()
@@ -215,6 +218,22 @@ fn rounds(reader: &mut Reader<'_>, block: &Labelled<'_>) -> Vec<Option<Round>> {
         Some(None) => vec![None],
         Some(Some(rounds)) => rounds.into_iter().map(Some).collect(),
         None => Vec::new(),
+    }
+}
+
+/// Images whose `for_each` can't be told, and nothing else is wrong: they wait for each other.
+fn circles(reader: &mut Reader<'_>, file: &Section<'_>) {
+    for block in file.blocks("image") {
+        if matches!(reader.images.get(&block.label.value), Some(None)) {
+            reader.report(
+                Problem::Cycle {
+                    what: format!("`for_each` of `image \"{}\"`", block.label.value),
+                },
+                block.header.clone(),
+                "what it goes through is known without the image itself",
+                "go through something else, a local for example",
+            );
+        }
     }
 }
 

@@ -83,6 +83,11 @@ fn tokens(pattern: &str, deep: bool) -> Option<Vec<Token>> {
 }
 
 fn fits(tokens: &[Token], text: &[char]) -> bool {
+    reached(tokens, text)[text.len()]
+}
+
+/// For each length, whether the beginning of `text` that is as long fits.
+fn reached(tokens: &[Token], text: &[char]) -> Vec<bool> {
     // One row of a table over the text's positions for each token: no pattern can take longer than its size.
     let mut reached = vec![false; text.len() + 1];
     reached[0] = true;
@@ -121,7 +126,7 @@ fn fits(tokens: &[Token], text: &[char]) -> bool {
         }
         reached = next;
     }
-    reached[text.len()]
+    reached
 }
 
 /// A pattern of whole paths, relative and with `/`.
@@ -170,26 +175,24 @@ fn value_tokens(pattern: &str) -> Vec<Token> {
 
 /// `value` without what of its start (or end) fits, the shortest or the longest such part.
 pub(super) fn trim(value: &str, pattern: &str, from_start: bool, longest: bool) -> String {
-    let tokens = value_tokens(pattern);
-    let chars: Vec<char> = value.chars().collect();
-    let lengths: Box<dyn Iterator<Item = usize>> = if longest {
-        Box::new((0..=chars.len()).rev())
-    } else {
-        Box::new(0..=chars.len())
-    };
-    for length in lengths {
-        let (part, rest) = if from_start {
-            let (part, rest) = chars.split_at(length);
-            (part, rest)
-        } else {
-            let (rest, part) = chars.split_at(chars.len() - length);
-            (part, rest)
-        };
-        if fits(&tokens, part) {
-            return rest.iter().collect();
-        }
+    let mut tokens = value_tokens(pattern);
+    let mut chars: Vec<char> = value.chars().collect();
+    if !from_start {
+        // No token looks to one side.
+        tokens.reverse();
+        chars.reverse();
     }
-    value.to_owned()
+    let fits = reached(&tokens, &chars);
+    let length = if longest {
+        fits.iter().rposition(|fits| *fits)
+    } else {
+        fits.iter().position(|fits| *fits)
+    };
+    chars.drain(..length.unwrap_or(0));
+    if !from_start {
+        chars.reverse();
+    }
+    chars.into_iter().collect()
 }
 
 /// `value` with the first (or every) part that fits, the longest at its place, replaced.
@@ -199,18 +202,16 @@ pub(super) fn replace(value: &str, pattern: &str, with: &str, all: bool) -> Stri
     let mut out = String::new();
     let mut at = 0;
     while at < chars.len() {
-        let end = (at + 1..=chars.len())
-            .rev()
-            .find(|end| fits(&tokens, &chars[at..*end]));
-        match end {
-            Some(end) => {
+        let fits = reached(&tokens, &chars[at..]);
+        match fits.iter().rposition(|fits| *fits) {
+            Some(length @ 1..) => {
                 out.push_str(with);
-                at = end;
+                at += length;
                 if !all {
                     break;
                 }
             }
-            None => {
+            _ => {
                 out.push(chars[at]);
                 at += 1;
             }

@@ -10,6 +10,9 @@ pub trait Variables {
 }
 
 /// Why a text can't be expanded.
+/// More than anybody writes; the stack of a thread has room for more.
+const DEPTH_MAX: usize = 100;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     #[error("a {0} quote is opened and not closed")]
@@ -20,6 +23,8 @@ pub enum WordError {
     NoName,
     #[error("`{0}` is no modifier of a variable: they are :- :+ :? - + ? # ## % %% / //")]
     Modifier(String),
+    #[error("`${{` is opened {DEPTH_MAX} times inside of each other")]
+    TooDeep,
     #[error("the variable `{name}` {reason}")]
     Required { name: String, reason: String },
 }
@@ -113,6 +118,8 @@ struct Lexer<'a> {
     in_word: bool,
     raw_quotes: bool,
     raw_escapes: bool,
+    /// Of modifiers whose words are being read.
+    depth: usize,
 }
 
 impl<'a> Lexer<'a> {
@@ -128,6 +135,7 @@ impl<'a> Lexer<'a> {
             in_word: false,
             raw_quotes: false,
             raw_escapes: false,
+            depth: 0,
         }
     }
 
@@ -343,10 +351,15 @@ impl<'a> Lexer<'a> {
 
     /// The word of a modifier, which may have quotes and variables of its own.
     fn nested(&mut self, stop: char, raw_escapes: bool) -> Result<String, WordError> {
+        if self.depth == DEPTH_MAX {
+            return Err(WordError::TooDeep);
+        }
+        self.depth += 1;
         let out = std::mem::take(&mut self.out);
         let (word, in_word) = (std::mem::take(&mut self.word), self.in_word);
         let words = std::mem::take(&mut self.words);
         let result = self.until(Some(stop), raw_escapes);
+        self.depth -= 1;
         self.words = words;
         (self.word, self.in_word) = (word, in_word);
         let inner = std::mem::replace(&mut self.out, out);

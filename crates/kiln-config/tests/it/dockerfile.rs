@@ -183,6 +183,10 @@ fn variables_are_replaced_with_every_modifier() {
         ("${path//\\//-}", "usr-local-bin-x.tar.gz"),
         ("${path/b?n/}", "usr/local//x.tar.gz"),
         ("${path/loc*/}", "usr/"),
+        ("${path%l*}", "usr/loca"),
+        ("${path%%l*}", "usr/"),
+        ("${path#u?r}", "/local/bin/x.tar.gz"),
+        ("${path/*/}", ""),
     ] {
         let found = expand(text, '\\', &mut known());
         assert_eq!(found.as_deref(), Ok(expected), "{text}");
@@ -200,6 +204,11 @@ fn variables_are_replaced_with_every_modifier() {
         let error = expand(text, '\\', &mut known()).unwrap_err().to_string();
         assert!(error.contains(said), "{text}: {error}");
     }
+    let deep = |depth: usize| "${none:-".repeat(depth) + "x" + &"}".repeat(depth);
+    let found = expand(&deep(100), '\\', &mut known());
+    assert_eq!(found.as_deref(), Ok("x"));
+    let error = expand(&deep(100_000), '\\', &mut known()).unwrap_err();
+    assert!(error.to_string().contains("opened 100 times"), "{error}");
     let mut variables = known();
     expand("$x ${a} ${y:-z} ${z#a}", '\\', &mut variables).unwrap();
     assert_eq!(variables.1, ["x", "z"], "what has a default is not missed");

@@ -338,3 +338,41 @@ fn what_is_wrong_with_a_base_is_shown() {
         "{errors}"
     );
 }
+
+#[test]
+fn images_go_through_each_other_wherever_they_stand() {
+    let text = r#"
+project = "shop"
+image "a" {
+  for_each = image.b
+  from     = image.b[each.key]
+  version  = "1"
+}
+image "b" {
+  for_each = image.c
+  version  = "1"
+  debian { suite = "bookworm" }
+}
+image "c" {
+  for_each = toset(["x", "y"])
+  version  = "1"
+  debian { suite = "bookworm" }
+}
+service "s" {
+  image   = image.a["x"]
+  command = ["/s"]
+  port    = 3000
+}
+environment "production" {}
+"#;
+    let spec = read(text, "production").unwrap();
+    let names: Vec<_> = spec.images.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["a-x", "a-y", "b-x", "b-y", "c-x", "c-y"]);
+    assert_eq!(spec.services.len(), 1);
+    // Nothing is left out without a word.
+    for other in ["image.a", "keys(image.b)"] {
+        let text = text.replace("for_each = image.c", &format!("for_each = {other}"));
+        let message = read(&text, "production").unwrap_err().to_string();
+        assert!(message.contains("depends on itself"), "{message}");
+    }
+}
