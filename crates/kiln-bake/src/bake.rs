@@ -2,7 +2,7 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -24,6 +24,7 @@ use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
 use crate::provenance::{self, Done};
 use crate::seen::Seen;
+use crate::step_lock::StepLock;
 use crate::{clock, copy, explain, look, sbom, users};
 
 pub struct BakeRequest<'a> {
@@ -150,7 +151,7 @@ pub fn bake(
         let layer = match known {
             Some(layer) => layer,
             None => {
-                let _only_one = step_lock(store, &key)?;
+                let _only_one = StepLock::take(store, &key)?;
                 // Another bake may have done it while this one waited.
                 match recorded(store, &key) {
                     Some(layer) => layer,
@@ -252,7 +253,7 @@ pub(crate) fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<()
         return Ok(());
     }
     let image = store.image(digest)?;
-    let scratch = Scratch::new(work, store)?;
+    let scratch = Scratch::new(work)?;
     let view = Overlay::mount(&image.erofs_paths(store)?, &scratch.0)
         .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
     let created = image.config.created.as_deref();
@@ -304,21 +305,6 @@ pub(crate) fn recorded(store: &Store, key: &Digest) -> Option<Layer> {
     store.has(&layer.blob.digest).then_some(layer)
 }
 
-pub(crate) fn step_lock(store: &Store, key: &Digest) -> Result<File, BakeError> {
-    let folder = store.dir().join("locks");
-    fs::create_dir_all(&folder).map_err(BakeError::io(&folder))?;
-    let path = folder.join(key.hex());
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(BakeError::io(&path))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(|errno| BakeError::io(&path)(errno.into()))?;
-    Ok(file)
-}
-
 /// What the image is made of. One that starts from nothing has no packages.
 fn locked(
     store: &Store,
@@ -351,8 +337,7 @@ fn locked(
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(crate) fn new(work: &Path, store: &Store) -> Result<Self, BakeError> {
-        let _ = store;
+    pub(crate) fn new(work: &Path) -> Result<Self, BakeError> {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let path = work.join(format!("step-{}-{number}", std::process::id()));
@@ -413,7 +398,7 @@ fn carry_out(
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
     sweep(request.work);
-    let scratch = Scratch::new(request.work, store)?;
+    let scratch = Scratch::new(request.work)?;
     let lowers = store.lowers(layers)?;
     let view = || -> Result<Overlay, BakeError> {
         let folder = scratch.folder("look")?;
@@ -546,7 +531,7 @@ fn check_command(
     let Some(command) = run.entrypoint.iter().chain(&run.cmd).next() else {
         return Ok(());
     };
-    let scratch = Scratch::new(request.work, store)?;
+    let scratch = Scratch::new(request.work)?;
     let lowers = store.lowers(layers)?;
     let view = Overlay::mount(&lowers, &scratch.0)
         .map_err(|error| BakeError::View(std::io::Error::other(error)))?;

@@ -45,6 +45,7 @@ mod seen;
 mod signature;
 mod slim;
 mod sources;
+mod step_lock;
 mod universe;
 mod users;
 mod verify;

@@ -41,7 +41,7 @@ struct State {
     /// Whose dependencies are still to be looked at.
     queue: VecDeque<usize>,
     /// Dependencies with alternatives, in the order in which they were met.
-    choices: VecDeque<(usize, Vec<usize>)>,
+    choices: VecDeque<Vec<usize>>,
     /// Of the queue, in its order: whose recommendations are still to be looked at.
     added: Vec<usize>,
 }
@@ -181,8 +181,7 @@ impl Resolver<'_> {
             let mut state = base;
             resolver.add(&mut state, requested)?;
             for candidates in virtuals {
-                // Who asked is known: nobody is named where it can't be.
-                state.choices.push_back((candidates[0], candidates.clone()));
+                state.choices.push_back(candidates.clone());
             }
             resolver.solve(state)
         };
@@ -212,7 +211,7 @@ impl Resolver<'_> {
                         continue;
                     }
                     let mut with = state.clone();
-                    with.choices.push_back((index, candidates));
+                    with.choices.push_back(candidates);
                     // One that can't be had is not asked for.
                     if let Ok(with) = self.solve(with) {
                         state = with;
@@ -273,7 +272,7 @@ impl Resolver<'_> {
                         });
                     }
                     [only] => self.add(state, &[only])?,
-                    _ => state.choices.push_back((index, candidates)),
+                    _ => state.choices.push_back(candidates),
                 }
             }
         }
@@ -282,7 +281,7 @@ impl Resolver<'_> {
 
     fn solve(&mut self, mut state: State) -> Result<State, Contradiction> {
         self.propagate(&mut state)?;
-        while let Some((_, candidates)) = state.choices.pop_front() {
+        while let Some(candidates) = state.choices.pop_front() {
             if candidates.iter().any(|c| state.chosen.all.contains(c)) {
                 continue;
             }

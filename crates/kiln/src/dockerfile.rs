@@ -161,9 +161,8 @@ impl DockerfileSettings {
             source,
         };
         let work = settings::work(root)?;
-        let store = Store::open(root)?;
         let folder = if ContextFolder::is_repository(&name) {
-            ContextFolder::check_out(&store, &work, &name)
+            ContextFolder::check_out(&work, &name)
         } else if name == "-" {
             // Swept with those of killed bakes.
             let folder = work.join(format!("step-{}-stdin", std::process::id()));
@@ -173,12 +172,12 @@ impl DockerfileSettings {
                 .and_then(|mut file| std::io::copy(&mut std::io::stdin().lock(), &mut file));
             let unpacked = copied
                 .map_err(failed)
-                .map(|_| ContextFolder::unpack(&store, &work, &path, "on standard input"));
+                .map(|_| ContextFolder::unpack(&work, &path, "on standard input"));
             // What can't be removed now is swept later.
             let _ = std::fs::remove_dir_all(&folder);
             unpacked?
         } else {
-            ContextFolder::unpack(&store, &work, &self.context, &name)
+            ContextFolder::unpack(&work, &self.context, &name)
         };
         let folder = folder.map_err(|source| Failure::Bake {
             image: self.tag.clone().unwrap_or_default(),

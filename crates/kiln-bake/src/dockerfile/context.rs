@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use kiln_oci::{ContentReader, Kind, Store, Tree};
+use kiln_oci::{ContentReader, Kind, Tree};
 
 use super::place::Placing;
 use super::unpack::{UnpackError, tar_stream, unpack};
@@ -31,13 +31,8 @@ impl ContextFolder {
     }
 
     /// The files of a tar, compressed or not. `name` is for errors.
-    pub fn unpack(
-        store: &Store,
-        work: &Path,
-        archive: &Path,
-        name: &str,
-    ) -> Result<Self, BakeError> {
-        let scratch = Scratch::new(work, store)?;
+    pub fn unpack(work: &Path, archive: &Path, name: &str) -> Result<Self, BakeError> {
+        let scratch = Scratch::new(work)?;
         let wrong = |reason: String| BakeError::Context {
             context: name.to_owned(),
             reason,
@@ -95,7 +90,7 @@ impl ContextFolder {
     }
 
     /// The files of a repository, or of a folder of it: `https://host/path.git#reference:folder`.
-    pub fn check_out(store: &Store, work: &Path, address: &str) -> Result<Self, BakeError> {
+    pub fn check_out(work: &Path, address: &str) -> Result<Self, BakeError> {
         let wrong = |reason: &str| BakeError::Context {
             context: address.to_owned(),
             reason: reason.to_owned(),
@@ -105,7 +100,7 @@ impl ContextFolder {
             .ok_or_else(|| {
                 wrong("only https:// and http:// addresses of repositories can be had")
             })?;
-        let scratch = Scratch::new(work, store)?;
+        let scratch = Scratch::new(work)?;
         let path = scratch.folder("context")?;
         source.check_out(source.resolve()?, &path)?;
         Ok(Self {

@@ -215,7 +215,7 @@ impl Walk {
             .is_some_and(|owner| !owner.chars().all(|c| c.is_ascii_digit() || c == ':'));
         let below: &[Layer] = if link && !named { &[] } else { &layers };
         bake.step(self.index, &name, below, date, &inputs, || {
-            let scratch = Scratch::new(bake.request.work, bake.store)?;
+            let scratch = Scratch::new(bake.request.work)?;
             let view = self.view(bake, &layers, &scratch.folder("look")?)?;
             let empty = scratch.folder("empty")?;
             let owner = match &owner_text {

@@ -243,7 +243,7 @@ impl Bake<'_> {
             date,
             shell,
         } = planning;
-        let scratch = Scratch::new(self.request.work, self.store)?;
+        let scratch = Scratch::new(self.request.work)?;
         let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
         let mut mounted = self.mounted(file, planned, &scratch)?;
         env.retain(|(name, _)| !mounted.env.iter().any(|(other, _)| other == name));

@@ -11,12 +11,13 @@ use super::Bake;
 use super::mounts::MountKey;
 use super::run::Network;
 use super::source::Found;
-use crate::bake::{BakeProgress, StepReport, step_lock};
+use crate::bake::{BakeProgress, StepReport};
 use crate::error::BakeError;
 use crate::explain;
 use crate::graph::digest_of;
 use crate::leaks::Finding;
 use crate::provenance::Done;
+use crate::step_lock::StepLock;
 
 /// Changed whenever the same inputs would give another result.
 const FORMAT: u32 = 4;
@@ -151,7 +152,7 @@ impl Bake<'_> {
         } = match known {
             Some(made) => made,
             None => {
-                let _only_one = step_lock(self.store, &key)?;
+                let _only_one = StepLock::take(self.store, &key)?;
                 // Another bake may have done it while this one waited.
                 let meanwhile = if self.request.no_cache {
                     None

@@ -23,7 +23,7 @@ impl Walk {
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
         let name = format!("{}WORKDIR {path}", self.label);
         let layer = bake.step(self.index, &name, &layers, date, &inputs, || {
-            let scratch = Scratch::new(bake.request.work, bake.store)?;
+            let scratch = Scratch::new(bake.request.work)?;
             let view = self.view(bake, &layers, &scratch.folder("look")?)?;
             let owner = match user.as_str() {
                 "" => (0, 0),

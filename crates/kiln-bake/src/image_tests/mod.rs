@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use kiln_engine::Overlay;
 use kiln_model::{Digest, TestSpec, TextCheck, canonical_json};
@@ -25,6 +25,8 @@ use crate::error::BakeError;
 const FORMAT: u32 = 1;
 /// Of what a test's programs say, the rest is forgotten: a log, and what is compared, are read by people.
 const SAID_MAX: usize = 1 << 20;
+/// Of images whose tests failed, the youngest.
+const LOGS_KEPT: usize = 20;
 
 /// What is tested.
 pub(crate) struct Subject<'a> {
@@ -110,7 +112,7 @@ pub(crate) fn run(
 
 /// What is wrong with the image, each in a sentence.
 fn one(subject: &Subject<'_>, test: &TestSpec, log: &Log) -> Result<Vec<String>, BakeError> {
-    let scratch = Scratch::new(subject.work, subject.store)?;
+    let scratch = Scratch::new(subject.work)?;
     let lowers = subject.store.lowers(subject.layers)?;
     let mut failures = {
         let view = Overlay::mount(&lowers, &scratch.folder("look")?)
@@ -198,7 +200,10 @@ impl Log {
     fn write(&self, bytes: &[u8]) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
-            let _ = self.path.parent().map(fs::create_dir_all);
+            if let Some(folder) = self.path.parent() {
+                let _ = fs::create_dir_all(folder);
+                forget(folder, LOGS_KEPT - 1);
+            }
             *file = File::create(&self.path).ok();
         }
         if let Some(file) = &mut *file {
@@ -215,9 +220,41 @@ impl Log {
     }
 }
 
+/// Removes all logs but the youngest: nobody looks for those of images that failed long ago.
+fn forget(folder: &Path, kept: usize) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut logs: Vec<(SystemTime, PathBuf)> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
+        .collect();
+    logs.sort();
+    for (_, path) in logs.iter().rev().skip(kept) {
+        // One that stays is in the way of nothing.
+        let _ = fs::remove_file(path);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_youngest_logs_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, age) in [("a.log", 3), ("b.log", 1), ("c.log", 2), ("d.txt", 9)] {
+            let file = File::create(folder.path().join(name)).unwrap();
+            let then = SystemTime::now() - std::time::Duration::from_secs(age * 1000);
+            file.set_modified(then).unwrap();
+        }
+        forget(folder.path(), 2);
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["b.log", "c.log", "d.txt"]);
+    }
 
     #[test]
     fn a_text_is_what_a_test_says_of_it() {
