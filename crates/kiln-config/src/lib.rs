@@ -19,6 +19,7 @@ mod probe;
 mod reader;
 mod reference;
 mod render;
+mod secret;
 mod section;
 mod service;
 mod source;

@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
                 },
                 span,
                 "it would be readable for anyone here",
-                "only a `secret` may hold it, which this version of kiln does not have yet: leave `sensitive` out if it is none",
+                "only `from` of a `secret` may hold it: leave `sensitive` out if it is none",
             );
         }
         None
@@ -344,7 +344,7 @@ fn conceal(diagnostic: &mut Diagnostic) {
         | Problem::TooLarge { what } => HIDDEN.clone_into(what),
         Problem::File { path, why } => {
             HIDDEN.clone_into(path);
-            why.clear();
+            "it is not shown why".clone_into(why);
         }
         Problem::Invalid { message, .. } => HIDDEN.clone_into(message),
         Problem::WrongType { .. } => {}

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use kiln_model::{BlueGreen, Policy, Resources, ServiceDefinition, ServiceName, Strategy, Tmpfs};
+use kiln_model::{
+    BlueGreen, Policy, Resources, SecretSpec, ServiceDefinition, ServiceName, Strategy, Tmpfs,
+};
 
 use crate::image::absolute;
 use crate::probe::ProbeDraft;
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::value::{At, Value};
-use crate::{Problem, suggest};
+use crate::{Problem, secret, suggest};
 
 const KEEP_WARM: Duration = Duration::from_secs(15 * 60);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
@@ -56,12 +58,12 @@ const SHAPE: Shape = Shape {
             name: "drain",
             label: None,
         },
+        BlockShape {
+            name: "secret",
+            label: Some("NAME"),
+        },
     ],
     later: &[
-        (
-            "secret",
-            "leave it out; until then kiln has no place for a secret",
-        ),
         (
             "volume",
             "leave it out; a `tmpfs` is writable, but does not outlive its instance",
@@ -111,6 +113,7 @@ pub(crate) struct ServiceDraft {
     listen: Option<At<SocketAddr>>,
     env: BTreeMap<String, String>,
     command: Option<Vec<String>>,
+    secrets: BTreeMap<String, At<SecretSpec>>,
     tmpfs: BTreeMap<String, Tmpfs>,
     memory: Option<u64>,
     cpu_millis: Option<u64>,
@@ -189,6 +192,12 @@ impl ServiceDraft {
                         format!("write `probe \"{near}\"`"),
                     );
                 }
+            }
+        }
+        for block in section.blocks("secret") {
+            if let Some((name, value)) = secret::read(reader, block) {
+                let span = block.header.clone();
+                draft.secrets.insert(name, At { value, span });
             }
         }
         if let Some(block) = section.blocks("resources").next() {
@@ -342,6 +351,7 @@ impl ServiceDraft {
             listen,
             env,
             command,
+            secrets,
             tmpfs,
             memory,
             cpu_millis,
@@ -369,6 +379,7 @@ impl ServiceDraft {
             listen: listen.or(self.listen),
             env: joined(self.env, env),
             command: command.or(self.command),
+            secrets: joined(self.secrets, secrets),
             tmpfs: joined(self.tmpfs, tmpfs),
             memory: memory.or(self.memory),
             cpu_millis: cpu_millis.or(self.cpu_millis),
@@ -432,7 +443,23 @@ impl ServiceDraft {
                 );
             }
         }
+        for (name, secret) in &self.secrets {
+            if self.env.contains_key(name) {
+                let what = format!("{place} has `{name}` both as a `secret` and in `env`");
+                reader.report(
+                    Problem::Contradiction { what },
+                    secret.span.clone(),
+                    "expected one of them",
+                    "take it out of `env`: a secret is an environment variable too",
+                );
+            }
+        }
         Some(ServiceDefinition {
+            secrets: self
+                .secrets
+                .into_iter()
+                .map(|(name, secret)| (name, secret.value))
+                .collect(),
             image: self.image?.value.parse().ok()?,
             command: self.command.unwrap_or_default(),
             env: self.env,
@@ -511,9 +538,17 @@ fn listen(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<At<SocketAdd
 }
 
 /// What kiln itself tells an instance.
-const OWN: [&str; 4] = ["KILN_SERVICE", "KILN_RELEASE", "KILN_INSTANCE", "PORT"];
+pub(crate) const OWN: [&str; 4] = ["KILN_SERVICE", "KILN_RELEASE", "KILN_INSTANCE", "PORT"];
 
-/// Names that any program can read (POSIX 8.1), and none of kiln's own where it would win anyway.
+/// One that any program can read (POSIX 8.1).
+pub(crate) fn is_variable_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Names that any program can read, and none of kiln's own where it would win anyway.
 pub(crate) fn environment_names(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -521,11 +556,7 @@ pub(crate) fn environment_names(
 ) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     for (name, At { value, span }) in section.map(reader, "env") {
-        let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !good {
+        if !is_variable_name(&name) {
             reader.bad_value(
                 &section.what("env"),
                 format!("the name `{name}`"),

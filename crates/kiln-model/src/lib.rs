@@ -32,6 +32,6 @@ pub use route::{
 };
 pub use spec::{
     BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
-    ImageSpec, ProjectSpec, ServiceDefinition, ServiceSpec, UserSpec,
+    ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec,
 };
 pub use time::{Timestamp, duration_ms};

@@ -1,8 +1,10 @@
 //! What a definition asks for, resolved: no expression, no variable and no default is left open.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     Digest, EnvName, ImageName, Policy, ProjectName, Release, Resources, ServiceName, TestSpec,
@@ -158,11 +160,49 @@ pub struct ServiceDefinition {
     pub command: Vec<String>,
     /// On top of the image's.
     pub env: BTreeMap<String, String>,
+    /// By the environment variable that holds it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretSpec>,
     pub port: Option<u16>,
     pub tmpfs: BTreeMap<String, Tmpfs>,
     pub resources: Resources,
     pub egress: bool,
     pub policy: Policy,
+}
+
+/// Where a secret is, and never what it is.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SecretSpec {
+    /// Relative to the definition's folder, never outside it.
+    pub file: String,
+    /// Its name in the file; `None`: the file is the secret.
+    pub key: Option<String>,
+    /// Where it is was made of something sensitive, and is shown nowhere.
+    pub sensitive: bool,
+}
+
+impl Serialize for SecretSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if self.sensitive {
+            map.serialize_entry("sensitive", &true)?;
+        } else {
+            map.serialize_entry("file", &self.file)?;
+            map.serialize_entry("key", &self.key)?;
+        }
+        map.end()
+    }
+}
+
+impl fmt::Debug for SecretSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.sensitive, &self.key) {
+            (true, _) => f.write_str("a sensitive place"),
+            (false, Some(key)) => write!(f, "file:{}#{key}", self.file),
+            (false, None) => write!(f, "file:{}", self.file),
+        }
+    }
 }
 
 /// What the daemon is asked to run in one environment.

@@ -471,6 +471,8 @@ fn service(definition: &ServiceDefinition, image: &Image) -> ServiceSpec {
         image: _,
         command,
         env,
+        // Refused where the definition is read.
+        secrets: _,
         port,
         tmpfs,
         resources,

@@ -21,6 +21,19 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
+    /// Refuses what an instance can't be given.
+    pub(crate) fn for_running(self) -> Result<Self, Failure> {
+        for (name, service) in &self.spec.services {
+            if let Some(secret) = service.secrets.keys().next() {
+                return Err(Failure::Secret {
+                    service: name.to_string(),
+                    secret: secret.clone(),
+                });
+            }
+        }
+        Ok(self)
+    }
+
     /// The images of these names; all, where none is named.
     pub(crate) fn images(&self, names: &[String]) -> Result<Vec<ImageName>, Failure> {
         if names.is_empty() {

@@ -132,6 +132,10 @@ pub(crate) enum Failure {
         #[source]
         source: Box<kiln_oci::ImportError>,
     },
+    #[error(
+        "`service \"{service}\"` has the secret `{secret}`, and this version of kiln can't give an instance a secret yet"
+    )]
+    Secret { service: String, secret: String },
     #[error("images stand on each other in a circle: {}", chain.join(", on "))]
     BaseCircle { chain: Vec<String> },
     #[error("the packages of image `{image}` can't be locked")]
@@ -228,6 +232,7 @@ impl Failure {
             | Self::Journal(_)
             | Self::Bake { .. }
             | Self::Base { .. }
+            | Self::Secret { .. }
             | Self::BaseCircle { .. }
             | Self::Locking { .. }
             | Self::NoDocument { .. }
@@ -266,6 +271,9 @@ impl Failure {
                 "nothing of it was changed: make its folder writable".to_owned()
             }
             Self::NoImage { known, .. } => format!("it has: {known}"),
+            Self::Secret { .. } => {
+                "its images can be baked (`kiln bake`); to run it, take the `secret` out of the definition".to_owned()
+            }
             Self::BaseCircle { .. } => {
                 "take one of them out of `bases`, or give its FROM another name".to_owned()
             }

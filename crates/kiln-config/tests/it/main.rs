@@ -9,3 +9,4 @@ mod functions;
 mod image_test;
 mod language;
 mod rejected;
+mod secret;

@@ -63,7 +63,6 @@ fn the_designs_sample_is_refused_only_for_what_is_not_there_yet() {
     assert_eq!(
         named,
         [
-            "`secret` in `service \"api\"`",
             "`volume` in `service \"api\"`",
             "`rotation` in `service \"api\"`",
             "`after` in `environment \"production\"`",

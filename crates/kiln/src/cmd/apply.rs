@@ -10,7 +10,7 @@ use crate::{args, definition, plan_text, rollout, settings, start};
 pub(crate) fn run(args: args::Apply) -> Result<Exit, Failure> {
     settings::need_root("`kiln apply`")?;
     let root = settings::root(args.root)?;
-    let definition = definition::read(args.definition.into())?;
+    let definition = definition::read(args.definition.into())?.for_running()?;
     let client = Client::new(&root);
     if !start::is_served(&client)? {
         return Err(Failure::NotRunning { root });

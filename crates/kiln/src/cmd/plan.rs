@@ -10,7 +10,7 @@ use crate::{args, definition, plan_text, rollout, settings, start};
 pub(crate) fn run(args: args::Plan) -> Result<Exit, Failure> {
     settings::need_root("`kiln plan`")?;
     let root = settings::root(args.root)?;
-    let definition = definition::read(args.definition.into())?;
+    let definition = definition::read(args.definition.into())?.for_running()?;
     let client = Client::new(&root);
     // Before a bake that may take long: without a controller there is nothing to compare with.
     if !start::is_served(&client)? {

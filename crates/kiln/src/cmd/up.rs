@@ -25,7 +25,8 @@ pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
     // What this machine lacks is told before minutes of baking, and so is a root that can't be written.
     kiln_engine::Engine::check()?;
     let root = settings::root(root)?;
-    let definition = definition::read(DefinitionSettings::new(&path, environment.env, variables))?;
+    let definition = definition::read(DefinitionSettings::new(&path, environment.env, variables))?
+        .for_running()?;
     let client = Client::new(&root);
     let interrupts = Interrupts::catch()?;
     let left = || start::left(&root, &client);

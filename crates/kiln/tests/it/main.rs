@@ -359,3 +359,20 @@ fn a_dockerfile_is_checked_without_root_and_its_arguments_are_told() {
     folder.write("Dockerfile", "FROM scratch\nCMD [\"run\"]\n");
     assert_eq!(bake(&["--check"]), (Some(0), String::new()));
 }
+
+#[test]
+fn a_secret_is_valid_and_refused_where_it_would_be_given() {
+    let folder = Folder::new();
+    let secret = "  secret \"URL\" { from = \"file:secrets.age#url\" }\n}\nenvironment";
+    folder.write("kiln.hcl", &DEFINITION.replace("}\nenvironment", secret));
+    let output = folder.kiln(&["validate"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let output = folder.kiln(&["plan"], &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("`service \"api\"` has the secret `URL`"),
+        "{said}"
+    );
+    assert!(said.contains("kiln bake"), "{said}");
+}
