@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_config::dockerfile::{Dockerfile, Ignore, PathPattern};
+use kiln_config::dockerfile::{Dockerfile, Ignore, LintInputs, PathPattern};
 use kiln_config::{Inputs, Outside, Source};
 
 fn source(name: &str, data: &[u8]) -> Option<Source> {
@@ -20,7 +20,15 @@ pub(crate) fn dockerfile(data: &[u8]) {
     match Dockerfile::parse(source) {
         Ok(file) => {
             assert!(!file.stages.is_empty());
-            for warning in &file.warnings {
+            let ignore = Ignore::default();
+            let warnings = file.lint(&LintInputs {
+                build_args: &BTreeMap::new(),
+                target: None,
+                arch: "amd64",
+                ignore: &ignore,
+                base: Some(&|_| None),
+            });
+            for warning in &warnings {
                 assert!(!warning.render(&file.file).is_empty());
             }
         }

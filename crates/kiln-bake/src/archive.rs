@@ -10,7 +10,7 @@ use crate::signature::{self, Keys};
 use crate::sources::Source;
 
 /// Debian's name of this processor.
-pub(crate) fn arch() -> &'static str {
+pub fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

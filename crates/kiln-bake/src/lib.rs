@@ -51,11 +51,12 @@ mod users;
 mod verify;
 mod version;
 
+pub use archive::arch;
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
     BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, ResolvedBase, Tagging,
-    bake_dockerfile, images_named,
+    bake_dockerfile, images_named, known_base,
 };
 pub use error::BakeError;
 pub use git::object as git_objects;

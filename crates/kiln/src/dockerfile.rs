@@ -1,6 +1,6 @@
 //! A bake of a Dockerfile alone: what was typed made into a request, and what happens told as for a definition's images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use kiln_bake::{
     Tagging,
 };
 use kiln_config::Source;
-use kiln_config::dockerfile::{Dockerfile, Ignore};
+use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
 use kiln_oci::{Output, Store};
 
 use crate::baking::{Live, columns, readable, tell, write_out};
@@ -18,6 +18,9 @@ use crate::output::{self, Audience};
 use crate::{args, files, git, granted, settings};
 
 const CONTEXT: &str = "the context";
+
+/// The build argument that is in place of the `check` directive.
+const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
 pub(crate) struct DockerfileSettings {
     path: PathBuf,
@@ -28,6 +31,8 @@ pub(crate) struct DockerfileSettings {
     build_args: BTreeMap<String, String>,
     target: Option<String>,
     bases: BTreeMap<String, String>,
+    /// Those of `bases` that `--build-context` gave.
+    named_images: BTreeSet<String>,
     registries: Registries,
     /// Where the context is no folder of the caller's.
     unpacked: Option<ContextFolder>,
@@ -103,15 +108,19 @@ impl DockerfileSettings {
         let build_args = given;
         // As BuildKit has it, a named context may be an image, and is then one wherever the name stands.
         let mut bases: BTreeMap<String, String> = bases.into_iter().collect();
+        let mut named_images = BTreeSet::new();
         let mut folders = Vec::new();
         for (name, value) in build_contexts {
-            if let Some(image) = value.strip_prefix("docker-image://") {
-                bases.insert(name, image.to_owned());
+            let image = if let Some(image) = value.strip_prefix("docker-image://") {
+                image.to_owned()
             } else if let Some(layout) = value.strip_prefix("oci-layout://") {
-                bases.insert(name, format!("oci:{layout}"));
+                format!("oci:{layout}")
             } else {
                 folders.push((name, value));
-            }
+                continue;
+            };
+            named_images.insert(name.to_lowercase());
+            bases.insert(name, image);
         }
         Ok(Self {
             typed: path.clone(),
@@ -121,6 +130,7 @@ impl DockerfileSettings {
             build_args,
             target,
             bases,
+            named_images,
             registries: settings::registries(pull, insecure_registries),
             unpacked: None,
             contexts: folders
@@ -144,7 +154,38 @@ impl DockerfileSettings {
             Some(folder) => files::read_text_inside(folder.path(), CONTEXT, &self.path),
             None => std::fs::read_to_string(&self.path),
         };
-        parsed(text, &self.typed)
+        parsed(text, &self.typed, &self.build_args)
+    }
+
+    /// All warnings, without baking: of the target and what it needs, or of every stage.
+    pub(crate) fn lint(
+        &self,
+        dockerfile: &Dockerfile,
+        root: Option<&Path>,
+    ) -> Result<Vec<Complaint>, Failure> {
+        let ignore = read_ignore(&self.path, &self.context)?;
+        let store = root
+            .filter(|root| root.join("store").is_dir())
+            .map(Store::open)
+            .transpose()?;
+        let base = |name: &str| {
+            let known = kiln_bake::known_base(store.as_ref()?, &self.bases, name)?;
+            Some(BaseValues {
+                has_shell: !known.shell.is_empty(),
+                env: known.env,
+            })
+        };
+        let stages = dockerfile.stages.len();
+        Ok(dockerfile.lint(&LintInputs {
+            build_args: &self.build_args,
+            target: self
+                .target
+                .as_ref()
+                .and_then(|name| dockerfile.stage(name, stages)),
+            arch: kiln_bake::arch(),
+            ignore: &ignore,
+            base: Some(&base),
+        }))
     }
 
     /// Whether the context has to be unpacked or fetched before anything can be read.
@@ -251,6 +292,7 @@ impl DockerfileSettings {
             build_args: &self.build_args,
             target: self.target.as_deref(),
             bases: &self.bases,
+            named_images: &self.named_images,
             registries: &self.registries,
             contexts: &self.contexts,
             granted: &self.granted,
@@ -290,23 +332,36 @@ pub(crate) fn inputs(
         .collect()
 }
 
-pub(crate) fn read(path: &Path) -> Result<Dockerfile, Failure> {
-    parsed(std::fs::read_to_string(path), path)
+pub(crate) fn read(
+    path: &Path,
+    build_args: &BTreeMap<String, String>,
+) -> Result<Dockerfile, Failure> {
+    parsed(std::fs::read_to_string(path), path, build_args)
 }
 
 /// A Dockerfile that must be inside `root`, which is called `name`.
-pub(crate) fn read_inside(root: &Path, name: &str, path: &Path) -> Result<Dockerfile, Failure> {
-    parsed(files::read_text_inside(root, name, path), path)
+pub(crate) fn read_inside(
+    root: &Path,
+    name: &str,
+    path: &Path,
+    build_args: &BTreeMap<String, String>,
+) -> Result<Dockerfile, Failure> {
+    parsed(files::read_text_inside(root, name, path), path, build_args)
 }
 
 /// `typed` is what a person calls it.
-fn parsed(text: std::io::Result<String>, typed: &Path) -> Result<Dockerfile, Failure> {
+fn parsed(
+    text: std::io::Result<String>,
+    typed: &Path,
+    build_args: &BTreeMap<String, String>,
+) -> Result<Dockerfile, Failure> {
     let text = text.map_err(|source| Failure::ReadDockerfile {
         path: typed.to_owned(),
         source,
     })?;
     let name = typed.display().to_string();
-    Ok(Dockerfile::parse(Source { name, text })?)
+    let check = build_args.get(CHECK).map(String::as_str);
+    Ok(Dockerfile::parse_checked(Source { name, text }, check)?)
 }
 
 fn ignore_files(dockerfile: &Path, context: &Path) -> [PathBuf; 2] {
@@ -343,7 +398,7 @@ pub(crate) fn carry_out(
     audience: Audience,
 ) -> Result<BakedDockerfile, Failure> {
     let dockerfile = request.dockerfile;
-    for warning in &dockerfile.warnings {
+    for warning in &request.warnings() {
         output::aside(&warning.render(&dockerfile.file));
     }
     let mut live = Live::new(label, std::io::stderr(), columns());

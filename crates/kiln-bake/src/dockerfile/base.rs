@@ -1,14 +1,14 @@
 //! What FROM names: nothing, an earlier stage, or an image: of the store, of an archive or of a registry, by its own name or
 //! by a mapping.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kiln_config::dockerfile::Complaint;
 use kiln_model::Digest;
 use kiln_oci::{
-    ArchiveReference, Image, ImageConfig, ImportError, RunConfig, StoreError, image::normal_name,
-    image::same_name,
+    ArchiveReference, Image, ImageConfig, ImportError, RunConfig, Store, StoreError,
+    image::normal_name, image::same_name,
 };
 
 use super::{Bake, Based, ResolvedBase, Stage, created};
@@ -36,9 +36,34 @@ pub(super) fn scratch() -> Stage {
             ..ImageConfig::default()
         },
         args: BTreeMap::new(),
+        declared: BTreeSet::new(),
         date: FIRST_DAY,
         based: Based::default(),
     }
+}
+
+/// What the image called `name` says of how it is run, where it is here: nothing is fetched.
+pub fn known_base(
+    store: &Store,
+    bases: &BTreeMap<String, String>,
+    name: &str,
+) -> Option<RunConfig> {
+    let mapped = bases.iter().find(|(known, _)| same_name(known, name));
+    let reference = mapped.map_or(name, |(_, reference)| reference);
+    let digest = match store.resolve(reference) {
+        Ok(digest) => digest,
+        Err(_) => tagged(store, reference)?,
+    };
+    Some(store.image(&digest).ok()?.config.config)
+}
+
+fn tagged(store: &Store, name: &str) -> Option<Digest> {
+    let wanted = normal_name(name);
+    let known = store.tags().ok()?;
+    known
+        .into_iter()
+        .find(|entry| entry.tag == name || entry.tag == wanted)
+        .map(|entry| entry.digest)
 }
 
 impl Bake<'_> {
@@ -106,14 +131,8 @@ impl Bake<'_> {
 
     fn stored(&self, name: &str) -> Option<Digest> {
         // The beginning of a digest is for people, and a name that happens to look like it is none.
-        let wanted = normal_name(name);
-        let tags = [name, &wanted];
         let is_digest = name.starts_with("sha256:");
-        let known = self.store.tags().ok()?;
-        known
-            .into_iter()
-            .find(|entry| tags.contains(&entry.tag.as_str()))
-            .map(|entry| entry.digest)
+        tagged(self.store, name)
             .or_else(|| is_digest.then(|| self.store.resolve(name).ok()).flatten())
     }
 }
@@ -141,6 +160,7 @@ fn stage(image: Image) -> Stage {
         layers: image.layers,
         config,
         args: BTreeMap::new(),
+        declared: BTreeSet::new(),
         date,
         based,
     }

@@ -15,6 +15,7 @@ impl Walk {
     ) -> Result<(), BakeError> {
         for (name, value) in args {
             bake.notes().used_args.insert(name.clone());
+            self.stage.declared.insert(name.clone());
             let value = match (bake.request.build_args.get(name), value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(value)) => Some(self.expand(bake, file, value)?),
@@ -57,19 +58,23 @@ impl Walk {
         file: &Dockerfile,
         user: &Text,
     ) -> Result<(), BakeError> {
-        let wrong = |text: &Text, what: String, help: &str| {
-            BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
-        };
         let name = self.expand(bake, file, user)?;
         if name.is_empty() {
-            return Err(wrong(
-                user,
-                "USER is empty once its variables are replaced".to_owned(),
-                "",
-            ));
+            let what = "USER is empty once its variables are replaced, and means root";
+            self.empty(bake, file, user, what);
         }
         self.stage.config.config.user = name;
         Ok(())
+    }
+
+    /// As BuildKit has it, no error.
+    pub(super) fn empty(&self, bake: &Bake<'_>, file: &Dockerfile, text: &Text, what: &str) {
+        // One of an ONBUILD has no place in this file.
+        if std::ptr::eq(file, bake.request.dockerfile) {
+            let help = "give the variable a default, or a value with --build-arg";
+            let warning = Complaint::warning("EmptyValue", text.whole(), what, help);
+            bake.warn(self.index, vec![warning]);
+        }
     }
 
     pub(super) fn expose(

@@ -57,6 +57,7 @@ impl ContextFolder {
             chmod: None,
             date: 0,
             tree: Tree::new(),
+            replaced: Vec::new(),
         };
         unpack(&mut placing, stream, size, Path::new(""), file).map_err(|error| match error {
             UnpackError::Write(error) => BakeError::io(&spill)(error),

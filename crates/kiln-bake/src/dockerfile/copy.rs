@@ -230,6 +230,7 @@ impl Walk {
                 chmod: chmod.as_ref(),
                 date,
                 tree: Tree::new(),
+                replaced: Vec::new(),
             };
             // Mounted until the layer is written, since its files are read from it.
             let mounted;
@@ -283,6 +284,21 @@ impl Walk {
                     .bytes(name, content.clone(), &to_folder)
                     .map_err(|error| placed(name, error))?;
             }
+            if let Some(path) = placing.replaced.first() {
+                let warning = Complaint::warning(
+                    "SeveralFilesToOne",
+                    copy.to.whole(),
+                    format!(
+                        "of several files, `/{}` is only the last one",
+                        path.display()
+                    ),
+                    "end the destination with `/`, so that it is a folder",
+                );
+                // One of an ONBUILD has no place in this file.
+                if std::ptr::eq(file, bake.request.dockerfile) {
+                    bake.warn(self.index, vec![warning]);
+                }
+            }
             let mut tree = placing.tree;
             tree.clamp_mtime(date);
             Ok(bake.store.add_layer(&tree)?.into())
@@ -316,9 +332,9 @@ pub(super) fn placed(step: &str, error: PlaceError) -> BakeError {
     match error {
         PlaceError::Io { path, source } => BakeError::io(path)(source),
         PlaceError::Layer(error) => BakeError::Layer(error),
-        error @ (PlaceError::NotAFolder(_)
-        | PlaceError::IsAFolder(_)
-        | PlaceError::SeveralFiles(_)) => copy_error(step, error.to_string()),
+        error @ (PlaceError::NotAFolder(_) | PlaceError::IsAFolder(_)) => {
+            copy_error(step, error.to_string())
+        }
     }
 }
 

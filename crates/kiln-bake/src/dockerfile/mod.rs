@@ -34,7 +34,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore};
+use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore, LintInputs};
 use kiln_engine::StepNetwork;
 use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
@@ -49,6 +49,7 @@ use crate::leaks::{self, Finding};
 use crate::provenance::{self, Done};
 use crate::registry::Registries;
 use crate::seen::Seen;
+pub use base::known_base;
 pub use context::ContextFolder;
 pub use granted::Granted;
 pub use needs::images_named;
@@ -69,6 +70,8 @@ pub struct DockerfileRequest<'a> {
     /// or another name.
     pub bases: &'a BTreeMap<String, String>,
     pub registries: &'a Registries,
+    /// Those of `bases` that are in place of a stage of their name, too.
+    pub named_images: &'a BTreeSet<String>,
     /// Folders that COPY and RUN know by a name.
     pub contexts: &'a BTreeMap<String, PathBuf>,
     /// Secrets and the like, and what a RUN may do.
@@ -97,6 +100,24 @@ pub struct Checkout {
     /// Paths in the repository.
     pub dockerfile: String,
     pub context: String,
+}
+
+impl DockerfileRequest<'_> {
+    /// What the Dockerfile is warned of before anything is baked.
+    pub fn warnings(&self) -> Vec<Complaint> {
+        let file = self.dockerfile;
+        let last = file.stages.len() - 1;
+        let target = self
+            .target
+            .map_or(Some(last), |name| file.stage(name, last + 1));
+        file.lint(&LintInputs {
+            build_args: self.build_args,
+            target,
+            arch: archive::arch(),
+            ignore: self.ignore,
+            base: None,
+        })
+    }
 }
 
 /// The tag that the image gets.
@@ -164,6 +185,8 @@ struct Stage {
     config: ImageConfig,
     /// The ARGs, which a stage on top of this one has too.
     args: BTreeMap<String, String>,
+    /// The names of those ARGs, also without a value.
+    declared: BTreeSet<String>,
     /// No time in its layers is later: seconds since 1970.
     date: i64,
     based: Based,
@@ -245,7 +268,7 @@ pub fn bake_dockerfile(
             ))
         })?,
     };
-    if let Some(error) = file.refused_for(&file.warnings) {
+    if let Some(error) = file.refused_for(&request.warnings()) {
         return Err(BakeError::Dockerfile(error));
     }
     if let Some(wanted) = request.platform.filter(|wanted| !platform::is_here(wanted)) {
@@ -310,7 +333,7 @@ pub fn bake_dockerfile(
     let versions = request.tag.name().split(':').next().unwrap_or_default();
     explain::fill(store, versions, &mut steps)?;
     let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
-    warnings.retain(|warning| !warning.rule.is_some_and(|rule| file.check.skips(rule)));
+    warnings.retain(|warning| warning.rule.is_none_or(|rule| file.check.asks(rule)));
     if let Some(error) = file.refused_for(&warnings) {
         return Err(BakeError::Dockerfile(error));
     }

@@ -19,10 +19,6 @@ pub(super) enum PlaceError {
     NotAFolder(String),
     #[error("`/{0}` is a folder in the image, and a file is copied there")]
     IsAFolder(String),
-    #[error(
-        "several files would be the one file `/{0}`: end the destination with `/`, so that it is a folder"
-    )]
-    SeveralFiles(String),
     #[error("{path} can't be read")]
     Io {
         path: PathBuf,
@@ -42,6 +38,8 @@ pub(super) struct Placing<'a> {
     pub(super) chmod: Option<&'a Chmod>,
     pub(super) date: i64,
     pub(super) tree: Tree,
+    /// Files that another one of the same instruction took the place of.
+    pub(super) replaced: Vec<PathBuf>,
 }
 
 impl Placing<'_> {
@@ -110,7 +108,7 @@ impl Placing<'_> {
             self.folder(parent)?;
         }
         if !found.is_folder && !into && self.tree.get(&base).is_some() {
-            return Err(PlaceError::SeveralFiles(base.display().to_string()));
+            self.replaced.push(base.clone());
         }
         for taken in &found.entries {
             let place = if taken.path.as_os_str().is_empty() {

@@ -28,7 +28,6 @@ use crate::leaks;
 const SCRIPTS: &str = "run/kiln-heredoc";
 /// The build argument that names the sandbox.
 const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
-const HOSTS: &str = "127.0.0.1\tlocalhost kiln\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Names with their values.
 type Environment = Vec<(String, String)>;
@@ -126,10 +125,12 @@ impl Walk {
         if let Some(name) = bake.request.build_args.get(HOSTNAME) {
             keyed.push((HOSTNAME.to_owned(), name.clone()));
         }
+        // One of its two spellings is enough, as for BuildKit.
         for name in &PROXIES {
-            if let Some(value) = bake.request.build_args.get(*name)
-                && !has(&env, name)
-            {
+            let given = &bake.request.build_args;
+            let other = || given.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            let value = given.get(*name).or_else(|| other().map(|(_, value)| value));
+            if let Some(value) = value.filter(|_| !has(&env, name)) {
                 env.push(((*name).to_owned(), value.clone()));
             }
         }
@@ -268,7 +269,11 @@ impl Bake<'_> {
         if let Some(text) = script {
             give(&format!("/{SCRIPTS}/script"), "script", text, 0o755)?;
         }
-        give("/etc/hosts", "hosts", HOSTS, 0o644)?;
+        let hostname = self.request.build_args.get(HOSTNAME);
+        let hostname = hostname.map_or("kiln", String::as_str);
+        let hosts =
+            format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        give("/etc/hosts", "hosts", &hosts, 0o644)?;
         let network = match network {
             Network::None => SandboxNetwork::None,
             Network::Host => {
@@ -298,11 +303,7 @@ impl Bake<'_> {
             mounts,
             network,
             privileged,
-            hostname: self
-                .request
-                .build_args
-                .get(HOSTNAME)
-                .map_or("kiln", String::as_str),
+            hostname,
             shown: &|line| self.request.granted.masked(line),
             stop: &|| self.schedule.is_stopped(),
             ..Ground::sealed(self.request.tag.name(), name, lowers, (&upper, &work))

@@ -1,6 +1,6 @@
 //! What variables are at one place of a stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_config::dockerfile::{
     Complaint, Dockerfile, DockerfileError, Text, Variables, WordError, expand, expand_heredoc,
@@ -11,6 +11,8 @@ use kiln_config::dockerfile::{
 pub(super) struct Scope<'a> {
     env: &'a [String],
     args: &'a BTreeMap<String, String>,
+    /// ARGs, also those without a value: nobody is warned of them.
+    declared: Option<&'a BTreeSet<String>>,
     undefined: Vec<String>,
     pub(super) warnings: Vec<Complaint>,
 }
@@ -27,7 +29,12 @@ impl Variables for Scope<'_> {
     }
 
     fn undefined(&mut self, name: &str) {
-        self.undefined.push(name.to_owned());
+        if !self
+            .declared
+            .is_some_and(|declared| declared.contains(name))
+        {
+            self.undefined.push(name.to_owned());
+        }
     }
 }
 
@@ -36,8 +43,16 @@ impl<'a> Scope<'a> {
         Self {
             env,
             args,
+            declared: None,
             undefined: Vec::new(),
             warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn with_declared(self, declared: &'a BTreeSet<String>) -> Self {
+        Self {
+            declared: Some(declared),
+            ..self
         }
     }
 

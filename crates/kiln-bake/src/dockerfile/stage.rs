@@ -28,21 +28,23 @@ pub(super) struct Walk {
 pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeError> {
     let file = bake.request.dockerfile;
     let from = &file.stages[index].from;
-    let (name, platform, warnings) = {
+    // As BuildKit has it, a named context is in place of the stage of that name.
+    if let Some(name) = &file.stages[index].name
+        && bake.request.named_images.contains(name)
+    {
+        let image = bake.image(name, &from.span)?;
+        return Ok(Stage::clone(&image));
+    }
+    let (name, platform) = {
+        // What has no value is warned of before anything is baked.
         let mut scope = Scope::new(&[], &bake.globals);
         let name = scope.expand(file, &from.image)?;
         let platform = match &from.platform {
             Some(platform) => Some((scope.expand(file, platform)?, platform)),
             None => None,
         };
-        (name, platform, scope.warnings)
+        (name, platform)
     };
-    let undefined = warnings.into_iter().map(|warning| Complaint {
-        rule: Some("UndefinedArgInFrom"),
-        help: "give it a default with ARG before the first FROM".to_owned(),
-        ..warning
-    });
-    bake.warn(index, undefined.collect());
     if let Some((wanted, text)) = platform
         && !platform::is_here(&wanted)
     {
@@ -84,14 +86,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
     let asked = std::mem::take(&mut walk.stage.config.config.on_build);
     if !asked.is_empty() {
         let (source, instructions) = triggers(&asked)?;
-        let file = Dockerfile {
-            file: source,
-            escape: '\\',
-            args: Vec::new(),
-            stages: Vec::new(),
-            check: Default::default(),
-            warnings: Vec::new(),
-        };
+        let file = Dockerfile::of_instructions(source, '\\');
         for instruction in &instructions {
             walk.instruction(bake, &file, instruction)?;
         }
@@ -139,7 +134,8 @@ impl Walk {
     }
 
     pub(super) fn scope(&self) -> Scope<'_> {
-        Scope::new(&self.stage.config.config.env, &self.stage.args)
+        let scope = Scope::new(&self.stage.config.config.env, &self.stage.args);
+        scope.with_declared(&self.stage.declared)
     }
 
     pub(super) fn expand(
@@ -245,13 +241,12 @@ impl Walk {
                 self.stage.layers.push(layer);
             }
             Action::Workdir(path) => {
-                let path = self.expand(bake, file, path)?;
+                let text = path;
+                let path = self.expand(bake, file, text)?;
                 if path.is_empty() {
-                    let span = instruction.span.clone();
-                    let what = "WORKDIR is empty once its variables are replaced";
-                    return Err(BakeError::Dockerfile(
-                        file.error(Complaint::error(span, what, "")),
-                    ));
+                    let what =
+                        "WORKDIR is empty once its variables are replaced, and changes nothing";
+                    self.empty(bake, file, text, what);
                 }
                 let path = self.absolute(&path);
                 let path = super::source::lexical(&path);

@@ -512,6 +512,7 @@ mod tests {
             chmod: None,
             date: 1000,
             tree: Tree::new(),
+            replaced: Vec::new(),
         };
         let mut bytes = blocks.concat();
         bytes.extend([0; 1024]);

@@ -35,6 +35,7 @@ impl Walk {
                 chmod: None,
                 date,
                 tree: Tree::new(),
+                replaced: Vec::new(),
             };
             let target = placing
                 .target(&path)

@@ -345,7 +345,8 @@ pub(super) fn parse(raw: &Raw, escape: char) -> Result<Parsed, Complaint> {
         raw.keyword
             .complain(format!("{keyword} lacks {what}"), String::new())
     };
-    if rest.text.is_empty() {
+    // As BuildKit has it, a RUN of nothing is a shell that has nothing to do.
+    if rest.text.is_empty() && keyword != "RUN" {
         return Err(lacks(match keyword.as_str() {
             "FROM" => "an image: `FROM scratch` has nothing in it",
             _ => "its argument",

@@ -131,6 +131,8 @@ pub(super) struct Raw {
     pub(super) rest: Text,
     pub(super) heredocs: Vec<Heredoc>,
     pub(super) empty_lines: Vec<Range<usize>>,
+    /// The last line of the comment before it.
+    pub(super) comment: Option<Text>,
 }
 
 impl Raw {
@@ -191,12 +193,21 @@ pub(super) fn read(source: &Source) -> Result<(Directives, Vec<Raw>), Complaint>
     };
     let directives = directives(&mut lines)?;
     let mut instructions = Vec::new();
+    let mut comment = None;
     while let Some(line) = lines.next() {
         let trimmed = line.text.trim_start();
-        if trimmed.is_empty() || trimmed.starts_with('#') {
+        if let Some(said) = trimmed.strip_prefix('#') {
+            let at = line.at + (line.text.len() - said.len());
+            comment = Some(Text::of(said, at).trimmed()).filter(|said| !said.text.is_empty());
             continue;
         }
-        instructions.push(instruction(line, &mut lines, directives.escape)?);
+        if trimmed.is_empty() {
+            continue;
+        }
+        instructions.push(Raw {
+            comment: comment.take(),
+            ..instruction(line, &mut lines, directives.escape)?
+        });
     }
     Ok((directives, instructions))
 }
@@ -308,6 +319,7 @@ fn instruction(first: Line<'_>, lines: &mut Lines<'_>, escape: char) -> Result<R
         rest,
         heredocs,
         empty_lines,
+        comment: None,
     })
 }
 

@@ -1,15 +1,10 @@
 //! Warnings by the names that `docker build --check` has them under.
 
-use super::instruction::{Action, Command, Instruction};
 use super::lines::Raw;
-use super::{Check, Complaint, Stage};
+use super::{Complaint, Stage};
 
-pub(super) fn warnings(
-    check: &Check,
-    raws: &[Raw],
-    args: &[Instruction],
-    stages: &[Stage],
-) -> Vec<Complaint> {
+/// What the text alone says.
+pub(super) fn warnings(raws: &[Raw], stages: &[Stage]) -> Vec<Complaint> {
     let mut found = Vec::new();
     casing(raws, &mut found);
     for raw in raws {
@@ -21,37 +16,57 @@ pub(super) fn warnings(
                 "take it out, or make it a comment",
             ));
         }
-    }
-    names(stages, &mut found);
-    for instruction in args {
-        one(instruction, &mut found);
-    }
-    for stage in stages {
-        let mut last: [Option<&Instruction>; 3] = [None; 3];
-        for instruction in &stage.instructions {
-            one(instruction, &mut found);
-            let (slot, name) = match &instruction.action {
-                Action::Cmd(_) => (0, "CMD"),
-                Action::Entrypoint(_) => (1, "ENTRYPOINT"),
-                Action::Healthcheck(_) => (2, "HEALTHCHECK"),
-                _ => continue,
-            };
-            if let Some(earlier) = last[slot].replace(instruction) {
-                found.push(Complaint::warning(
-                    "MultipleInstructionsDisallowed",
-                    earlier.span.clone(),
-                    format!("a later {name} of the stage replaces this one"),
-                    "keep the last one",
-                ));
-            }
+        if raw.keyword.text.eq_ignore_ascii_case("maintainer") {
+            found.push(Complaint::warning(
+                "MaintainerDeprecated",
+                raw.span(),
+                "MAINTAINER is deprecated",
+                "write LABEL org.opencontainers.image.authors=…",
+            ));
         }
+        described(raw, &mut found);
     }
-    found.retain(|complaint| !complaint.rule.is_some_and(|rule| check.skips(rule)));
-    found.sort_by_key(|complaint| complaint.span.start);
+    names(raws, stages, &mut found);
     found
 }
 
+/// The comment before an ARG or a named FROM says what it is for.
+fn described(raw: &Raw, found: &mut Vec<Complaint>) {
+    let Some(comment) = &raw.comment else { return };
+    let keyword = raw.keyword.text.to_uppercase();
+    let words: Vec<&str> = raw.rest.text.split_whitespace().collect();
+    let names: Vec<String> = match keyword.as_str() {
+        "ARG" => words
+            .iter()
+            .map(|word| word.split('=').next().unwrap_or_default().to_owned())
+            .collect(),
+        "FROM" => words
+            .iter()
+            .skip_while(|word| !word.eq_ignore_ascii_case("as"))
+            .skip(1)
+            .map(|name| name.to_lowercase())
+            .collect(),
+        _ => return,
+    };
+    let first = comment.text.split(' ').next().unwrap_or_default();
+    let name = match &names[..] {
+        [] => return,
+        names if names.iter().any(|name| name == first) => return,
+        [name] => name,
+        _ => "NAME",
+    };
+    found.push(Complaint::warning(
+        "InvalidDefinitionDescription",
+        comment.whole(),
+        format!("the comment before {keyword} does not begin with what it describes"),
+        format!("write `# {name} DESCRIPTION`, or an empty comment below it"),
+    ));
+}
+
 fn casing(raws: &[Raw], found: &mut Vec<Complaint>) {
+    let is_from = |raw: &Raw| raw.keyword.text.eq_ignore_ascii_case("from");
+    let first = raws.iter().position(is_from).unwrap_or(raws.len());
+    let raws = &raws[first..];
     let is_upper = |raw: &&Raw| raw.keyword.text == raw.keyword.text.to_uppercase();
     let is_lower = |raw: &&Raw| raw.keyword.text == raw.keyword.text.to_lowercase();
     let upper = raws.iter().filter(is_upper).count();
@@ -81,7 +96,13 @@ fn casing(raws: &[Raw], found: &mut Vec<Complaint>) {
     }
 }
 
-fn names(stages: &[Stage], found: &mut Vec<Complaint>) {
+fn names(raws: &[Raw], stages: &[Stage], found: &mut Vec<Complaint>) {
+    let is_from = |raw: &&Raw| raw.keyword.text.eq_ignore_ascii_case("from");
+    let keywords: Vec<&str> = raws
+        .iter()
+        .filter(is_from)
+        .map(|raw| raw.keyword.text.as_str())
+        .collect();
     for (index, stage) in stages.iter().enumerate() {
         let from = &stage.from;
         let (Some(name), Some(lower)) = (&from.name, &stage.name) else {
@@ -115,78 +136,26 @@ fn names(stages: &[Stage], found: &mut Vec<Complaint>) {
             ));
         }
         if let Some(word) = &from.as_word {
-            let keyword_upper = "AS";
-            let mixed = word.text != keyword_upper && word.text != "as";
-            if mixed {
+            // What is in two cases itself is told of elsewhere.
+            let wanted = match keywords.get(index) {
+                Some(&"from") => "as",
+                Some(&"FROM") => "AS",
+                _ => continue,
+            };
+            if word.text != wanted {
                 found.push(Complaint::warning(
                     "FromAsCasing",
                     word.whole(),
-                    format!("`{}` is written in two cases", word.text),
-                    "write AS",
+                    format!("`{}` is not in the case of its FROM", word.text),
+                    format!("write {wanted}"),
                 ));
             }
         }
     }
 }
 
-fn one(instruction: &Instruction, found: &mut Vec<Complaint>) {
-    let mut warn = |rule, what: String, help: &str| {
-        found.push(Complaint::warning(
-            rule,
-            instruction.span.clone(),
-            what,
-            help,
-        ));
-    };
-    let names: Vec<String> = match &instruction.action {
-        Action::Cmd(Command::Shell(_)) | Action::Entrypoint(Command::Shell(_)) => {
-            warn(
-                "JSONArgsRecommended",
-                "the shell form: signals reach the shell, not the program".to_owned(),
-                "write it as JSON: [\"program\", \"argument\"]",
-            );
-            return;
-        }
-        Action::Maintainer(_) => {
-            warn(
-                "MaintainerDeprecated",
-                "MAINTAINER is deprecated".to_owned(),
-                "write LABEL org.opencontainers.image.authors=…",
-            );
-            return;
-        }
-        Action::Arg(args) => args.iter().map(|(name, _)| name.clone()).collect(),
-        Action::Env(pairs) | Action::Label(pairs) => {
-            let old = instruction
-                .text
-                .split_whitespace()
-                .nth(1)
-                .is_some_and(|word| !word.contains('='));
-            if old {
-                warn(
-                    "LegacyKeyValueFormat",
-                    "name and value are separated by white space".to_owned(),
-                    "write NAME=VALUE",
-                );
-            }
-            match instruction.action {
-                Action::Env(_) => pairs.iter().map(|(name, _)| name.text.clone()).collect(),
-                _ => return,
-            }
-        }
-        _ => return,
-    };
-    for name in names.iter().filter(|name| is_secret(name)) {
-        warn(
-            "SecretsUsedInArgOrEnv",
-            format!("`{name}` looks like a secret, and would stay in the image"),
-            "give it to the RUN that needs it: RUN --mount=type=secret,id=…",
-        );
-    }
-}
-
 /// By the words that BuildKit's rule has.
-fn is_secret(name: &str) -> bool {
+pub(super) fn is_secret(name: &str) -> bool {
     let words = name.to_lowercase();
     let mut words = words.split('_');
     words.clone().any(|word| {

@@ -7,6 +7,7 @@ mod check;
 mod instruction;
 mod lines;
 mod lint;
+mod lint_values;
 mod mount;
 mod pattern;
 mod words;
@@ -19,6 +20,7 @@ pub use instruction::{
     Action, Command, Copy, Flag, From, Healthcheck, Instruction, Run, Source as CopySource,
 };
 pub use lines::{Heredoc, Text, is_heredoc_mark};
+pub use lint_values::{BaseLookup, BaseValues, LintInputs};
 pub use mount::{Mount, MountKind, Sharing, mount};
 pub use pattern::{Ignore, PathPattern, has_wildcards};
 pub use words::{Variables, WordError, expand, expand_heredoc, expand_words};
@@ -101,7 +103,8 @@ pub struct Dockerfile {
     pub args: Vec<Instruction>,
     /// Never empty.
     pub stages: Vec<Stage>,
-    pub warnings: Vec<Complaint>,
+    /// What is known before any variable is; [`Dockerfile::lint`] has all.
+    warnings: Vec<Complaint>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +117,12 @@ pub struct Stage {
 
 impl Dockerfile {
     pub fn parse(file: Source) -> Result<Self, DockerfileError> {
-        match parse(&file) {
+        Self::parse_checked(file, None)
+    }
+
+    /// `check` is in place of the Dockerfile's own `check` directive.
+    pub fn parse_checked(file: Source, check: Option<&str>) -> Result<Self, DockerfileError> {
+        match parse(&file, check) {
             Ok((escape, check, args, stages, warnings)) => Ok(Self {
                 file,
                 escape,
@@ -127,6 +135,18 @@ impl Dockerfile {
                 file,
                 complaint: Box::new(complaint),
             }),
+        }
+    }
+
+    /// Instructions that another file has, such as a base's ONBUILD.
+    pub fn of_instructions(file: Source, escape: char) -> Self {
+        Self {
+            file,
+            escape,
+            check: Check::default(),
+            args: Vec::new(),
+            stages: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -151,9 +171,10 @@ impl Dockerfile {
 
 type Parts = (char, Check, Vec<Instruction>, Vec<Stage>, Vec<Complaint>);
 
-fn parse(file: &Source) -> Result<Parts, Complaint> {
+fn parse(file: &Source, check: Option<&str>) -> Result<Parts, Complaint> {
     let (directives, raws) = lines::read(file)?;
-    let check = Check::parse(directives.check.as_ref())?;
+    let given = check.map(|text| Text::of(text, 0));
+    let check = Check::parse(given.as_ref().or(directives.check.as_ref()))?;
     let mut args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     for raw in &raws {
@@ -183,7 +204,7 @@ fn parse(file: &Source) -> Result<Parts, Complaint> {
             "begin with FROM IMAGE, or FROM scratch for an empty one",
         ));
     }
-    let warnings = lint::warnings(&check, &raws, &args, &stages);
+    let warnings = lint::warnings(&raws, &stages);
     Ok((directives.escape, check, args, stages, warnings))
 }
 

@@ -273,6 +273,11 @@ impl Ignore {
         ignored
     }
 
+    /// Whether `path` as somebody writes it (`./a/`, `/a`) is left out.
+    pub fn names(&self, path: &str) -> bool {
+        !self.is_empty() && self.ignores(&clean(path))
+    }
+
     /// Whether something below an ignored folder may be taken all the same.
     pub fn takes_back(&self) -> bool {
         self.rules.iter().any(|(takes_back, _)| *takes_back)

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kiln_config::Source;
 use kiln_config::dockerfile::{
-    Action, Command, CopySource, Dockerfile, Healthcheck, Variables, expand, expand_words,
+    Action, BaseValues, Command, CopySource, Dockerfile, Healthcheck, Ignore, LintInputs,
+    Variables, expand, expand_words,
 };
 
 fn parse(text: &str) -> Result<Dockerfile, String> {
@@ -263,30 +264,180 @@ fn what_is_wrong_is_shown_at_its_place() {
     }
 }
 
+/// The rules that `text` is warned of, each with its line.
+fn lint(text: &str, args: &[(&str, &str)], target: Option<usize>) -> Vec<(&'static str, usize)> {
+    let file = parse(text).unwrap_or_else(|error| panic!("{error}"));
+    let build_args = args
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let mut ignore = Ignore::default();
+    ignore.add("left/").unwrap();
+    let base = |name: &str| {
+        (name == "own").then(|| BaseValues {
+            env: vec!["OF_BASE=/x".to_owned()],
+            has_shell: true,
+        })
+    };
+    let warnings = file.lint(&LintInputs {
+        build_args: &build_args,
+        target,
+        arch: "amd64",
+        ignore: &ignore,
+        base: Some(&base),
+    });
+    let line = |at: usize| text[..at].matches('\n').count() + 1;
+    warnings
+        .iter()
+        .filter_map(|warning| Some((warning.rule?, line(warning.span.start))))
+        .collect()
+}
+
 #[test]
 fn what_people_know_as_warnings_is_warned_of() {
-    for (text, rule) in [
-        ("FROM a AS Build", Some("StageNameCasing")),
-        ("FROM a as b", None),
-        ("FROM a As b", Some("FromAsCasing")),
-        ("FROM a AS b\nFROM a AS b", Some("DuplicateStageName")),
-        ("FROM a\nFROM a\nrun x", Some("ConsistentInstructionCasing")),
-        ("FROM a\nRUN x \\\n\n y", Some("NoEmptyContinuation")),
-        ("FROM a\nCMD x", Some("JSONArgsRecommended")),
+    for (text, expected) in [
+        ("FROM a AS Build", &[("StageNameCasing", 1)][..]),
+        ("FROM a AS b", &[]),
+        ("FROM a as b", &[("FromAsCasing", 1)]),
+        ("FROM a As b", &[("FromAsCasing", 1)]),
+        ("from a as b", &[]),
+        ("from a AS b", &[("FromAsCasing", 1)]),
+        ("From a as b", &[("ConsistentInstructionCasing", 1)]),
+        ("FROM a AS b\nFROM a AS b", &[("DuplicateStageName", 2)]),
+        ("FROM a AS context", &[("ReservedStageName", 1)]),
+        (
+            "FROM a\nFROM a\nrun x",
+            &[("ConsistentInstructionCasing", 3)],
+        ),
+        // What is before the first FROM is not looked at.
+        ("arg x=1\nFROM a", &[]),
+        ("FROM a\nRUN x \\\n\n y", &[("NoEmptyContinuation", 3)]),
+        ("FROM a\nCMD x", &[("JSONArgsRecommended", 2)]),
+        ("FROM a\nENTRYPOINT x", &[("JSONArgsRecommended", 2)]),
+        ("FROM a\nSHELL [\"s\"]\nCMD x", &[]),
+        ("FROM own\nCMD x", &[]),
         (
             "FROM a\nCMD [\"x\"]\nCMD [\"y\"]",
-            Some("MultipleInstructionsDisallowed"),
+            &[("MultipleInstructionsDisallowed", 2)],
         ),
-        ("FROM a\nENV x y", Some("LegacyKeyValueFormat")),
-        ("FROM a\nARG API_TOKEN", Some("SecretsUsedInArgOrEnv")),
-        ("FROM a\nENV TOKEN_PUBLIC=1 monkey=2", None),
-        ("FROM a\nMAINTAINER x", Some("MaintainerDeprecated")),
-        ("# check=skip=JSONArgsRecommended\nFROM a\nCMD x", None),
+        ("FROM a\nCMD [\"x\"]\nFROM a\nCMD [\"y\"]", &[]),
+        ("FROM a\nENV x y", &[("LegacyKeyValueFormat", 2)]),
+        ("FROM a\nLABEL \"a b\"=c", &[]),
+        ("FROM a\nARG API_TOKEN", &[("SecretsUsedInArgOrEnv", 2)]),
+        ("FROM a\nENV key=1", &[("SecretsUsedInArgOrEnv", 2)]),
+        ("FROM a\nENV TOKEN_PUBLIC=1 monkey=2", &[]),
+        ("FROM a\nMAINTAINER x", &[("MaintainerDeprecated", 2)]),
+        ("# check=skip=JSONArgsRecommended\nFROM a\nCMD x", &[]),
+        ("# check=skip=all\nFROM a as B\nCMD x", &[]),
+        (
+            "FROM a\nWORKDIR b\nWORKDIR c",
+            &[("WorkdirRelativePath", 2)],
+        ),
+        ("FROM a AS s\nWORKDIR /b\nFROM s\nWORKDIR c", &[]),
+        ("FROM a\nENV D=/d\nWORKDIR $D/x", &[]),
+        (
+            "FROM a\nEXPOSE 80/TCP 1:80 81/udp",
+            &[("ExposeProtoCasing", 2), ("ExposeInvalidFormat", 2)],
+        ),
+        (
+            "FROM --platform=linux/amd64 a",
+            &[("FromPlatformFlagConstDisallowed", 1)],
+        ),
+        ("FROM --platform=linux/amd64 a AS for_amd64", &[]),
+        (
+            "FROM --platform=$TARGETPLATFORM a",
+            &[("RedundantTargetPlatform", 1)],
+        ),
+        ("FROM --platform=$BUILDPLATFORM a", &[]),
     ] {
-        let warnings = parse(text).unwrap().warnings;
-        let rules: Vec<_> = warnings.iter().filter_map(|warning| warning.rule).collect();
-        assert_eq!(rules, rule.into_iter().collect::<Vec<_>>(), "{text:?}");
+        assert_eq!(lint(text, &[], None), expected, "{text:?}");
     }
+}
+
+#[test]
+fn variables_without_a_value_are_warned_of() {
+    for (text, expected) in [
+        ("FROM a\nCOPY $x /y", &[("UndefinedVar", 2)][..]),
+        ("FROM a\nARG x\nCOPY $x /y", &[]),
+        ("FROM a AS s\nARG x=1\nFROM s\nCOPY $x /y", &[]),
+        // What another stage is told is not told to this one.
+        (
+            "FROM a AS s\nARG x=1\nFROM a\nCOPY $x /y",
+            &[("UndefinedVar", 4)],
+        ),
+        ("FROM own\nCOPY $OF_BASE $PATH", &[]),
+        ("FROM a\nCOPY <<E /y\n$x\nE", &[("UndefinedVar", 3)]),
+        ("FROM a\nCOPY <<'E' /y\n$x\nE", &[]),
+        ("FROM a\nRUN echo $x", &[]),
+        (
+            "FROM a\nRUN --mount=type=cache,target=$x true",
+            &[("UndefinedVar", 2)],
+        ),
+        (
+            "FROM $x",
+            &[("InvalidDefaultArgInFrom", 1), ("UndefinedArgInFrom", 1)],
+        ),
+        ("ARG x=a\nFROM $x:1", &[]),
+        ("ARG x\nFROM a:$x", &[("InvalidDefaultArgInFrom", 2)]),
+        ("ARG x\nFROM a${x:+:$x}", &[]),
+    ] {
+        assert_eq!(lint(text, &[], None), expected, "{text:?}");
+    }
+    let text = "ARG x\nFROM a:$x";
+    // With it or without it: a Dockerfile is to be one without arguments too.
+    assert_eq!(
+        lint(text, &[("x", "1")], None),
+        [("InvalidDefaultArgInFrom", 2)]
+    );
+    // Of what is not baked only what the text alone says is told.
+    let two = "FROM a AS One\nCMD x\nFROM a\nCMD y";
+    assert_eq!(
+        lint(two, &[], Some(1)),
+        [("StageNameCasing", 1), ("JSONArgsRecommended", 4)]
+    );
+}
+
+#[test]
+fn experimental_warnings_have_to_be_asked_for() {
+    let ignored = "FROM a\nCOPY ./left/x kept /y/\nCOPY --from=b left/ /z";
+    let described = "# What it is\nARG x=1\n# it is another\nFROM a AS it\n# two are\n#\nARG b c\n# b is\nARG b c";
+    for (text, expected) in [
+        (ignored, None),
+        (described, None),
+        (ignored, Some(("CopyIgnoredFile", 3))),
+        (described, Some(("InvalidDefinitionDescription", 2))),
+    ] {
+        let directive = match expected {
+            Some((rule, _)) => format!("# check=skip=all;experimental={rule}\n"),
+            None => String::new(),
+        };
+        let found = lint(&format!("{directive}{text}"), &[], None);
+        assert_eq!(found, Vec::from_iter(expected), "{text:?}");
+    }
+}
+
+#[test]
+fn the_check_directive_may_be_replaced() {
+    let source = |text: &str| Source {
+        name: "Dockerfile".to_owned(),
+        text: text.to_owned(),
+    };
+    let text = "# check=error=true\nFROM a as b";
+    let refused = |file: Dockerfile| {
+        let warnings = file.lint(&LintInputs {
+            build_args: &BTreeMap::new(),
+            target: None,
+            arch: "amd64",
+            ignore: &Ignore::default(),
+            base: None,
+        });
+        file.refused_for(&warnings).is_some()
+    };
+    assert!(refused(Dockerfile::parse(source(text)).unwrap()));
+    let skipped = Dockerfile::parse_checked(source(text), Some("skip=FromAsCasing;error=true"));
+    assert!(!refused(skipped.unwrap()));
+    let wrong = Dockerfile::parse_checked(source(text), Some("nothing"));
+    assert!(wrong.unwrap_err().to_string().contains("no option"));
 }
 
 #[test]

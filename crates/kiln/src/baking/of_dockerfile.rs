@@ -1,6 +1,6 @@
 //! The images of a definition that are a Dockerfile's, after those of the same definition that they stand on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Granted, Tagging, images_named};
@@ -40,7 +40,7 @@ impl Baking<'_> {
             let why = format!("it is outside of {FOLDER}");
             return Err(wrong(std::io::Error::new(ErrorKind::InvalidInput, why)));
         }
-        let dockerfile = read_inside(folder, FOLDER, &path)?;
+        let dockerfile = read_inside(folder, FOLDER, &path, &said.args)?;
         let ignore = read_ignore(&path, &context)?;
         let Bases {
             named: bases,
@@ -56,6 +56,7 @@ impl Baking<'_> {
             definition: self.definition_in(&commit.prefix),
         });
         let request = DockerfileRequest {
+            named_images: &BTreeSet::new(),
             dockerfile: &dockerfile,
             context: &context,
             ignore: &ignore,

@@ -134,10 +134,13 @@ fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
     }
     let dockerfile = settings.read()?;
     if settings.check {
-        for warning in &dockerfile.warnings {
+        // Without a data root nothing is known of the bases, and that is no error.
+        let root = settings::root(args.root).ok();
+        let warnings = settings.lint(&dockerfile, root.as_deref())?;
+        for warning in &warnings {
             output::aside(&warning.render(&dockerfile.file));
         }
-        return Ok(if dockerfile.warnings.is_empty() {
+        return Ok(if warnings.is_empty() {
             Exit::Done
         } else {
             Exit::Failed

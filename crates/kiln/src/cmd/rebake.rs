@@ -1,6 +1,6 @@
 //! `kiln rebake`: the second bake of `kiln verify`, in a process that is in other circumstances than the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
@@ -174,9 +174,10 @@ impl Rebake {
                 allow_leaks,
                 no_network,
             } => {
-                let dockerfile = dockerfile::read(path)?;
+                let dockerfile = dockerfile::read(path, build_args)?;
                 let ignore: Ignore = dockerfile::read_ignore(path, context)?;
                 let request = DockerfileRequest {
+                    named_images: &BTreeSet::new(),
                     dockerfile: &dockerfile,
                     context,
                     ignore: &ignore,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use kiln_model::Digest;
 use kiln_oci::{Entry, History, ImageConfig, Kind, Output, RunConfig, Store, Tree};
 
-/// Each name that a FROM may have.
-pub(crate) const NAMES: [&str; 4] = ["base", "bare", "started", "onbuild"];
+/// Each name that a FROM may have. The last two are what other people's Dockerfiles stand on.
+pub(crate) const NAMES: [&str; 6] = ["base", "bare", "started", "onbuild", "busybox", "alpine"];
 
 const APPLETS: &str = "ash awk basename cat chgrp chmod chown cp cut date dd dirname echo env expr false find grep head \
                        hostname id ln ls mkdir mkfifo mknod mktemp mv nproc od printf pwd readlink realpath rm rmdir sed \
@@ -118,6 +119,22 @@ fn bare() -> Tree {
     tree
 }
 
+/// `base` with all that busybox can.
+fn whole() -> Tree {
+    let mut tree = base();
+    let listed = Command::new("/bin/busybox").arg("--list").output();
+    let listed = listed.expect("the cases stand on busybox-static").stdout;
+    let listed = String::from_utf8_lossy(&listed);
+    for applet in listed.lines().filter(|applet| *applet != "busybox") {
+        add(
+            &mut tree,
+            &format!("bin/{applet}"),
+            Entry::symlink("busybox"),
+        );
+    }
+    tree
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -176,7 +193,11 @@ impl Bases {
         };
         let mut digests = BTreeMap::new();
         for name in NAMES {
-            let tree = if name == "bare" { bare() } else { base() };
+            let tree = match name {
+                "bare" => bare(),
+                "busybox" | "alpine" => whole(),
+                _ => base(),
+            };
             let layer = store.add_layer(&tree).unwrap();
             let image = ImageConfig {
                 architecture: architecture.to_owned(),
