@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use kiln_model::Digest;
-use sha2::{Digest as _, Sha256};
+use kiln_oci::erofs::{self, CheckError};
 
 use crate::spec::LayerFile;
 use crate::sys;
@@ -80,15 +78,8 @@ pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {
 
 /// The files that `file` takes blocks from, in the order of its devices.
 fn open_donors(file: &Path) -> io::Result<Vec<File>> {
-    let paths = donor_paths(file)?.into_iter();
+    let paths = erofs::donor_paths(file)?.into_iter();
     paths.map(|(_, path)| open_said(&path)).collect()
-}
-
-fn donor_paths(file: &Path) -> io::Result<Vec<(Digest, PathBuf)>> {
-    let folder = file.parent().unwrap_or(file);
-    let donors = kiln_oci::erofs::donors(&open_said(file)?)?.into_iter();
-    let path = |donor: &Digest| folder.join(format!("{}.erofs", donor.hex()));
-    Ok(donors.map(|donor| (donor, path(&donor))).collect())
 }
 
 /// Opens a file; an error says which.
@@ -149,66 +140,18 @@ fn attach_loop(backing: &File) -> io::Result<(File, PathBuf)> {
     ))
 }
 
-/// Reads the file, and those that it takes blocks from, and compares them with their digests.
 fn check(layer: &LayerFile) -> Result<(), LayerError> {
-    check_file(&layer.path, &layer.digest)?;
-    let failed = |source| LayerError::Read {
-        path: layer.path.clone(),
-        source,
-    };
-    for (digest, path) in donor_paths(&layer.path).map_err(failed)? {
-        check_donor(&path, &digest)?;
-    }
-    Ok(())
-}
-
-/// As `check_file`, once in the life of this process for a file that stays as it is: many layers take blocks from the same.
-fn check_donor(path: &Path, digest: &Digest) -> Result<(), LayerError> {
-    static CHECKED: Mutex<BTreeSet<(PathBuf, [i64; 6])>> = Mutex::new(BTreeSet::new());
-    let meta = fs::metadata(path).map_err(|source| LayerError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let is = [
-        meta.ino().cast_signed(),
-        meta.len().cast_signed(),
-        meta.mtime(),
-        meta.mtime_nsec(),
-        meta.ctime(),
-        meta.ctime_nsec(),
-    ];
-    let key = (path.to_owned(), is);
-    let checked = || CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !checked().contains(&key) {
-        check_file(path, digest)?;
-        checked().insert(key);
-    }
-    Ok(())
-}
-
-fn check_file(path: &Path, digest: &Digest) -> Result<(), LayerError> {
-    let failed = |source| LayerError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; 1 << 18];
-    loop {
-        let read = file.read(&mut chunk).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&chunk[..read]);
-    }
-    let found = Digest::from_sha256(hasher.finalize().into());
-    if found == *digest {
-        return Ok(());
-    }
-    Err(LayerError::Changed {
-        path: path.to_owned(),
-        expected: *digest,
-        found,
+    erofs::check(&layer.path, &layer.digest).map_err(|error| match error {
+        CheckError::Read { path, source } => LayerError::Read { path, source },
+        CheckError::Changed {
+            path,
+            expected,
+            found,
+        } => LayerError::Changed {
+            path,
+            expected,
+            found,
+        },
     })
 }
 

@@ -11,13 +11,16 @@
 //! chunks, and the superblock names those files by their digests. They are given to the kernel as further devices
 //! (since Linux 5.16; as files, as the layer itself, since 6.12).
 
+mod check;
 mod disk;
 mod donors;
 mod layout;
 mod pieces;
 mod write;
 
-pub use donors::donors;
+pub use check::{CheckError, check};
+pub(crate) use donors::blocks;
+pub use donors::{donor_paths, donors};
 pub(crate) use pieces::{Donor, Extent, Pieces, Sharing};
 pub use write::write;
 pub(crate) use write::write_shared;

@@ -1,6 +1,6 @@
 //! Hashing while writing: everything that the store keeps is hashed on its way to the disk, never read again.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use kiln_model::Digest;
 use sha2::{Digest as _, Sha256};
@@ -42,5 +42,19 @@ impl<W: Write> Write for HashingWriter<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+/// The digest of what `file` has, to its end.
+pub(crate) fn hash_file(mut file: impl Read) -> io::Result<Digest> {
+    let mut out = HashingWriter::new(io::sink());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(out.finish().1),
+            Ok(count) => out.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -56,7 +56,7 @@ use error::io_error;
 use session::Session;
 use temp::TempFile;
 
-use crate::hashing::HashingWriter;
+use crate::hashing::{HashingWriter, hash_file};
 
 /// As registries bound a manifest; a configuration is of the same kind.
 const DOCUMENT_MAX: u64 = 4 << 20;
@@ -262,35 +262,34 @@ impl BlobWriter {
 }
 
 impl Store {
+    /// Names the file of a blob, unless the store has the blob.
     fn name_blob(&self, file: TempFile, digest: Digest, size: u64) -> Result<Blob, StoreError> {
-        let path = self.blob_path(&digest);
-        self.name_blob_at(file, path, digest, size)
-    }
-
-    /// Names the file of a blob, its own or that of a sparse one, unless the store has the blob.
-    fn name_blob_at(
-        &self,
-        file: TempFile,
-        path: PathBuf,
-        digest: Digest,
-        size: u64,
-    ) -> Result<Blob, StoreError> {
-        self.note(&digest);
-        // Another size under the digest's name can only be damage, which the new bytes mend; and so do they where a blob
-        // that bytes were shared with is gone.
-        let is_new = !self.is_whole(&digest, size);
-        if is_new {
-            file.persist(&path)?;
-        } else {
-            // The one who wrote it may not have come to this yet, and the answer promises it.
-            temp::sync_parent(&self.blob_path(&digest))?;
-            temp::sync_parent(&self.sparse_path(&digest))?;
+        if let Some(known) = self.known_blob(digest, size)? {
+            return Ok(known);
         }
+        file.persist(&self.blob_path(&digest))?;
         Ok(Blob {
             digest,
             size,
-            is_new,
+            is_new: true,
         })
+    }
+
+    /// A blob that the store has. Another size under the digest's name can only be damage, which new bytes mend; and so do
+    /// they where a blob that bytes were shared with is gone.
+    fn known_blob(&self, digest: Digest, size: u64) -> Result<Option<Blob>, StoreError> {
+        self.note(&digest);
+        if !self.is_whole(&digest, size) {
+            return Ok(None);
+        }
+        // The one who wrote it may not have come to this yet, and the answer promises it.
+        temp::sync_parent(&self.blob_path(&digest))?;
+        temp::sync_parent(&self.sparse_path(&digest))?;
+        Ok(Some(Blob {
+            digest,
+            size,
+            is_new: false,
+        }))
     }
 }
 
@@ -301,18 +300,5 @@ impl Write for BlobWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
-    }
-}
-
-fn hash_file(mut file: impl Read) -> io::Result<Digest> {
-    let mut out = HashingWriter::new(io::sink());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(out.finish().1),
-            Ok(count) => out.write_all(&buffer[..count])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! As with the frames of blobs, losing one costs space and nothing else.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 
 use kiln_model::Digest;
@@ -43,10 +43,11 @@ impl Store {
             }
             self.note(&digest);
             // Written before its list: a list without a file was left behind.
-            if let Ok(meta) = fs::metadata(self.erofs_path(&digest)) {
+            let blocks = File::open(self.erofs_path(&digest)).and_then(|file| erofs::blocks(&file));
+            if let Ok(Some(blocks)) = blocks {
                 let donor = Donor {
                     erofs: digest,
-                    blocks: meta.len() / erofs::BLOCK as u64,
+                    blocks,
                 };
                 has.retain(|(piece, block)| block + wanted[piece] <= donor.blocks);
                 found.push((donor, has));

@@ -1,7 +1,7 @@
 //! Layers: from a tree to both forms, and from the blob back to the EROFS file.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error, layer_error};
 use super::temp::TempFile;
-use super::{Store, hash_file, tags};
+use super::{Store, tags};
 use crate::compression::unpacked;
 use crate::content::Content;
 use crate::difference::{self, Listing};
-use crate::erofs::{Extent, Pieces};
+use crate::erofs::{CheckError, Extent, Pieces};
 use crate::hashing::HashingWriter;
 use crate::image::{Image, Layer};
 use crate::layer::Tree;
@@ -152,14 +152,16 @@ impl Store {
         is_long && files.all(|erofs| self.can_be_mounted(erofs))
     }
 
-    /// Whether an EROFS file, and those that it takes blocks from, are there.
+    /// Whether an EROFS file, and those that it takes blocks from, are there, each as long as it says itself.
     pub(super) fn can_be_mounted(&self, erofs: &Digest) -> bool {
-        let is_there = |erofs: &Digest| {
+        let whole = |erofs: &Digest| {
             self.note(erofs);
-            File::open(self.erofs_path(erofs)).ok()
+            let file = File::open(self.erofs_path(erofs)).ok()?;
+            let blocks = erofs::blocks(&file).ok()?;
+            blocks.map(|_| file)
         };
-        let donors = is_there(erofs).and_then(|file| erofs::donors(&file).ok());
-        donors.is_some_and(|donors| donors.iter().all(|donor| is_there(donor).is_some()))
+        let donors = whole(erofs).and_then(|file| erofs::donors(&file).ok());
+        donors.is_some_and(|donors| donors.iter().all(|donor| whole(donor).is_some()))
     }
 
     fn erofs_record(&self, diff_id: &Digest) -> Result<Option<ErofsRecord>, StoreError> {
@@ -179,33 +181,27 @@ impl Store {
         Ok(self.erofs_record(diff_id)?.map(|record| record.erofs))
     }
 
-    /// Reads a layer's EROFS file, and those that it takes blocks from, through and checks them against their digests: to
-    /// be done on the first mount after a boot.
+    /// Reads a layer's EROFS file, and those that it takes blocks from, through and checks them against their digests.
     pub fn check_erofs(&self, diff_id: &Digest) -> Result<(), StoreError> {
         let missing = || StoreError::LayerMissing { diff_id: *diff_id };
         let record = self.erofs_record(diff_id)?.ok_or_else(missing)?;
-        let own: Vec<Digest> = record.base.into_iter().chain([record.erofs]).collect();
-        let mut to_check = own.clone();
-        while let Some(erofs) = to_check.pop() {
-            let path = self.erofs_path(&erofs);
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
-                Err(error) => return Err(io_error("open", &path)(error)),
-            };
-            if own.contains(&erofs) {
-                let donors = erofs::donors(&file).map_err(io_error("read", &path))?;
-                to_check.extend(donors.into_iter().filter(|donor| !own.contains(donor)));
-            }
-            let actual = hash_file(file).map_err(io_error("read", &path))?;
-            if actual != erofs {
-                return Err(StoreError::LayerChanged {
-                    diff_id: *diff_id,
-                    expected: erofs,
-                    actual,
+        for erofs in record.base.into_iter().chain([record.erofs]) {
+            erofs::check(&self.erofs_path(&erofs), &erofs).map_err(|error| match error {
+                CheckError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+                    missing()
+                }
+                CheckError::Read { path, source } => io_error("read", &path)(source),
+                CheckError::Changed {
                     path,
-                });
-            }
+                    expected,
+                    found,
+                } => StoreError::LayerChanged {
+                    diff_id: *diff_id,
+                    expected,
+                    actual: found,
+                    path,
+                },
+            })?;
         }
         Ok(())
     }

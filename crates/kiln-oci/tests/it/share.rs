@@ -303,6 +303,30 @@ fn a_layer_is_made_again_where_a_file_that_it_takes_blocks_from_is_gone() {
 }
 
 #[test]
+fn a_file_that_is_cut_or_foreign_counts_as_gone() {
+    for cut in [true, false] {
+        let (_dir, store) = open();
+        let first = store.add_layer(&version(1)).unwrap();
+        let mut tree = version(2);
+        tree.remove("app/dir3/file3");
+        let second = store.add_layer(&tree).unwrap();
+        let donor = store.erofs_path(&first.erofs.unwrap());
+        let whole = fs::read(&donor).unwrap();
+        let other = if cut {
+            whole[..whole.len() / 2 / 4096 * 4096].to_vec()
+        } else {
+            vec![0; whole.len()]
+        };
+        fs::write(&donor, other).unwrap();
+        assert!(store.check_erofs(&second.diff_id).is_err());
+        let file = own_file(&store, &second);
+        assert_ne!(file, store.erofs_path(&second.erofs.unwrap()));
+        assert!(donors_of(&store, &file).is_empty());
+        store.check_erofs(&second.diff_id).unwrap();
+    }
+}
+
+#[test]
 fn blocks_are_taken_from_several_files_and_from_the_layer_itself() {
     let (dir, store) = open();
     let file = |seed, length| Entry::bytes(noise(seed, length), 0o644);
