@@ -52,10 +52,10 @@ impl FromStr for Output {
             text: text.to_owned(),
         };
         let (text, gzip) = match text.rsplit_once(",compression=") {
-            Some((text, "gzip")) => (text, true),
-            Some((text, "zstd")) => (text, false),
+            Some((text, "gzip")) => (text, Some(true)),
+            Some((text, "zstd")) => (text, Some(false)),
             Some(_) => return Err(error()),
-            None => (text, false),
+            None => (text, None),
         };
         let (kind, path) = text.split_once(':').ok_or_else(error)?;
         if path.is_empty() {
@@ -63,7 +63,7 @@ impl FromStr for Output {
         }
         let path = PathBuf::from(path);
         let wrap = |output| {
-            if gzip {
+            if gzip == Some(true) {
                 Self::Gzip(Box::new(output))
             } else {
                 output
@@ -73,7 +73,7 @@ impl FromStr for Output {
             "oci" => Ok(wrap(Self::OciLayout(path))),
             "oci-archive" => Ok(wrap(Self::OciArchive(path))),
             // Their layers are not compressed.
-            _ if gzip => Err(error()),
+            _ if gzip.is_some() => Err(error()),
             "docker-archive" => Ok(Self::DockerArchive(path)),
             "tar" => Ok(Self::Tar(path)),
             _ => Err(error()),

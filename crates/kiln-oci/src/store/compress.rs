@@ -259,26 +259,32 @@ impl<'a> Assembly<'a> {
             new,
         } = self;
         let digest = Digest::from_sha256(hasher.finalize().into());
-        let sparse_path = store.sparse_path(&digest);
-        let sparse = recipe.is_needed() && !sparse_path.exists();
-        let blob = if sparse {
+        let blob = if !recipe.is_needed() {
+            store.name_blob(file, digest, size)?
+        } else if let Some(known) = store.known_blob(digest, size)? {
+            known
+        } else {
+            let sparse_path = store.sparse_path(&digest);
             file.write_all(&recipe.encode())
                 .map_err(io_error("write", &sparse_path))?;
-            store.name_blob_at(file, sparse_path, digest, size)?
-        } else if recipe.is_needed() && !store.is_whole(&digest, size) {
-            // Others may have bytes of the sparse file that is there, which therefore stays.
-            let own = file.into_anonymous()?;
-            let mut blob = store.open_recipe(&digest, own, &recipe)?;
-            let mut whole = TempFile::create(&store.tmp())?;
-            io::copy(&mut blob, &mut whole).map_err(io_error("write", whole.path()))?;
-            return store.name_blob(whole, digest, size);
-        } else {
-            store.name_blob(file, digest, size)?
+            let own = file.share()?;
+            if !file.persist_new(&sparse_path)? {
+                // Others may have bytes of the sparse file that is there, which therefore stays.
+                let mut blob = store.open_recipe(&digest, own, &recipe)?;
+                let mut whole = TempFile::create(&store.tmp())?;
+                io::copy(&mut blob, &mut whole).map_err(io_error("write", whole.path()))?;
+                return store.name_blob(whole, digest, size);
+            }
+            Blob {
+                digest,
+                size,
+                is_new: true,
+            }
         };
         if blob.is_new {
             let donor = Donor {
                 blob: digest,
-                sparse,
+                sparse: recipe.is_needed(),
             };
             let places = new.into_iter().map(|(content, (offset, length, check))| {
                 let place = Place {

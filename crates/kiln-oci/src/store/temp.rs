@@ -60,6 +60,11 @@ impl TempFile {
 
     /// An open file without a name: gone when closed, whatever happens.
     pub(super) fn into_anonymous(self) -> Result<File, StoreError> {
+        self.share()
+    }
+
+    /// The same file once more.
+    pub(super) fn share(&self) -> Result<File, StoreError> {
         self.file.try_clone().map_err(io_error("open", &self.path))
     }
 

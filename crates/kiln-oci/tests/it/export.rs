@@ -290,6 +290,8 @@ fn layers_are_exported_in_gzip_on_request_the_same_each_time() {
     assert_eq!(archives[0], archives[1]);
     for wrong in [
         "tar:x,compression=gzip",
+        "tar:x,compression=zstd",
+        "docker-archive:x,compression=zstd",
         "docker-archive:x,compression=gzip",
         "oci:x,compression=xz",
     ] {
