@@ -235,16 +235,8 @@ impl Overlay {
                 overlay.mounts.push(target);
             }
             many => {
-                let mut data = OsString::from("lowerdir=");
-                for (index, point) in many.iter().rev().enumerate() {
-                    if index > 0 {
-                        data.push(":");
-                    }
-                    data.push(point);
-                }
-                let source = Some(Path::new("kiln"));
-                sys::mount(source, &target, Some("overlay"), FLAGS, Some(&data))
-                    .map_err(failed(&target))?;
+                let many: Vec<&Path> = many.iter().map(PathBuf::as_path).collect();
+                crate::overlay::mount(&many, None, &target, FLAGS).map_err(failed(&target))?;
                 overlay.mounts.push(target);
             }
         }

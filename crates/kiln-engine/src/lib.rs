@@ -24,6 +24,7 @@ mod names;
 mod net;
 mod netlink;
 mod nftables;
+mod overlay;
 mod rootfs;
 pub mod sandbox;
 mod seccomp;

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mounts::{self, SandboxMount};
 use crate::spec::TmpfsSpec;
-use crate::sys;
+use crate::{overlay, sys};
 
 const DEV_SIZE: &str = "mode=755,size=65536k";
 /// Of /dev/shm, /run and /tmp unless a `tmpfs` says otherwise; counted in the memory limit.
@@ -204,43 +203,13 @@ pub(crate) fn enter(
 }
 
 pub(crate) fn mount_root(root: &Root, target: &Path) -> Result<(), RootError> {
-    let overlay = |lowers: Vec<&PathBuf>, rest: Option<(&Path, &Path)>, flags| {
-        // The kernel splits at `:` and takes `\` as an escape.
-        let escaped = |path: &Path| {
-            let mut out = Vec::new();
-            for byte in path.as_os_str().as_encoded_bytes() {
-                if matches!(byte, b':' | b'\\' | b',') {
-                    out.push(b'\\');
-                }
-                out.push(*byte);
-            }
-            out
-        };
-        let mut data = b"lowerdir=".to_vec();
-        for (index, lower) in lowers.iter().rev().enumerate() {
-            if index > 0 {
-                data.push(b':');
-            }
-            data.extend(escaped(lower));
-        }
-        if let Some((upper, work)) = rest {
-            data.extend(b",upperdir=");
-            data.extend(escaped(upper));
-            data.extend(b",workdir=");
-            data.extend(escaped(work));
-        }
-        sys::mount(
-            Some(Path::new("kiln")),
-            target,
-            Some("overlay"),
-            flags,
-            Some(&OsString::from_vec(data)),
-        )
-        .map_err(RootError::at("mounting the overlay", target))
+    let overlay = |lowers: Vec<&Path>, rest: Option<(&Path, &Path)>, flags| {
+        overlay::mount(&lowers, rest, target, flags)
+            .map_err(RootError::at("mounting the overlay", target))
     };
     match root {
         Root::ReadOnly { layers, top } => {
-            let lowers = layers.iter().chain([top]).collect();
+            let lowers = layers.iter().chain([top]).map(PathBuf::as_path).collect();
             overlay(lowers, None, libc::MS_RDONLY | SAFE)
         }
         Root::Writable {
@@ -251,7 +220,8 @@ pub(crate) fn mount_root(root: &Root, target: &Path) -> Result<(), RootError> {
             if lowers.is_empty() {
                 return bind_folder(upper, target);
             }
-            overlay(lowers.iter().collect(), Some((upper, work)), libc::MS_NODEV)
+            let lowers = lowers.iter().map(PathBuf::as_path).collect();
+            overlay(lowers, Some((upper, work)), libc::MS_NODEV)
         }
         Root::Folder { path } => bind_folder(path, target),
     }
