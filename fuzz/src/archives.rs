@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 /// A member is found or not, and the control files with it.
-pub(crate) fn ar(data: &[u8]) {
-    kiln_bake::fuzzing::control_files(data);
+pub(crate) fn ar(data: &[u8]) -> bool {
+    kiln_bake::fuzzing::control_files(data)
 }
 
 /// Whatever a package has, it is unpacked below the folder that was named, and nothing beside it changes.
-pub(crate) fn deb(data: &[u8]) {
+pub(crate) fn deb(data: &[u8]) -> bool {
     let folder = tempfile::tempdir_in(fast()).expect("a temporary folder");
     let (root, beside) = (folder.path().join("root"), folder.path().join("beside"));
     fs::create_dir(&root).expect("an empty folder");
@@ -18,7 +18,7 @@ pub(crate) fn deb(data: &[u8]) {
     fs::write(&kept, "as it was").expect("an empty folder");
     // Packages name this place when they try to leave theirs.
     let data = replaced(data, b"@BESIDE@", beside.as_os_str().as_encoded_bytes());
-    kiln_bake::fuzzing::unpack(&data, &root);
+    let is_taken = kiln_bake::fuzzing::unpack(&data, &root);
     let names: Vec<_> = fs::read_dir(folder.path())
         .expect("it was not removed")
         .map(|entry| entry.expect("it was not removed").file_name())
@@ -27,6 +27,7 @@ pub(crate) fn deb(data: &[u8]) {
     let there = fs::read_dir(&beside).expect("it was not removed").count();
     assert_eq!(there, 1, "written beside its root");
     assert_eq!(fs::read(&kept).ok().as_deref(), Some(&b"as it was"[..]));
+    is_taken
 }
 
 /// On memory, where it is: each input makes a folder.
@@ -71,15 +72,11 @@ fn replaced(data: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
 }
 
 /// Fields, dependencies and versions of whatever stands in an index.
-pub(crate) fn control(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        kiln_bake::fuzzing::control(text);
-    }
+pub(crate) fn control(data: &[u8]) -> bool {
+    std::str::from_utf8(data).is_ok_and(kiln_bake::fuzzing::control)
 }
 
 /// Nobody but the archive's key signs.
-pub(crate) fn release(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        kiln_bake::fuzzing::release(text);
-    }
+pub(crate) fn release(data: &[u8]) -> bool {
+    std::str::from_utf8(data).is_ok_and(kiln_bake::fuzzing::release)
 }

@@ -13,9 +13,9 @@ fn source(name: &str, data: &[u8]) -> Option<Source> {
 }
 
 /// Whatever is wrong can be shown, and so can every warning.
-pub(crate) fn dockerfile(data: &[u8]) {
+pub(crate) fn dockerfile(data: &[u8]) -> bool {
     let Some(source) = source("Dockerfile", data) else {
-        return;
+        return false;
     };
     match Dockerfile::parse(source) {
         Ok(file) => {
@@ -31,8 +31,12 @@ pub(crate) fn dockerfile(data: &[u8]) {
             for warning in &warnings {
                 assert!(!warning.render(&file.file).is_empty());
             }
+            true
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            false
+        }
     }
 }
 
@@ -62,15 +66,16 @@ impl Outside for Nothing {
 }
 
 /// It is read or refused, and laid out it is laid out for good.
-pub(crate) fn definition(data: &[u8]) {
+pub(crate) fn definition(data: &[u8]) -> bool {
     let Some(source) = source("kiln.hcl", data) else {
-        return;
+        return false;
     };
     let inputs = Inputs {
         environment: "dev".parse().expect("it is the default"),
         variables: BTreeMap::new(),
     };
-    if let Err(error) = kiln_config::load(vec![source.clone()], &inputs, &Nothing) {
+    let loaded = kiln_config::load(vec![source.clone()], &inputs, &Nothing);
+    if let Err(error) = &loaded {
         assert!(!error.to_string().is_empty());
     }
     if let Ok(text) = kiln_config::format(&source) {
@@ -80,16 +85,17 @@ pub(crate) fn definition(data: &[u8]) {
         });
         assert_eq!(again.ok().as_ref(), Some(&text), "laid out twice");
     }
+    loaded.is_ok()
 }
 
 /// A path a line after an empty one, and the rules before it.
-pub(crate) fn ignore(data: &[u8]) {
+pub(crate) fn ignore(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else {
-        return;
+        return false;
     };
     let (rules, paths) = text.split_once("\n\n").unwrap_or((text, "a/b/c"));
     let Ok(ignore) = Ignore::parse(rules) else {
-        return;
+        return false;
     };
     for path in paths.lines().take(20) {
         ignore.ignores(path);
@@ -97,4 +103,5 @@ pub(crate) fn ignore(data: &[u8]) {
             let _ = pattern.is_some_and(|pattern| pattern.fits(path));
         }
     }
+    true
 }

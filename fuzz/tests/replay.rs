@@ -27,3 +27,29 @@ fn every_seed_and_every_find_holds() {
         }
     }
 }
+
+/// What is meant to be right, and would otherwise be no seed of anything: the fuzzer would start behind the first refusal.
+#[test]
+fn good_seeds_are_taken() {
+    /// Those that are refused as they are meant to be. The other hostile packages are unpacked below their root.
+    const WRONG: [&str; 7] = [
+        "deb/dots",
+        "deb/hard",
+        "deb/hardlink-through-link",
+        "deb/link",
+        "release/none",
+        "release/other-text",
+        "tar/links",
+    ];
+    let mut refused = Vec::new();
+    for target in kiln_fuzz::TARGETS {
+        for path in inputs("seeds", target.name) {
+            if !(target.run)(&fs::read(&path).unwrap()) {
+                let name = path.file_name().unwrap().to_string_lossy();
+                refused.push(format!("{}/{name}", target.name));
+            }
+        }
+    }
+    refused.sort();
+    assert_eq!(refused, WRONG);
+}

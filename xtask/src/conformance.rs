@@ -45,20 +45,29 @@ pub(crate) fn run(mut args: Args) -> Result<(), ConformanceError> {
     let record = args.flag("--record");
     let new = args.flag("--new");
     args.end()?;
-    run_one(
-        "scripts/build-peer",
-        &mut Command::new("scripts/build-peer"),
-    )?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    // The test runs in its package's folder.
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let workspace = manifest.parent().unwrap_or(&manifest).to_owned();
+    // As the caller's folder has them: what is started runs in others.
     let absolute = |path: std::ffi::OsString| {
         std::path::absolute(&path).map_err(|source| ConformanceError::Path {
             path: path.into(),
             source,
         })
     };
-    let peer = absolute(target)?.join("peer");
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => absolute(target)?,
+        None => workspace.join("target"),
+    };
+    let program = workspace.join("scripts/build-peer");
+    let mut build = Command::new(program);
+    build
+        .current_dir(&workspace)
+        .env("CARGO_TARGET_DIR", &target);
+    run_one("scripts/build-peer", &mut build)?;
+    let peer = target.join("peer");
     let mut test = Command::new("cargo");
+    test.current_dir(&workspace)
+        .env("CARGO_TARGET_DIR", &target);
     test.args(["test", "--package", "kiln", "--test", "conformance", "--"])
         .args(case)
         .env("KILN_PEER", peer);

@@ -11,11 +11,14 @@ pub(crate) enum FuzzError {
     Args(#[from] ArgsError),
     #[error("name a target: {0}")]
     NoTarget(String),
-    #[error("{path}: {source}")]
+    #[error("{} can't be used", path.display())]
     Io {
         path: PathBuf,
+        #[source]
         source: std::io::Error,
     },
+    #[error("`cargo` can't be started")]
+    Start(#[source] std::io::Error),
     #[error("cargo could not build the fuzzer: its output is above")]
     Build,
     #[error(
@@ -54,8 +57,9 @@ pub(crate) fn run(mut args: Args) -> Result<(), FuzzError> {
         .arg("--target-dir")
         .arg(&built)
         .env("RUSTFLAGS", COVERAGE)
-        .status();
-    if !status.is_ok_and(|status| status.success()) {
+        .status()
+        .map_err(FuzzError::Start)?;
+    if !status.success() {
         return Err(FuzzError::Build);
     }
     // What it learns goes on from run to run, and is not kept in Git.
