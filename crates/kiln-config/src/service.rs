@@ -591,10 +591,7 @@ pub(crate) fn plain(list: At<Vec<At<String>>>) -> Vec<String> {
     list.value.into_iter().map(|at| at.value).collect()
 }
 
+/// By its whole name, as the signals' own manual has it.
 pub(crate) fn is_signal(name: &str) -> bool {
-    const NAMES: [&str; 11] = [
-        "HUP", "INT", "QUIT", "ABRT", "KILL", "USR1", "USR2", "ALRM", "TERM", "WINCH", "PWR",
-    ];
-    name.strip_prefix("SIG")
-        .is_some_and(|short| NAMES.contains(&short))
+    name.starts_with("SIG") && kiln_model::signal_number(name).is_some()
 }

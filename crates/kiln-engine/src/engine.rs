@@ -239,9 +239,9 @@ impl Engine {
                 "a memory limit of {memory} bytes is too small to start anything: give `resources {{ memory }}` at least {LEAST_MEMORY}"
             )));
         }
-        if crate::spec::signal_number(&spec.stop_signal).is_none() {
+        if crate::spec::stop_signal(&spec.stop_signal).is_none() {
             return Err(StartError::Permanent(format!(
-                "`{}` is no signal that kiln knows: use SIGTERM, SIGINT, SIGQUIT, SIGUSR1 or a number",
+                "`{}` is no signal that kiln knows: use a name of signal(7), such as SIGTERM, or a number",
                 spec.stop_signal
             )));
         }

@@ -370,7 +370,7 @@ fn watch(live: Live, group: &Group, spec: &ShimSpec, folder: &Path) -> ExitRecor
     let mut splitters = [Splitter::default(), Splitter::default()];
     let mut open = [true, true];
     let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGCHLD]);
-    let stop_signal = spec::signal_number(&spec.instance.stop_signal).unwrap_or(libc::SIGTERM);
+    let stop_signal = spec::stop_signal(&spec.instance.stop_signal).unwrap_or(libc::SIGTERM);
     let mut kill_at: Option<Instant> = None;
     let mut ended: Option<sys::Ended> = None;
     while ended.is_none() || open.iter().any(|open| *open) {

@@ -53,23 +53,10 @@ pub struct TmpfsSpec {
     pub size: u64,
 }
 
-/// The number of a signal by its name, with or without `SIG`, or by its number.
-pub(crate) fn signal_number(name: &str) -> Option<i32> {
-    if let Ok(number) = name.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
+/// The number of the signal that ends an instance: SIGTERM where none is named.
+pub(crate) fn stop_signal(name: &str) -> Option<i32> {
+    match name {
+        "" => Some(libc::SIGTERM),
+        name => kiln_model::signal_number(name),
     }
-    let number = match name.strip_prefix("SIG").unwrap_or(name) {
-        "" | "TERM" => libc::SIGTERM,
-        "HUP" => libc::SIGHUP,
-        "INT" => libc::SIGINT,
-        "QUIT" => libc::SIGQUIT,
-        "KILL" => libc::SIGKILL,
-        "USR1" => libc::SIGUSR1,
-        "USR2" => libc::SIGUSR2,
-        "WINCH" => libc::SIGWINCH,
-        "CONT" => libc::SIGCONT,
-        "RTMIN+3" => 37,
-        _ => return None,
-    };
-    Some(number)
 }

@@ -15,6 +15,7 @@ mod plan;
 mod policy;
 mod release;
 mod route;
+mod signal;
 mod spec;
 mod time;
 
@@ -30,6 +31,7 @@ pub use release::{Release, ReleaseId, Resources, Tmpfs};
 pub use route::{
     Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, SetRoute, ToProxy,
 };
+pub use signal::signal_number;
 pub use spec::{
     BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
     ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec,

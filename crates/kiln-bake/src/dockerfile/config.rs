@@ -1,6 +1,7 @@
 //! The instructions that change only what is said about the image.
 
 use kiln_config::dockerfile::{Command, Complaint, Dockerfile, Healthcheck, Text};
+use kiln_model::signal_number;
 
 use super::Bake;
 use super::stage::Walk;
@@ -136,7 +137,7 @@ impl Walk {
             BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
         };
         let name = self.expand(bake, file, signal)?;
-        if !is_signal(&name) {
+        if signal_number(&name).is_none() {
             return Err(wrong(
                 signal,
                 format!("`{name}` is not a signal"),
@@ -201,38 +202,9 @@ fn exposed(text: &str) -> Option<Vec<String>> {
     })
 }
 
-/// Linux's, in any case, with `SIG` or without it.
-fn is_signal(name: &str) -> bool {
-    const NAMES: &str = "ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT \
-                         STOP SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ RTMIN RTMAX";
-    if let Ok(number) = name.parse::<u8>() {
-        return (1..65).contains(&number);
-    }
-    let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = |start: &str, most: u8| {
-        let offset = bare.strip_prefix(start).and_then(|rest| rest.parse().ok());
-        offset.is_some_and(|offset: u8| (1..=most).contains(&offset))
-    };
-    // SIGRTMIN is 34 for the C library, and SIGRTMAX 64: 15 of them are counted from each end.
-    NAMES.split_whitespace().any(|known| known == bare)
-        || real_time("RTMIN+", 15)
-        || real_time("RTMAX-", 14)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn signals_are_those_of_linux() {
-        for right in ["SIGTERM", "term", "9", "SIGRTMIN+15", "RTMAX-14", "sigusr1"] {
-            assert!(is_signal(right), "{right}");
-        }
-        for wrong in ["", "0", "65", "SIGNOTHING", "RTMIN+16", "RTMAX-0", "SIG"] {
-            assert!(!is_signal(wrong), "{wrong}");
-        }
-    }
 
     #[test]
     fn ports_are_one_or_a_range() {
