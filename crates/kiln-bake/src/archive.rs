@@ -3,9 +3,10 @@
 use kiln_model::Digest;
 use kiln_oci::Store;
 
+use crate::civil::seconds;
 use crate::control::{self, Paragraph};
 use crate::error::BakeError;
-use crate::fetch::Client;
+use crate::fetch::{self, Client};
 use crate::signature::{self, Keys};
 use crate::sources::Source;
 
@@ -115,7 +116,7 @@ fn read_one(
         Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         // Only what is not there: a suite of security fixes that can't be reached is no reason to do without.
         None if source.optional => return Ok(None),
-        None => client.get(&url).map(|_| String::new())?,
+        None => return Err(fetch::absent(&url)),
     };
     let signed = signature::verified(&text, now, keys).map_err(|reason| BakeError::Signature {
         url: url.clone(),
@@ -313,41 +314,9 @@ fn packages(text: &str, security: bool, all: &mut Vec<Package>) {
     }
 }
 
-/// `Sat, 11 Jul 2026 10:16:37 UTC` (RFC 5322 as the archive writes it), in seconds since 1970.
-fn seconds(date: &str) -> Option<i64> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let words: Vec<_> = date.split_whitespace().collect();
-    let [_, day, month, year, time, ..] = words[..] else {
-        return None;
-    };
-    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
-    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
-    let mut clock = time.split(':').map(|part| part.parse::<i64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    // Days from a civil date, years beginning in March.
-    let y = if month <= 2 { year - 1 } else { year };
-    let era = y.div_euclid(400);
-    let of_era = y.rem_euclid(400);
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_of_the_archive_are_read() {
-        assert_eq!(seconds("Thu, 01 Jan 1970 00:00:01 UTC"), Some(1));
-        assert_eq!(
-            seconds("Thu, 29 Feb 2024 23:59:59 UTC"),
-            Some(1_709_251_199)
-        );
-        assert_eq!(seconds("nonsense"), None);
-    }
 
     #[test]
     fn packages_are_read_with_both_kinds_of_dependency() {

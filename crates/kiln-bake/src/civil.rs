@@ -1,28 +1,44 @@
-//! Dates of the calendar as days, for the times that others write as text.
+//! Dates as HTTP and Debian's archive write them (RFC 9110, IMF-fixdate; RFC 5322).
 
-/// Days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`).
-pub(crate) fn days(year: i64, month: i64, day: i64) -> i64 {
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let era = shifted.div_euclid(400);
-    let of_era = shifted.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+use kiln_model::days_of;
+
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+/// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; the zone is always that.
+pub(crate) fn seconds(date: &str) -> Option<i64> {
+    let words: Vec<_> = date.split_whitespace().collect();
+    let [_, day, month, year, time, ..] = words[..] else {
+        return None;
+    };
+    let number = |text: &str, most: i64| {
+        let number: i64 = text.parse().ok()?;
+        (0..=most).contains(&number).then_some(number)
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let days = days_of(number(year, 9999)?, month, number(day, 31)?);
+    let mut clock = time.split(':');
+    let mut next = |most| number(clock.next()?, most);
+    let (hour, minute, second) = (next(23)?, next(59)?, next(60)?);
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::days;
+    use super::*;
 
     #[test]
-    fn leap_years_are_counted() {
+    fn dates_of_servers_are_read() {
         for (date, expected) in [
-            ((1970, 1, 1), 0),
-            ((1969, 12, 31), -1),
-            ((2000, 2, 29), 11_016),
-            ((2000, 3, 1), 11_017),
-            ((2100, 3, 1), 47_541),
+            ("Thu, 01 Jan 1970 00:00:01 UTC", Some(1)),
+            ("Thu, 29 Feb 2024 23:59:59 UTC", Some(1_709_251_199)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Sun, 06 Nov 9223372036854775807 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 99999999999999999:0:0 GMT", None),
+            ("yesterday", None),
         ] {
-            assert_eq!(days(date.0, date.1, date.2), expected, "{date:?}");
+            assert_eq!(seconds(date), expected, "{date}");
         }
     }
 }

@@ -137,6 +137,14 @@ pub(crate) struct Client {
     agent: ureq::Agent,
 }
 
+/// What the archive answers that it has not.
+pub(crate) fn absent(url: &str) -> BakeError {
+    BakeError::Fetch {
+        url: url.to_owned(),
+        reason: "the archive answers 404: it has no such file".to_owned(),
+    }
+}
+
 impl Client {
     pub(crate) fn new() -> Self {
         let config = ureq::Agent::config_builder()
@@ -190,16 +198,7 @@ impl Client {
     }
 
     pub(crate) fn get(&self, url: &str) -> Result<Vec<u8>, BakeError> {
-        let mut bytes = Vec::new();
-        let reason = |error: std::io::Error| BakeError::Fetch {
-            url: url.to_owned(),
-            reason: error.to_string(),
-        };
-        self.open(url)?
-            .take(INDEX_LIMIT)
-            .read_to_end(&mut bytes)
-            .map_err(reason)?;
-        Ok(bytes)
+        self.get_if_there(url)?.ok_or_else(|| absent(url))
     }
 
     /// Brings the packages that the store lacks, in their order. `roots`: archives to try, in order.

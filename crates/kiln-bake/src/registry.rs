@@ -3,21 +3,21 @@
 //! What comes is checked by the store against its digest, so that a registry is trusted for nothing but what a tag means.
 
 mod auth;
-mod name;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use kiln_model::Digest;
-use kiln_oci::{BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot, Store};
+use kiln_oci::{
+    BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot, RegistryName, Store,
+};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
+use crate::remote::agent;
 use auth::Credentials;
-pub(crate) use name::RegistryName;
 
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
@@ -56,7 +56,7 @@ impl Registries {
     ) -> Result<Digest, ImportError> {
         let key = Digest::of(format!("registry\0{name}\0{arch}").as_bytes());
         if !self.pull
-            && let Some(digest) = known(store, &key)
+            && let Some(digest) = store.imported(&key)
         {
             return Ok(digest);
         }
@@ -72,28 +72,8 @@ impl Registries {
     }
 }
 
-/// What the name meant the last time, where all of it is still here.
-fn known(store: &Store, key: &Digest) -> Option<Digest> {
-    let record = store.cache_get(key)?;
-    let digest: Digest = std::str::from_utf8(&record).ok()?.parse().ok()?;
-    let image = store.image(&digest).ok()?;
-    let is_whole = image
-        .layers
-        .iter()
-        .all(|layer| store.blob_size(&layer.blob.digest).ok() == Some(layer.blob.size));
-    is_whole.then_some(digest)
-}
-
 impl<'a> Registry<'a> {
     fn new(name: &'a RegistryName, registries: &Registries) -> Result<Self, String> {
-        let config = Agent::config_builder()
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            // A large layer may take long, a silent registry may not.
-            .timeout_per_read(Some(Duration::from_secs(60)))
-            .http_status_as_error(false)
-            .user_agent("kiln")
-            .build();
         let host = name.api_host();
         let scheme = if name.is_local() || registries.insecure.iter().any(|known| known == host) {
             "http"
@@ -101,7 +81,7 @@ impl<'a> Registry<'a> {
             "https"
         };
         Ok(Self {
-            agent: config.new_agent(),
+            agent: agent(),
             root: format!("{scheme}://{host}/v2/{}", name.repository),
             name,
             credentials: Credentials::find(&registries.auth_files, name)?,
@@ -148,7 +128,7 @@ impl<'a> Registry<'a> {
                 .collect();
             let authorization = self
                 .credentials
-                .answer(&self.agent, &challenges, &self.name.repository)
+                .answer(&self.agent, &challenges, self.name)
                 .map_err(|problem| self.error(problem))?;
             *self
                 .authorization

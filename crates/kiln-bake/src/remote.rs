@@ -10,7 +10,7 @@ use ureq::Agent;
 use ureq::http::StatusCode;
 use ureq::http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 
-use crate::civil::days;
+use crate::civil::seconds;
 use crate::error::BakeError;
 
 /// A file that the store has.
@@ -31,6 +31,7 @@ impl Fetched {
     }
 }
 
+/// Of registries, repositories and other files of the network.
 pub(crate) fn agent() -> Agent {
     let config = Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(10)))
@@ -167,23 +168,6 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Of a date as HTTP writes it (RFC 9110, IMF-fixdate): `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn seconds(date: &str) -> Option<i64> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let mut words = date.split_once(", ")?.1.split(' ');
-    let day: i64 = words.next()?.parse().ok()?;
-    let name = words.next()?;
-    let month = MONTHS.iter().position(|month| *month == name)? as i64 + 1;
-    let year: i64 = words.next()?.parse().ok()?;
-    let mut time = words.next()?.split(':').map(str::parse::<i64>);
-    let mut next = || time.next()?.ok();
-    let of_day = next()? * 3600 + next()? * 60 + next()?;
-    let days = days(year, month, day);
-    Some(days * 86_400 + of_day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +185,5 @@ mod tests {
         ] {
             assert_eq!(file_name(url), name, "{url}");
         }
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        assert_eq!(seconds("yesterday"), None);
     }
 }

@@ -36,4 +36,4 @@ pub use spec::{
     BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
     ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec,
 };
-pub use time::{Timestamp, duration_ms};
+pub use time::{Timestamp, date_of, days_of, duration_ms};

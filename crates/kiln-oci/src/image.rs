@@ -228,22 +228,6 @@ impl Image {
     }
 }
 
-/// A name as registries understand it: `debian` is `docker.io/library/debian:latest`.
-pub fn normal_name(name: &str) -> String {
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    let name = name.strip_prefix("library/").unwrap_or(name);
-    let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains([':', '@']) {
-        name.to_owned()
-    } else {
-        format!("{name}:latest")
-    }
-}
-
-pub fn same_name(one: &str, other: &str) -> bool {
-    normal_name(one) == normal_name(other)
-}
-
 /// Go's writers say `null` for an empty list or map.
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -251,22 +235,4 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_equal_as_registries_have_them() {
-        for (one, other, equal) in [
-            ("debian", "docker.io/library/debian:latest", true),
-            ("debian:12", "library/debian:12", true),
-            ("debian", "debian:12", false),
-            ("localhost:5000/a", "localhost:5000/a:latest", true),
-            ("a/debian", "debian", false),
-        ] {
-            assert_eq!(same_name(one, other), equal, "{one} {other}");
-        }
-    }
 }

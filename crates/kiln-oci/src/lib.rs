@@ -18,6 +18,7 @@ pub mod image;
 mod import;
 pub mod layer;
 mod merge;
+mod name;
 mod store;
 pub mod tar;
 mod upper;
@@ -30,6 +31,7 @@ pub use import::{
     unpacked_max,
 };
 pub use layer::{Entry, Kind, LayerError, Tree};
+pub use name::{RegistryName, normal_name, same_name};
 pub use store::{
     Blob, BlobFile, BlobWriter, ImageEntry, PruneOptions, Pruned, Referrer, Store, StoreError,
     TagEntry, compressor, digests_in,

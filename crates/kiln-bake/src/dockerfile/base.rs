@@ -5,17 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kiln_config::dockerfile::Complaint;
-use kiln_model::Digest;
+use kiln_model::{Digest, days_of};
 use kiln_oci::{
-    ArchiveReference, Image, ImageConfig, ImportError, RunConfig, Store, StoreError,
-    image::normal_name, image::same_name,
+    ArchiveReference, Image, ImageConfig, ImportError, RegistryName, RunConfig, Store, StoreError,
+    normal_name, same_name,
 };
 
 use super::{Bake, Based, ResolvedBase, Stage, created};
 use crate::bake::BakeProgress;
-use crate::civil::days;
 use crate::error::BakeError;
-use crate::registry::RegistryName;
 use crate::{archive, configure, leaks};
 
 /// The first day that every archive format can hold (that of zip): what stands on nothing has it.
@@ -171,7 +169,7 @@ fn seconds(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let of_day = number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
-    let days = days(year, month, day);
+    let days = days_of(year, month, day);
     let zone = text
         .get(19..)?
         .trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());

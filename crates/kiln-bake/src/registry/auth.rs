@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use kiln_oci::RegistryName;
 use serde::Deserialize;
 use ureq::Agent;
 use ureq::http::header::AUTHORIZATION;
-
-use super::name::RegistryName;
 
 /// A file of credentials has some kilobytes, a token's answer too.
 const LIMIT: u64 = 1 << 20;
@@ -89,12 +88,12 @@ impl Credentials {
         &self,
         agent: &Agent,
         challenges: &[String],
-        repository: &str,
+        name: &RegistryName,
     ) -> Result<String, String> {
         for challenge in challenges {
             let (scheme, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
             if scheme.eq_ignore_ascii_case("bearer") {
-                let token = self.token(agent, &parameters(rest), repository)?;
+                let token = self.token(agent, &parameters(rest), name)?;
                 return Ok(format!("Bearer {token}"));
             }
             if scheme.eq_ignore_ascii_case("basic")
@@ -103,7 +102,10 @@ impl Credentials {
                 return Ok(basic);
             }
         }
-        Err("it asks for a login that there is none for: `docker login` writes one".to_owned())
+        let advice = self.advice(&name.host);
+        Err(format!(
+            "it asks for a login that there is none for: {advice}"
+        ))
     }
 
     fn basic(&self) -> Option<String> {
@@ -116,7 +118,7 @@ impl Credentials {
         &self,
         agent: &Agent,
         challenge: &BTreeMap<String, String>,
-        repository: &str,
+        name: &RegistryName,
     ) -> Result<String, String> {
         let realm = challenge
             .get("realm")
@@ -125,7 +127,7 @@ impl Credentials {
         let scope = challenge
             .get("scope")
             .cloned()
-            .unwrap_or_else(|| format!("repository:{repository}:pull"));
+            .unwrap_or_else(|| format!("repository:{}:pull", name.repository));
         let failed = |error: ureq::Error| format!("{realm} can't be asked for a token: {error}");
         let answer = match &self.refresh {
             Some(refresh) => agent
@@ -151,7 +153,11 @@ impl Credentials {
         };
         let status = answer.status();
         if !status.is_success() {
-            return Err(format!("{realm} gives no token ({status})"));
+            let advice = match status.as_u16() {
+                400..500 => format!(": {}", self.advice(&name.host)),
+                _ => String::new(),
+            };
+            return Err(format!("{realm} gives no token ({status}){advice}"));
         }
         let mut bytes = Vec::new();
         answer

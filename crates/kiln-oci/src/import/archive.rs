@@ -198,8 +198,8 @@ impl Store {
         Ok(digest)
     }
 
-    /// What an archive gave the last time, where all of it is still here.
-    fn imported(&self, key: &Digest) -> Option<Digest> {
+    /// What an archive or a registry gave the last time, where all of it is still here.
+    pub fn imported(&self, key: &Digest) -> Option<Digest> {
         let record = self.cache_get(key)?;
         let digest: Digest = std::str::from_utf8(&record).ok()?.parse().ok()?;
         let image = self.image(&digest).ok()?;

@@ -10,7 +10,8 @@ use super::archive::{Archive, names};
 use super::reference::Wanted;
 use super::{ImportError, ImportRequest, check_platform};
 use crate::compression::media_type_of;
-use crate::image::{Descriptor, ImageConfig, Layer, same_name};
+use crate::image::{Descriptor, ImageConfig, Layer};
+use crate::name::same_name;
 use crate::store::Store;
 
 /// An entry of `manifest.json`.

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Granted, Tagging, images_named};
 use kiln_model::{BaseSpec, DockerfileSpec, ImageName, ImageSpec};
 use kiln_oci::ArchiveReference;
-use kiln_oci::image::same_name;
+use kiln_oci::same_name;
 
 use super::{Baking, Image, Made, Progress};
 use crate::definition::FOLDER;

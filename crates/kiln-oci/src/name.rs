@@ -7,12 +7,12 @@ use kiln_model::Digest;
 const DOCKER: &str = "docker.io";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RegistryName {
+pub struct RegistryName {
     /// With its port, where it has one.
-    pub(crate) host: String,
-    pub(crate) repository: String,
-    pub(crate) tag: String,
-    pub(crate) digest: Option<Digest>,
+    pub host: String,
+    pub repository: String,
+    pub tag: String,
+    pub digest: Option<Digest>,
 }
 
 /// A name or an address (those of version 6 in brackets), and a port where it has one.
@@ -41,7 +41,7 @@ fn is_host(host: &str) -> bool {
 
 impl RegistryName {
     /// Why `text` is no name, where it is none.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
                 let digest = digest.parse().map_err(|error| format!("{error}"))?;
@@ -98,7 +98,7 @@ impl RegistryName {
     }
 
     /// Who answers for the host.
-    pub(crate) fn api_host(&self) -> &str {
+    pub fn api_host(&self) -> &str {
         if self.host == DOCKER {
             "registry-1.docker.io"
         } else {
@@ -107,7 +107,7 @@ impl RegistryName {
     }
 
     /// On this machine, where nobody else listens.
-    pub(crate) fn is_local(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         let host = match self.host.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
             _ => &self.host,
@@ -117,6 +117,23 @@ impl RegistryName {
                 .is_ok_and(|address| address.is_loopback())
         }
     }
+}
+
+/// One form for all ways to write a name: `docker.io/library/debian` is `debian:latest`. What is no name stays as it is.
+pub fn normal_name(text: &str) -> String {
+    let Ok(name) = RegistryName::parse(text) else {
+        return text.to_owned();
+    };
+    let whole = name.to_string();
+    let short = whole
+        .strip_prefix(DOCKER)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .map(|rest| rest.strip_prefix("library/").unwrap_or(rest));
+    short.unwrap_or(&whole).to_owned()
+}
+
+pub fn same_name(one: &str, other: &str) -> bool {
+    normal_name(one) == normal_name(other)
 }
 
 impl fmt::Display for RegistryName {
@@ -184,5 +201,23 @@ mod tests {
             let name = RegistryName::parse(&format!("{host}/a")).unwrap();
             assert_eq!(name.is_local(), local, "{host}");
         }
+    }
+
+    #[test]
+    fn names_are_equal_as_registries_have_them() {
+        for (one, other, equal) in [
+            ("debian", "docker.io/library/debian:latest", true),
+            ("debian", "index.docker.io/debian", true),
+            ("debian:12", "library/debian:12", true),
+            ("debian", "debian:12", false),
+            ("localhost:5000/a", "localhost:5000/a:latest", true),
+            ("a/debian", "debian", false),
+            ("ghcr.io/library/a", "ghcr.io/a", false),
+            ("No Name", "No Name", true),
+        ] {
+            assert_eq!(same_name(one, other), equal, "{one} {other}");
+        }
+        assert_eq!(normal_name("docker.io/library/debian"), "debian:latest");
+        assert_eq!(normal_name("base:1-0123abcd"), "base:1-0123abcd");
     }
 }
