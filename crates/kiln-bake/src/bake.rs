@@ -157,8 +157,9 @@ pub fn bake(
                     Some(layer) => layer,
                     None => {
                         let step = (part, step);
+                        let ground = (&locked, &layers[..]);
                         let layer =
-                            carry_out(store, request, &client, &locked, step, &layers, progress)?;
+                            carry_out(store, request, &client, ground, step, &mut seen, progress)?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
                         explain::keep(store, &key, &below, locked.date, &step.1.work)?;
                         layer
@@ -183,6 +184,7 @@ pub fn bake(
         });
         layers.push(layer);
     }
+    seen.keep(store);
     explain::fill(store, &name, &mut reports)?;
     let config = config(image, &locked.arch, locked.date);
     let commands: Vec<String> = chain
@@ -392,9 +394,9 @@ fn carry_out(
     store: &Store,
     request: &BakeRequest<'_>,
     client: &Client,
-    locked: &ImageLock,
+    (locked, layers): (&ImageLock, &[Layer]),
     (image, step): (&ImageSpec, &Step),
-    layers: &[Layer],
+    seen: &mut Seen,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
     sweep(request.work);
@@ -455,6 +457,7 @@ fn carry_out(
                 request.context,
                 view.path(),
                 locked.date,
+                seen,
             )?
         }
         Work::Run {
@@ -484,9 +487,8 @@ fn carry_out(
         }
     };
     tree.clamp_mtime(locked.date);
-    let leaks = leaks::in_tree(&tree)?;
-    let layer = store.add_layer(&tree)?;
-    leaks::remember(store, &layer.diff_id, &leaks)?;
+    let (layer, clean) = leaks::add(store, &tree, &seen.clean())?;
+    seen.are_clean(&clean);
     Ok(layer)
 }
 

@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use kiln_model::{CopySpec, ImageSpec};
+use kiln_model::{CopySpec, Digest, ImageSpec};
 use kiln_oci::{Content, Entry, Kind, Tree};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::error::BakeError;
 use crate::graph::{CopiedFile, CopiedKind};
-use crate::seen::Seen;
+use crate::listing::{Listing, There};
+use crate::seen::{Seen, Unseen};
 
 /// What a `copy` takes: every path below its source, ordered, with the digest of its content.
 pub(crate) fn list(
@@ -36,7 +38,16 @@ pub(crate) fn list(
     beneath(context, from, OFlags::PATH)
         .map_err(|error| failed(format!("it can't be opened: {error}")))?;
     let mut files = Vec::new();
-    walk(&source, Path::new(""), seen, &mut files).map_err(|error| failed(error.to_string()))?;
+    let mut unseen = Vec::new();
+    There::at(&source)
+        .and_then(|there| walk(&source, &there, "", seen, &mut files, &mut unseen))
+        .map_err(|error| failed(error.to_string()))?;
+    let read = seen.read(&unseen);
+    let digests =
+        read.map_err(|(path, error)| failed(format!("{} can't be read: {error}", path.display())))?;
+    for (file, digest) in unseen.iter().zip(digests) {
+        files[file.at].kind = CopiedKind::File { digest };
+    }
     Ok(files)
 }
 
@@ -61,41 +72,53 @@ pub(crate) fn beneath(context: &Path, from: &Path, flags: OFlags) -> rustix::io:
     )
 }
 
+/// `unseen` are the files whose digests are not known yet.
 fn walk(
     source: &Path,
-    inside: &Path,
+    there: &There,
+    inside: &str,
     seen: &mut Seen,
     files: &mut Vec<CopiedFile>,
+    unseen: &mut Vec<Unseen>,
 ) -> std::io::Result<()> {
-    let there = fs::symlink_metadata(source)?;
-    let path = inside.to_string_lossy().into_owned();
     // Only what Git keeps of a mode: another umask gives the same image.
-    let executable = there.permissions().mode() & 0o100 != 0;
-    let (kind, mode) = if there.is_dir() {
-        (CopiedKind::Folder, 0o755)
-    } else if there.is_symlink() {
-        let target = fs::read_link(source)?.to_string_lossy().into_owned();
-        (CopiedKind::Link { target }, 0o777)
-    } else if there.is_file() {
-        (
-            CopiedKind::File {
-                digest: seen.digest(source, &there)?,
-            },
-            if executable { 0o755 } else { 0o644 },
-        )
-    } else {
-        let what = format!("{} is neither file, folder nor link", source.display());
-        return Err(std::io::Error::other(what));
+    let executable = there.mode & 0o100 != 0;
+    let (kind, mode) = match there.kind {
+        FileType::Directory => (CopiedKind::Folder, 0o755),
+        FileType::Symlink => {
+            let target = fs::read_link(source)?.to_string_lossy().into_owned();
+            (CopiedKind::Link { target }, 0o777)
+        }
+        FileType::RegularFile => {
+            let digest = seen.find(source, &there.stamp).unwrap_or_else(|| {
+                unseen.push(Unseen {
+                    at: files.len(),
+                    path: source.to_owned(),
+                    stamp: there.stamp,
+                });
+                // Until it is read.
+                Digest::from_sha256([0; 32])
+            });
+            let kind = CopiedKind::File { digest };
+            (kind, if executable { 0o755 } else { 0o644 })
+        }
+        _ => {
+            let what = format!("{} is neither file, folder nor link", source.display());
+            return Err(std::io::Error::other(what));
+        }
     };
     let folder = kind == CopiedKind::Folder;
+    let path = inside.to_owned();
     files.push(CopiedFile { path, mode, kind });
     if folder {
-        let mut names = fs::read_dir(source)?
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect::<std::io::Result<Vec<_>>>()?;
-        names.sort();
-        for name in names {
-            walk(&source.join(&name), &inside.join(&name), seen, files)?;
+        for (name, there) in Listing::of(source)?.iter() {
+            let text = name.to_string_lossy();
+            let inside = if inside.is_empty() {
+                text.into_owned()
+            } else {
+                format!("{inside}/{text}")
+            };
+            walk(&source.join(name), there, &inside, seen, files, unseen)?;
         }
     }
     Ok(())
@@ -109,6 +132,7 @@ pub(crate) fn layer(
     context: &Path,
     view: &Path,
     date: i64,
+    seen: &mut Seen,
 ) -> Result<Tree, BakeError> {
     let failed = |reason: String| BakeError::Copy {
         image: image.name.to_string(),
@@ -132,6 +156,10 @@ pub(crate) fn layer(
     } else {
         inside
     };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(context, flags, Mode::empty())
+        .map_err(|errno| BakeError::io(context)(errno.into()))?;
+    let dir = Arc::new(dir);
     let mut tree = Tree::new();
     if let Some(parent) = target.parent() {
         folder(&mut tree, view, parent)?;
@@ -142,12 +170,12 @@ pub(crate) fn layer(
         } else {
             target.join(path)
         };
-        let source = context.join(&copy.from).join(path);
-        let source = if path.is_empty() {
-            context.join(&copy.from)
+        let inside = if path.is_empty() {
+            PathBuf::from(&copy.from)
         } else {
-            source
+            Path::new(&copy.from).join(path)
         };
+        let source = context.join(&inside);
         let entry = match kind {
             CopiedKind::Folder => {
                 // A folder that the image has keeps its owner and mode: its contents are copied, not itself.
@@ -158,17 +186,18 @@ pub(crate) fn layer(
                 Entry::dir(*mode)
             }
             CopiedKind::Link { target } => Entry::symlink(target),
-            CopiedKind::File { .. } => {
-                let size = fs::symlink_metadata(&source)
-                    .map_err(BakeError::io(&source))?
-                    .len();
-                Entry::new(
-                    Kind::File {
-                        content: Content::Path(source),
-                        size,
-                    },
-                    *mode,
-                )
+            CopiedKind::File { digest } => {
+                let file = seen.known(&source);
+                let file = file
+                    .filter(|file| file.content() == *digest)
+                    .ok_or_else(|| {
+                        let changed = "it changed while the image was baked: bake it again";
+                        BakeError::io(&source)(std::io::Error::other(changed))
+                    })?;
+                let size = file.stamp.size();
+                let (dir, path) = (dir.clone(), inside);
+                let content = Content::Known { dir, path, file };
+                Entry::new(Kind::File { content, size }, *mode)
             }
         };
         tree.insert(&place, entry.owner(uid, gid).mtime(date))?;

@@ -3,13 +3,16 @@
 //! A key is the digest of everything that the step's result depends on: the format of keys, the layers below, the step itself and the
 //! digests of the files that it takes. What is not in it (the commit, the mirror, the machine, the day) changes no image.
 
+use std::io::{BufWriter, Write};
+
 use kiln_model::{CanonicalError, DebianSpec, Digest, ImageSpec, UserSpec};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::lock::{ImageLock, LockedPackage};
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What a step does, with all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,8 +96,26 @@ impl Step {
 /// The digest of a step's inputs: of their JSON, with members in the order of their declaration. The canonical form takes several
 /// times as long for the ten thousand files of a copy, and no other program has to find these keys.
 pub(crate) fn digest_of(inputs: &impl Serialize) -> Result<Digest, CanonicalError> {
-    let json = serde_json::to_vec(inputs).map_err(CanonicalError::Json)?;
-    Ok(Digest::of(&json))
+    let mut out = BufWriter::with_capacity(16 << 10, Hashing(Sha256::new()));
+    serde_json::to_writer(&mut out, inputs).map_err(CanonicalError::Json)?;
+    let hashed = out.into_inner().map_err(|error| error.into_error());
+    let Hashing(hasher) =
+        hashed.map_err(|error| CanonicalError::Json(serde_json::Error::io(error)))?;
+    Ok(Digest::from_sha256(hasher.finalize().into()))
+}
+
+/// The JSON is megabytes, and only its digest wanted.
+struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The steps of Debian packages, which an image without a base begins with.

@@ -6,7 +6,7 @@
 
 mod names;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::error::BakeError;
 pub(crate) use names::{is_secret, is_secret_name};
 
 /// Changed whenever the rules are: what older ones found is then not relied on.
-const RULES_VERSION: u32 = 3;
+pub(crate) const RULES_VERSION: u32 = 3;
 
 /// What is read of a file at a time.
 const CHUNK: usize = 256 << 10;
@@ -192,6 +192,27 @@ pub(crate) fn of_layer(store: &Store, layer: &Layer) -> Result<Vec<Finding>, Bak
     Ok(found)
 }
 
+/// Stores what a step made, and searches it while it is at hand, but for the contents that are `clean`. Answers which others are.
+pub(crate) fn add(
+    store: &Store,
+    tree: &Tree,
+    clean: &HashSet<Digest>,
+) -> Result<(Layer, HashSet<Digest>), BakeError> {
+    let (layer, searched) = std::thread::scope(|scope| {
+        let searching = scope.spawn(|| search(tree, clean));
+        let layer = store.add_layer(tree);
+        let searched = searching
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (layer, searched)
+    });
+    // What can't be read is told by whoever wanted all of it.
+    let layer = layer?;
+    let Searched { findings, clean } = searched?;
+    remember(store, &layer.diff_id, &findings)?;
+    Ok((layer, clean))
+}
+
 pub(crate) fn remember(
     store: &Store,
     diff_id: &Digest,
@@ -256,17 +277,40 @@ pub(crate) fn given<'a>(
     Ok(found)
 }
 
+/// What a search found.
+pub(crate) struct Searched {
+    pub(crate) findings: Vec<Finding>,
+    /// Contents that it went through, of those that are known, and that have nothing secret.
+    pub(crate) clean: HashSet<Digest>,
+}
+
 /// Searches the files of a layer.
 pub(crate) fn in_tree(tree: &Tree) -> Result<Vec<Finding>, BakeError> {
+    Ok(search(tree, &HashSet::new())?.findings)
+}
+
+/// As `in_tree`, but for the contents of which is known that they are `clean`. A name that says more is looked at all the same.
+pub(crate) fn search(tree: &Tree, clean: &HashSet<Digest>) -> Result<Searched, BakeError> {
+    let mut newly_clean = HashSet::new();
     let mut found = BTreeSet::new();
     let mut buffer = vec![0; CHUNK];
     for (path, entry) in tree.iter() {
         let Kind::File { content, size } = &entry.kind else {
             continue;
         };
-        let place = Path::new("/").join(path).to_string_lossy().into_owned();
-        let rules = in_file(content, *size, &mut buffer).map_err(BakeError::io(path))?;
-        found.extend(rules.into_iter().map(|rule| Finding::new(rule, &*place)));
+        let place = || Path::new("/").join(path).to_string_lossy().into_owned();
+        let known = match content {
+            Content::Known { file, .. } => Some(file.content()),
+            _ => None,
+        };
+        if known.is_none_or(|known| !clean.contains(&known)) {
+            let (rules, is_known) =
+                in_file(content, *size, &mut buffer).map_err(BakeError::io(path))?;
+            if let Some(known) = known.filter(|_| is_known && rules.is_empty()) {
+                newly_clean.insert(known);
+            }
+            found.extend(rules.into_iter().map(|rule| Finding::new(rule, place())));
+        }
         if *size <= NAMED_MAX
             && let Some(rule) = named(path)
         {
@@ -276,7 +320,7 @@ pub(crate) fn in_tree(tree: &Tree) -> Result<Vec<Finding>, BakeError> {
                 .and_then(|file| file.read_within(*size, &mut text, 0))
                 .map_err(BakeError::io(path))?;
             if rule(&String::from_utf8_lossy(&text[..count])) {
-                found.insert(Finding::new(name_of(path), place));
+                found.insert(Finding::new(name_of(path), place()));
             }
         }
     }
@@ -286,14 +330,17 @@ pub(crate) fn in_tree(tree: &Tree) -> Result<Vec<Finding>, BakeError> {
     {
         let published = published(tree)?;
         let mut kept = Vec::new();
-        for finding in found {
+        for finding in std::mem::take(&mut found) {
             if !is_published(tree, &published, &finding, &mut buffer)? {
                 kept.push(finding);
             }
         }
-        return Ok(kept);
+        found = kept.into_iter().collect();
     }
-    Ok(found.into_iter().collect())
+    Ok(Searched {
+        findings: found.into_iter().collect(),
+        clean: newly_clean,
+    })
 }
 
 fn is_token_rule(rule: &str) -> bool {
@@ -365,7 +412,12 @@ fn is_published(
     Ok(hex == *sum)
 }
 
-fn in_file(content: &Content, size: u64, buffer: &mut [u8]) -> io::Result<BTreeSet<&'static str>> {
+/// The rules that find something, and whether what they went through is what the file is known to hold.
+fn in_file(
+    content: &Content,
+    size: u64,
+    buffer: &mut [u8],
+) -> io::Result<(BTreeSet<&'static str>, bool)> {
     let file = content.open()?;
     let mut found = BTreeSet::new();
     let (mut kept, mut at) = (0, 0);
@@ -376,7 +428,8 @@ fn in_file(content: &Content, size: u64, buffer: &mut [u8]) -> io::Result<BTreeS
         let is_end = filled < buffer.len();
         in_bytes(&buffer[..filled], &mut found);
         if is_end {
-            return Ok(found);
+            let is_known = file.is_as_known()?;
+            return Ok((found, is_known));
         }
         buffer.copy_within(filled - OVERLAP..filled, 0);
         kept = OVERLAP;
@@ -637,7 +690,7 @@ mod tests {
             let size = bytes.len() as u64;
             let found = in_file(&Content::Bytes(bytes.into()), size, &mut vec![0; CHUNK]).unwrap();
             assert_eq!(
-                found.into_iter().collect::<Vec<_>>(),
+                found.0.into_iter().collect::<Vec<_>>(),
                 [PRIVATE_KEY],
                 "{before}"
             );

@@ -32,6 +32,7 @@ mod leak_check;
 mod leaks;
 mod licence;
 mod limits;
+mod listing;
 mod lock;
 mod locking;
 mod look;

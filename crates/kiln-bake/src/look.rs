@@ -6,6 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// What is renamed or mounted anywhere on the machine ends a look-up through `..` (openat2(2), EAGAIN), which is then tried again.
+const TRIES: usize = 1000;
 
 /// Opens `path` inside `root`, links followed inside it.
 pub(crate) fn open(root: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -16,13 +20,13 @@ pub(crate) fn open(root: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedF
     )?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = flags | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat2(
-        folder,
-        path,
-        flags,
-        Mode::empty(),
-        resolve,
-    )?)
+    for _ in 0..TRIES {
+        match rustix::fs::openat2(&folder, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Errno::AGAIN.into())
 }
 
 /// A whole file, of any size.
@@ -51,7 +55,7 @@ pub(crate) fn text(root: &Path, path: &Path, limit: u64) -> io::Result<Option<St
 
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     // A circle of links leads nowhere either.
-    let circle = rustix::io::Errno::LOOP.raw_os_error();
+    let circle = Errno::LOOP.raw_os_error();
     let gone = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
     gone.contains(&error.kind()) || error.raw_os_error() == Some(circle)
 }

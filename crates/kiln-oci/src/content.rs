@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::known::{KnownFile, Stamp};
 use crate::layer::{LayerError, to_path};
 use crate::store::BlobFile;
 
@@ -23,6 +24,12 @@ pub enum Content {
         dir: Arc<OwnedFd>,
         path: PathBuf,
     },
+    /// As `Under`, of which is known what it holds.
+    Known {
+        dir: Arc<OwnedFd>,
+        path: PathBuf,
+        file: Arc<KnownFile>,
+    },
     /// From `offset` on in an open file, such as a spilled tar stream.
     Range {
         file: Arc<File>,
@@ -36,6 +43,7 @@ pub enum Content {
 pub enum Reader<'a> {
     Bytes(&'a [u8]),
     File { file: File },
+    Known { file: File, stamp: Stamp },
     Range { file: &'a File, offset: u64 },
     Blob(&'a BlobFile),
 }
@@ -48,13 +56,13 @@ impl Content {
             Self::Path(path) => Reader::File {
                 file: File::from(rustix::fs::open(path, flags, Mode::empty())?),
             },
-            Self::Under { dir, path } => {
-                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                let fd = rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?;
-                Reader::File {
-                    file: File::from(fd),
-                }
-            }
+            Self::Under { dir, path } => Reader::File {
+                file: under(dir, path, flags)?,
+            },
+            Self::Known { dir, path, file } => Reader::Known {
+                file: under(dir, path, flags)?,
+                stamp: file.stamp,
+            },
             Self::Range { file, offset } => Reader::Range {
                 file,
                 offset: *offset,
@@ -64,7 +72,21 @@ impl Content {
     }
 }
 
+fn under(dir: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<File> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let fd = rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?;
+    Ok(File::from(fd))
+}
+
 impl Reader<'_> {
+    /// Whether what was read so far is what the file is known to hold. Where nothing is known, it is.
+    pub fn is_as_known(&self) -> io::Result<bool> {
+        match self {
+            Self::Known { file, stamp } => Ok(Stamp::of_file(file)? == *stamp),
+            Self::Bytes(_) | Self::File { .. } | Self::Range { .. } | Self::Blob(_) => Ok(true),
+        }
+    }
+
     /// As `read_at`, of a file of `size` bytes: a range does not know where it ends.
     pub fn read_within(&self, size: u64, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let left = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
@@ -81,7 +103,7 @@ impl Reader<'_> {
                 buffer[..count].copy_from_slice(&bytes[start..start + count]);
                 Ok(count)
             }
-            Self::File { file } => file.read_at(buffer, at),
+            Self::File { file } | Self::Known { file, .. } => file.read_at(buffer, at),
             Self::Range { file, offset } => file.read_at(buffer, offset + at),
             Self::Blob(blob) => blob.read_at(buffer, at),
         };
@@ -133,6 +155,11 @@ pub(crate) fn copy_content(
         }
         out.write_all(&buffer[..count]).map_err(LayerError::Write)?;
         done += count as u64;
+    }
+    if !reader.is_as_known().map_err(io_error("examine"))? {
+        return Err(LayerError::ContentDiffers {
+            path: to_path(path).to_path_buf(),
+        });
     }
     Ok(())
 }

@@ -7,6 +7,8 @@
 
 use std::io::{self, Write};
 
+use kiln_model::Digest;
+
 use crate::tar::Parts;
 
 /// A change within a large file costs one piece. Shorter ones compress worse, which begins to show below this.
@@ -20,37 +22,40 @@ const GROUP_MAX: usize = 128 << 10;
 /// One path of so many says to cut.
 const CUT_ONE_OF: u64 = 4;
 
-/// Cuts a tar stream, giving each frame's bytes to `emit`.
+/// Cuts a tar stream, giving each frame's bytes to `emit`, with their digest where it is known before they are read.
 pub(crate) struct Cutter<F> {
     emit: F,
     buffer: Vec<u8>,
     /// What is still to come of a large file's content.
     content_left: u64,
+    /// The digests of its frames that are to come, the next one last.
+    known: Vec<Digest>,
 }
 
-impl<F: FnMut(Vec<u8>) -> io::Result<()>> Cutter<F> {
+impl<F: FnMut(Vec<u8>, Option<Digest>) -> io::Result<()>> Cutter<F> {
     pub(crate) fn new(emit: F) -> Self {
         Self {
             emit,
             buffer: Vec::new(),
             content_left: 0,
+            known: Vec::new(),
         }
     }
 
     /// Emits what is left.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        self.cut()
+        self.cut(None)
     }
 
-    fn cut(&mut self) -> io::Result<()> {
+    fn cut(&mut self, known: Option<Digest>) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        (self.emit)(std::mem::take(&mut self.buffer))
+        (self.emit)(std::mem::take(&mut self.buffer), known)
     }
 }
 
-impl<F: FnMut(Vec<u8>) -> io::Result<()>> Write for Cutter<F> {
+impl<F: FnMut(Vec<u8>, Option<Digest>) -> io::Result<()>> Write for Cutter<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.content_left == 0 {
             self.buffer.extend_from_slice(bytes);
@@ -61,7 +66,8 @@ impl<F: FnMut(Vec<u8>) -> io::Result<()>> Write for Cutter<F> {
         self.buffer.extend_from_slice(&bytes[..count]);
         self.content_left -= count as u64;
         if self.buffer.len() == PIECE || self.content_left == 0 {
-            self.cut()?;
+            let known = self.known.pop();
+            self.cut(known)?;
         }
         Ok(count)
     }
@@ -71,11 +77,12 @@ impl<F: FnMut(Vec<u8>) -> io::Result<()>> Write for Cutter<F> {
     }
 }
 
-impl<F: FnMut(Vec<u8>) -> io::Result<()>> Parts for Cutter<F> {
-    fn content(&mut self, size: u64) -> io::Result<()> {
+impl<F: FnMut(Vec<u8>, Option<Digest>) -> io::Result<()>> Parts for Cutter<F> {
+    fn content(&mut self, size: u64, pieces: &[Digest]) -> io::Result<()> {
         if size >= LARGE {
-            self.cut()?;
+            self.cut(None)?;
             self.content_left = size;
+            self.known = pieces.iter().rev().copied().collect();
         }
         Ok(())
     }
@@ -84,7 +91,7 @@ impl<F: FnMut(Vec<u8>) -> io::Result<()>> Parts for Cutter<F> {
         let length = self.buffer.len();
         let says = length >= GROUP_MIN && path_hash(key).is_multiple_of(CUT_ONE_OF);
         if says || length >= GROUP_MAX {
-            self.cut()?;
+            self.cut(None)?;
         }
         Ok(())
     }
@@ -108,7 +115,7 @@ mod tests {
 
     fn frames(tree: &Tree) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        let mut cutter = Cutter::new(|frame| {
+        let mut cutter = Cutter::new(|frame, _| {
             frames.push(frame);
             Ok(())
         });

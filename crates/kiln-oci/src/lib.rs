@@ -16,6 +16,7 @@ mod frames;
 mod hashing;
 pub mod image;
 mod import;
+mod known;
 pub mod layer;
 mod merge;
 mod name;
@@ -30,9 +31,10 @@ pub use import::{
     ArchiveReference, BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot,
     unpacked_max,
 };
+pub use known::{KnownFile, Stamp};
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use name::{RegistryName, normal_name, same_name};
 pub use store::{
-    Blob, BlobFile, BlobWriter, ImageEntry, PruneOptions, Pruned, Referrer, Store, StoreError,
-    TagEntry, compressor, digests_in,
+    Blob, BlobFile, BlobWriter, ImageEntry, PruneOptions, Pruned, Referrer, Store,
+    StoreError, TagEntry, compressor, digests_in,
 };

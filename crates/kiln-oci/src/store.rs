@@ -32,6 +32,7 @@ mod images;
 mod layers;
 mod prune;
 mod referrers;
+mod reindex;
 mod session;
 mod tags;
 mod temp;

@@ -23,6 +23,8 @@ const FETCHED_MODE: u32 = 0o600;
 pub(super) struct Added {
     pub(super) found: Found,
     pub(super) root: PathBuf,
+    /// It lies in a folder of the caller's.
+    pub(super) is_own: bool,
     /// Unpacked, should it be an archive.
     pub(super) unpack: bool,
 }
@@ -167,8 +169,8 @@ impl Walk {
             found: Found {
                 name: remote::file_name(url).into(),
                 is_folder: false,
+                at: PathBuf::from(fetched.digest.hex()),
                 entries: vec![Taken::fetched(
-                    PathBuf::from(fetched.digest.hex()),
                     FETCHED_MODE,
                     // What has a checksum is the same from every server, and so is its layer.
                     fetched.mtime().filter(|_| checksum.is_none()),
@@ -177,6 +179,7 @@ impl Walk {
                 )],
             },
             root: path.parent().map(Path::to_owned).unwrap_or_default(),
+            is_own: false,
             unpack,
         })
     }
@@ -196,7 +199,7 @@ pub(super) fn unpacked(
     if !added.unpack || added.found.is_folder || !entry.is_file() {
         return Ok(false);
     }
-    let path = added.root.join(&entry.at);
+    let path = added.root.join(added.found.place(entry));
     let Some(stream) = tar_stream(&path).map_err(BakeError::io(&path))? else {
         return Ok(false);
     };

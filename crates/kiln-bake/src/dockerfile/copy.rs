@@ -1,5 +1,6 @@
 //! COPY and ADD: files of the context, a folder, a stage or an image, as a layer of their own.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, Instruction, Text};
@@ -134,8 +135,9 @@ impl Walk {
             Ok(all)
         };
         let ignore_of_folder;
-        let origin = match &from {
-            CopyFrom::Folder { path, is_context } => Origin::Files(find(&mut Root {
+        let mut found = Vec::new();
+        if let CopyFrom::Folder { path, is_context } = &from {
+            found = find(&mut Root {
                 path,
                 ignore: Some(if *is_context {
                     bake.request.ignore
@@ -146,14 +148,8 @@ impl Walk {
                 }),
                 exclude: &exclude,
                 seen: Some(&mut lock(&bake.seen)),
-            })?),
-            CopyFrom::Stage(stage) => Origin::Layers {
-                layers: stage.layers.iter().map(|layer| layer.diff_id).collect(),
-                sources: paths.iter().map(|(path, _)| path.clone()).collect(),
-                exclude: excluded,
-                parents: copy.parents,
-            },
-        };
+            })?;
+        }
         if copy.keep_git_dir {
             let what = if repositories.is_empty() {
                 "--keep-git-dir is for Git repositories"
@@ -175,18 +171,28 @@ impl Walk {
             let source = (url.as_str(), *text);
             fetched.push(self.fetched(bake, file, source, checksum.as_ref(), unpack)?);
         }
-        let (origin, added) = match (origin, &from) {
-            (Origin::Files(found), CopyFrom::Folder { path, .. }) => {
-                let own = found.iter().map(|found| Added {
-                    found: found.clone(),
+        let added: Vec<Added> = match &from {
+            CopyFrom::Folder { path, .. } => {
+                let own = found.into_iter().map(|found| Added {
+                    found,
                     root: path.clone(),
+                    is_own: true,
                     unpack: is_add && copy.unpack != Some(false),
                 });
-                let added: Vec<Added> = own.chain(fetched).collect();
-                let all = added.iter().map(|one| one.found.clone()).collect();
-                (Origin::Files(all), added)
+                own.chain(fetched).collect()
             }
-            (origin, _) => (origin, fetched),
+            CopyFrom::Stage(_) => fetched,
+        };
+        let origin = match &from {
+            CopyFrom::Folder { .. } => {
+                Origin::Files(added.iter().map(|one| Cow::Borrowed(&one.found)).collect())
+            }
+            CopyFrom::Stage(stage) => Origin::Layers {
+                layers: stage.layers.iter().map(|layer| layer.diff_id).collect(),
+                sources: paths.iter().map(|(path, _)| path.clone()).collect(),
+                exclude: excluded,
+                parents: copy.parents,
+            },
         };
         let to_folder = if copy.parents {
             format!("{}/", to.trim_end_matches('/'))
@@ -240,8 +246,12 @@ impl Walk {
                         if unpacked(&mut placing, one, &scratch, &name, &to_folder)? {
                             continue;
                         }
+                        let known = |path: &Path| {
+                            let path = one.is_own.then(|| one.root.join(path))?;
+                            lock(&bake.seen).known(&path)
+                        };
                         placing
-                            .put(&one.found, &one.root, &to_folder)
+                            .put(&one.found, &one.root, &to_folder, &known)
                             .map_err(|error| placed(&name, error))?;
                     }
                 }
@@ -255,7 +265,7 @@ impl Walk {
                     };
                     for one in &find(&mut root)? {
                         placing
-                            .put(one, mounted.path(), &to_folder)
+                            .put(one, mounted.path(), &to_folder, &|_| None)
                             .map_err(|error| placed(&name, error))?;
                     }
                 }
@@ -275,7 +285,7 @@ impl Walk {
                     .map_err(|error| copy_error(&name, error.to_string()))?
                 {
                     placing
-                        .put(&one, &folder, &to_folder)
+                        .put(&one, &folder, &to_folder, &|_| None)
                         .map_err(|error| placed(&name, error))?;
                 }
             }
@@ -301,7 +311,7 @@ impl Walk {
             }
             let mut tree = placing.tree;
             tree.clamp_mtime(date);
-            Ok(bake.store.add_layer(&tree)?.into())
+            Ok(bake.add(&tree)?.into())
         })
     }
 

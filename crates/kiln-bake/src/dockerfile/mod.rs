@@ -31,7 +31,7 @@ mod workdir;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore, LintInputs};
@@ -309,9 +309,7 @@ pub fn bake_dockerfile(
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    seen.into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-        .keep(store);
+    lock(&seen).keep(store);
     let Notes {
         mut reports,
         mut warnings,

@@ -1,5 +1,6 @@
 //! The mounts of a RUN: what they are of, what of them is in the step's key, and how they come into its container.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -36,7 +37,7 @@ pub(super) struct Planned<'a> {
     target: Option<String>,
     from: Option<CopyFrom>,
     /// What of the step's key it is.
-    origin: Option<Origin>,
+    origin: Option<Origin<'static>>,
 }
 
 /// What of a mount is in the key of its step: secrets and caches by their names alone.
@@ -45,7 +46,7 @@ pub(super) struct MountKey<'a> {
     kind: &'static str,
     target: Option<&'a str>,
     writable: bool,
-    origin: Option<&'a Origin>,
+    origin: Option<&'a Origin<'a>>,
     source: Option<&'a str>,
     id: Option<String>,
     env: Option<&'a str>,
@@ -245,7 +246,8 @@ impl Walk {
                             "the source is relative to the context, the folder at the end of the command",
                         ),
                     })?;
-                    Some(Origin::Files(found))
+                    let found = found.into_iter().map(Cow::Owned);
+                    Some(Origin::Files(found.collect()))
                 }
             };
             planned.push(one);
@@ -488,7 +490,7 @@ fn cache_key(one: &Planned<'_>) -> Result<Digest, BakeError> {
 }
 
 /// What was found in a folder, copied as root's to where a step may do with it as it likes. The path below `to` that is mounted.
-fn copy_found(found: &[Found], from: &Path, to: &Path) -> Result<PathBuf, BakeError> {
+fn copy_found(found: &[Cow<'_, Found>], from: &Path, to: &Path) -> Result<PathBuf, BakeError> {
     let mut inside = PathBuf::new();
     for one in found {
         let base = if one.is_folder {
@@ -499,7 +501,7 @@ fn copy_found(found: &[Found], from: &Path, to: &Path) -> Result<PathBuf, BakeEr
         };
         let mut folders = Vec::new();
         for taken in &one.entries {
-            let (source, copy) = (from.join(&taken.at), base.join(&taken.path));
+            let (source, copy) = (from.join(one.place(taken)), base.join(&taken.path));
             let copy = if taken.path.as_os_str().is_empty() {
                 base.clone()
             } else {

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_oci::{Content, Entry, Kind, LayerError, Tree};
+use kiln_oci::{Content, Entry, Kind, KnownFile, LayerError, Tree};
 use rustix::fs::{Mode, OFlags};
 
 use super::mode::Chmod;
@@ -89,8 +88,14 @@ impl Placing<'_> {
         })
     }
 
-    /// Puts one source at `to`.
-    pub(super) fn put(&mut self, found: &Found, root: &Path, to: &str) -> Result<(), PlaceError> {
+    /// Puts one source at `to`. `known`: what files of the source hold, by their path below its root.
+    pub(super) fn put(
+        &mut self,
+        found: &Found,
+        root: &Path,
+        to: &str,
+        known: &dyn Fn(&Path) -> Option<Arc<KnownFile>>,
+    ) -> Result<(), PlaceError> {
         let target = self.target(to)?;
         let into = found.is_folder || to.ends_with('/') || self.is_folder(&target) == Some(true);
         let (base, parent) = match (found.is_folder, into) {
@@ -121,7 +126,26 @@ impl Placing<'_> {
                 continue;
             }
             let same = taken.same_as.as_ref().map(|other| base.join(other));
-            self.one(taken, &dir, &place, same)?;
+            let at = found.place(taken);
+            let content = match taken.is_file().then(|| known(&at)).flatten() {
+                Some(file) => {
+                    let content = Some(file.content());
+                    if taken.kind != (TakenKind::File { digest: content }) {
+                        let changed = "it changed while the image was baked: bake it again";
+                        return Err(PlaceError::Io {
+                            path: root.join(at),
+                            source: std::io::Error::other(changed),
+                        });
+                    }
+                    let (dir, path) = (dir.clone(), at);
+                    Content::Known { dir, path, file }
+                }
+                None => Content::Under {
+                    dir: dir.clone(),
+                    path: at,
+                },
+            };
+            self.one(taken, content, &place, same)?;
         }
         Ok(())
     }
@@ -130,7 +154,7 @@ impl Placing<'_> {
     fn one(
         &mut self,
         taken: &Taken,
-        dir: &Arc<OwnedFd>,
+        content: Content,
         place: &Path,
         same: Option<PathBuf>,
     ) -> Result<(), PlaceError> {
@@ -139,10 +163,7 @@ impl Placing<'_> {
             (TakenKind::File { .. }, Some(target)) => Kind::Hardlink { target },
             (TakenKind::Folder, _) => Kind::Dir { opaque: false },
             (TakenKind::File { .. }, None) => Kind::File {
-                content: Content::Under {
-                    dir: dir.clone(),
-                    path: taken.at.clone(),
-                },
+                content,
                 size: taken.size,
             },
             (TakenKind::Link { target }, _) => Kind::Symlink {

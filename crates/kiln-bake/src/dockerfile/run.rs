@@ -340,7 +340,7 @@ impl Bake<'_> {
         let given = given.filter_map(|id| self.request.granted.secrets.get(&id));
         Ok(Made {
             given: leaks::given(&tree, given)?,
-            layer: self.store.add_layer(&tree)?,
+            layer: self.add(&tree)?,
             used_network: used_network || is_host,
         })
     }

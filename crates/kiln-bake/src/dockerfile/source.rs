@@ -5,14 +5,15 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use kiln_config::dockerfile::{Ignore, PathPattern, has_wildcards};
 use kiln_model::Digest;
+use rustix::fs::FileType;
 use serde::Serialize;
 
-use crate::seen::Seen;
+use crate::listing::{Listing, There};
+use crate::seen::{Seen, Unseen};
 
 /// As Linux follows at most (MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
@@ -20,10 +21,7 @@ const LINKS_MAX: usize = 40;
 /// One path that is copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Taken {
-    /// Below the root of the source.
-    #[serde(skip)]
-    pub(super) at: PathBuf,
-    /// Below the destination's folder; empty for a folder whose contents are copied.
+    /// Below [`Found::at`], and below the destination's folder; empty for a folder whose contents are copied.
     #[serde(serialize_with = "whole")]
     pub(super) path: PathBuf,
     pub(super) mode: u32,
@@ -45,15 +43,8 @@ pub(super) struct Taken {
 
 impl Taken {
     /// A file that was brought from elsewhere.
-    pub(super) fn fetched(
-        at: PathBuf,
-        mode: u32,
-        mtime: Option<i64>,
-        size: u64,
-        digest: Digest,
-    ) -> Self {
+    pub(super) fn fetched(mode: u32, mtime: Option<i64>, size: u64, digest: Digest) -> Self {
         Self {
-            at,
             path: PathBuf::new(),
             mode,
             owner: None,
@@ -112,8 +103,22 @@ pub(super) struct Found {
     /// The name that a file gets below a destination that is a folder.
     pub(super) name: OsString,
     pub(super) is_folder: bool,
+    /// What the entries' paths are below, itself below the root of the source.
+    #[serde(skip)]
+    pub(super) at: PathBuf,
     /// The source itself first; folders before what is in them.
     pub(super) entries: Vec<Taken>,
+}
+
+impl Found {
+    /// Where an entry is, below the root of the source.
+    pub(super) fn place(&self, taken: &Taken) -> PathBuf {
+        if taken.path.as_os_str().is_empty() {
+            self.at.clone()
+        } else {
+            self.at.join(&taken.path)
+        }
+    }
 }
 
 /// Where sources are looked for.
@@ -203,8 +208,9 @@ pub(super) fn lexical(path: &str) -> PathBuf {
 
 impl Root<'_> {
     fn ignored(&self, path: &Path) -> bool {
-        let text = path.to_string_lossy();
-        !text.is_empty() && self.ignore.is_some_and(|ignore| ignore.ignores(&text))
+        let rules = self.ignore.filter(|ignore| !ignore.is_empty());
+        let is_below = !path.as_os_str().is_empty();
+        is_below && rules.is_some_and(|rules| rules.ignores(&path.to_string_lossy()))
     }
 
     /// What one source of COPY means.
@@ -248,6 +254,7 @@ impl Root<'_> {
             found.push(Found {
                 name,
                 is_folder,
+                at,
                 entries,
             });
         }
@@ -296,8 +303,9 @@ impl Root<'_> {
             for part in below.parent().into_iter().flat_map(Path::components) {
                 parent.push(part);
                 if !entries.iter().any(|entry| entry.path == parent) {
-                    let folder = self.one(&base.join(&parent), &parent)?;
-                    entries.extend(folder);
+                    let mut walking = Walking::new(self, &base.join(&parent), &parent);
+                    let there = walking.there()?;
+                    entries.extend(walking.one(&there)?);
                 }
             }
             self.walk(&path, &below, &mut entries)?;
@@ -311,6 +319,7 @@ impl Root<'_> {
         Ok(Found {
             name: OsString::new(),
             is_folder: true,
+            at: base,
             entries,
         })
     }
@@ -372,83 +381,136 @@ impl Root<'_> {
         inside: &Path,
         entries: &mut Vec<Taken>,
     ) -> Result<(), SourceError> {
-        let text = inside.to_string_lossy();
-        if !text.is_empty() && self.exclude.ignores(&text) && !self.exclude.takes_back() {
+        let mut walking = Walking::new(self, at, inside);
+        let there = walking.there()?;
+        walking.add(&there, entries)?;
+        let unseen = std::mem::take(&mut walking.unseen);
+        if let Some(seen) = &mut self.seen
+            && !unseen.is_empty()
+        {
+            let read = seen.read(&unseen);
+            let digests = read.map_err(|(path, source)| SourceError::Io { path, source })?;
+            for (file, digest) in unseen.iter().zip(digests) {
+                let digest = Some(digest);
+                entries[file.at].kind = TakenKind::File { digest };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The way through a folder: one buffer for each form of the path, and not a new path for each file.
+struct Walking<'w, 'a> {
+    root: &'w mut Root<'a>,
+    /// Of this machine.
+    path: PathBuf,
+    /// Below the root of the source.
+    at: PathBuf,
+    /// Below what is copied.
+    inside: PathBuf,
+    unseen: Vec<Unseen>,
+    /// For attributes.
+    buffer: Vec<u8>,
+}
+
+impl<'w, 'a> Walking<'w, 'a> {
+    fn new(root: &'w mut Root<'a>, at: &Path, inside: &Path) -> Self {
+        Self {
+            path: root.path.join(at),
+            root,
+            at: at.to_owned(),
+            inside: inside.to_owned(),
+            unseen: Vec::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    fn there(&self) -> Result<There, SourceError> {
+        There::at(&self.path).map_err(io_at(&self.path))
+    }
+
+    fn add(&mut self, there: &There, entries: &mut Vec<Taken>) -> Result<(), SourceError> {
+        let is_below = !self.inside.as_os_str().is_empty();
+        let exclude = self.root.exclude;
+        let excluded =
+            is_below && !exclude.is_empty() && exclude.ignores(&self.inside.to_string_lossy());
+        if excluded && !exclude.takes_back() {
             return Ok(());
         }
-        let ignored = self.ignored(at);
-        if ignored && !self.ignore.is_some_and(Ignore::takes_back) {
+        let ignored = self.root.ignored(&self.at);
+        if ignored && !self.root.ignore.is_some_and(Ignore::takes_back) {
             // The source itself is told as ignored by whoever asked for it.
             return Ok(());
         }
-        let Some(entry) = self.one(at, inside)? else {
+        let place = entries.len();
+        let Some(entry) = self.one(there)? else {
             return Ok(());
         };
         let is_folder = entry.kind == TakenKind::Folder;
-        let excluded = !text.is_empty() && self.exclude.ignores(&text);
-        let place = entries.len();
+        if matches!(entry.kind, TakenKind::File { digest: None }) && self.root.seen.is_some() {
+            self.unseen.push(Unseen {
+                at: place,
+                path: self.path.clone(),
+                stamp: there.stamp,
+            });
+        }
         entries.push(entry);
         if is_folder {
-            let path = self.path.join(at);
-            let mut names = fs::read_dir(&path)
-                .and_then(|entries| {
-                    entries
-                        .map(|entry| entry.map(|entry| entry.file_name()))
-                        .collect::<io::Result<Vec<_>>>()
-                })
-                .map_err(io_at(&path))?;
-            names.sort();
-            for name in names {
-                self.walk(&at.join(&name), &inside.join(&name), entries)?;
+            let listing = Listing::of(&self.path).map_err(io_at(&self.path))?;
+            for (name, there) in listing.iter() {
+                for path in [&mut self.path, &mut self.at, &mut self.inside] {
+                    path.push(name);
+                }
+                self.add(there, entries)?;
+                for path in [&mut self.path, &mut self.at, &mut self.inside] {
+                    path.pop();
+                }
             }
         }
         // A folder that is left out stays for what a rule takes back in it.
-        if (ignored || excluded) && entries.len() == place + 1 && !inside.as_os_str().is_empty() {
+        if (ignored || excluded) && entries.len() == place + 1 && is_below {
             entries.pop();
+            if self.unseen.last().is_some_and(|file| file.at == place) {
+                self.unseen.pop();
+            }
         }
         Ok(())
     }
 
-    /// One path; none for a socket, which no layer has.
-    fn one(&mut self, at: &Path, inside: &Path) -> Result<Option<Taken>, SourceError> {
-        let path = self.path.join(at);
-        let there = fs::symlink_metadata(&path).map_err(io_at(&path))?;
-        let kind = there.file_type();
-        let kind = if kind.is_dir() {
-            TakenKind::Folder
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&path).map_err(io_at(&path))?;
-            TakenKind::Link { target }
-        } else if kind.is_file() {
-            let digest = match &mut self.seen {
-                Some(seen) => Some(seen.digest(&path, &there).map_err(io_at(&path))?),
-                None => None,
-            };
-            TakenKind::File { digest }
-        } else if kind.is_fifo() {
-            TakenKind::Fifo
-        } else if kind.is_socket() {
-            return Ok(None);
-        } else {
-            return Err(io_at(&path)(io::Error::other("a device can't be copied")));
+    /// One path; none for a socket, which no layer has. The digest of a file is there where it is known.
+    fn one(&mut self, there: &There) -> Result<Option<Taken>, SourceError> {
+        let failed = |source| io_at(&self.path)(source);
+        let is_context = self.root.seen.is_some();
+        let kind = match there.kind {
+            FileType::Directory => TakenKind::Folder,
+            FileType::Symlink => {
+                let target = fs::read_link(&self.path).map_err(failed)?;
+                TakenKind::Link { target }
+            }
+            FileType::RegularFile => {
+                let seen = self.root.seen.as_mut();
+                let digest = seen.and_then(|seen| seen.find(&self.path, &there.stamp));
+                TakenKind::File { digest }
+            }
+            FileType::Fifo => TakenKind::Fifo,
+            FileType::Socket => return Ok(None),
+            _ => return Err(failed(io::Error::other("a device can't be copied"))),
         };
-        let is_context = self.seen.is_some();
-        let inode = matches!(kind, TakenKind::File { .. }) && there.nlink() > 1;
+        let has_names = matches!(kind, TakenKind::File { .. }) && there.names > 1;
         Ok(Some(Taken {
-            at: at.to_owned(),
-            path: inside.to_owned(),
-            mode: there.mode() & 0o7777,
-            owner: (!is_context).then(|| (there.uid(), there.gid())),
-            mtime: (!is_context).then(|| there.mtime()),
-            size: there.len(),
+            path: self.inside.clone(),
+            mode: there.mode,
+            owner: (!is_context).then_some((there.uid, there.gid)),
+            mtime: (!is_context).then_some(there.mtime),
+            size: there.stamp.size(),
             xattrs: if is_context {
                 Vec::new()
             } else {
-                xattrs(&path).map_err(io_at(&path))?
+                xattrs(&self.path, &mut self.buffer).map_err(io_at(&self.path))?
             },
             kind,
             same_as: None,
-            inode: inode.then(|| (there.dev(), there.ino())),
+            inode: has_names.then_some((there.device, there.inode)),
         }))
     }
 }
@@ -466,9 +528,9 @@ fn link_names(entries: &mut [Taken]) {
     }
 }
 
-fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     // Linux's bound for both (XATTR_LIST_MAX, XATTR_SIZE_MAX).
-    let mut buffer = vec![0; 65536];
+    buffer.resize(65536, 0);
     let length = match rustix::fs::llistxattr(path, &mut buffer[..]) {
         Ok(length) => length,
         Err(rustix::io::Errno::OPNOTSUPP) => 0,

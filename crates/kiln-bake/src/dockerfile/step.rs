@@ -1,26 +1,28 @@
 //! The keys of a Dockerfile's steps, and a step's way through the cache.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use kiln_model::Digest;
-use kiln_oci::{Layer, Store};
+use kiln_oci::{Layer, Store, Tree};
 use serde::{Deserialize, Serialize};
 
 use super::Bake;
 use super::mounts::MountKey;
 use super::run::Network;
+use super::schedule::lock;
 use super::source::Found;
 use crate::bake::{BakeProgress, StepReport};
 use crate::error::BakeError;
 use crate::explain;
 use crate::graph::digest_of;
-use crate::leaks::Finding;
+use crate::leaks::{self, Finding};
 use crate::provenance::Done;
 use crate::step_lock::StepLock;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,7 +38,7 @@ pub(super) enum Inputs<'a> {
         privileged: bool,
     },
     Copy {
-        origin: &'a Origin,
+        origin: &'a Origin<'a>,
         heredocs: &'a [(String, String)],
         to: &'a str,
         owner: Option<&'a str>,
@@ -61,9 +63,9 @@ pub(super) enum Inputs<'a> {
 /// What a COPY takes.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Origin {
+pub(super) enum Origin<'a> {
     /// Files of a folder, each with its digest.
-    Files(Vec<Found>),
+    Files(Vec<Cow<'a, Found>>),
     /// A stage's or an image's, whose layers say all.
     Layers {
         layers: Vec<Digest>,
@@ -195,6 +197,14 @@ impl Bake<'_> {
         notes.done.push((stage, done));
         notes.given.insert(layer.diff_id, given);
         notes.reports.push((stage, report));
+        Ok(layer)
+    }
+
+    /// Stores what a step made. What unchanged files hold is not searched for secrets again.
+    pub(super) fn add(&self, tree: &Tree) -> Result<Layer, BakeError> {
+        let clean = lock(&self.seen).clean();
+        let (layer, clean) = leaks::add(self.store, tree, &clean)?;
+        lock(&self.seen).are_clean(&clean);
         Ok(layer)
     }
 

@@ -47,7 +47,7 @@ impl Walk {
             }
             let mut tree = placing.tree;
             tree.clamp_mtime(date);
-            Ok(bake.store.add_layer(&tree)?.into())
+            Ok(bake.add(&tree)?.into())
         })?;
         // One that says nothing is no layer of the image.
         if layer.diff_id != empty_layer(bake, date)? {

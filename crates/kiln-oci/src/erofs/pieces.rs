@@ -53,15 +53,20 @@ pub(crate) struct Sharing {
 }
 
 impl Pieces {
-    /// Reads the files of `tree`, several at once.
+    /// Reads the files of `tree` whose pieces are not known, several at once.
     pub(crate) fn of(tree: &Tree) -> Result<Self, LayerError> {
         let mut jobs = Vec::new();
+        let mut known = Vec::new();
         let mut by_key = BTreeMap::new();
         for (key, entry) in tree.keys() {
             let Kind::File { content, size } = &entry.kind else {
                 continue;
             };
             if *size == 0 {
+                continue;
+            }
+            if let Content::Known { file, .. } = content {
+                known.push((key.to_vec(), file.pieces.to_vec()));
                 continue;
             }
             let first = jobs.len();
@@ -77,6 +82,7 @@ impl Pieces {
         let by_key = by_key
             .into_iter()
             .map(|(key, range)| (key, digests[range].to_vec()))
+            .chain(known)
             .collect();
         Ok(Self { by_key })
     }

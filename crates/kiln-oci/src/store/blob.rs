@@ -319,6 +319,16 @@ impl Store {
         }
     }
 
+    /// The bytes of the file of `donor` that are frames: behind those of a sparse one is its list.
+    pub(super) fn own_length(&self, donor: &Donor, file: &File) -> Option<u64> {
+        let length = file.metadata().ok()?.len();
+        if !donor.sparse {
+            return Some(length);
+        }
+        let list = Recipe::read(file).ok()?.encode().len() as u64;
+        length.checked_sub(list)
+    }
+
     /// Whether all files that a blob of `size` bytes is made of are there, and long enough.
     pub(super) fn is_whole(&self, digest: &Digest, size: u64) -> bool {
         let Ok(blob) = self.open_blob(digest) else {

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::blob::{Donor, Recipe, Segment};
 use super::error::{StoreError, io_error, layer_error};
-use super::frames::{Frames, Place};
+use super::frames::{Frames, Place, Sums};
 use super::temp::TempFile;
 use super::{Blob, Store};
 use crate::frames::Cutter;
@@ -33,6 +33,8 @@ const QUEUE: usize = 4;
 /// A frame to compress, and where the answer goes.
 struct Job {
     bytes: Vec<u8>,
+    /// The digest that the bytes are said to have.
+    known: Option<Digest>,
     answer: SyncSender<io::Result<Frame>>,
 }
 
@@ -42,7 +44,7 @@ struct Frame {
     bytes: Vec<u8>,
     /// Where the store has these bytes.
     place: Option<Place>,
-    check: Digest,
+    sums: Sums,
 }
 
 impl Store {
@@ -91,13 +93,18 @@ fn produce(
     order: SyncSender<Answer>,
 ) -> Result<Digest, LayerError> {
     let mut hasher = Sha256::new();
-    let mut cutter = Cutter::new(|bytes: Vec<u8>| {
+    let mut cutter = Cutter::new(|bytes: Vec<u8>, known| {
         hasher.update(&bytes);
         let (answer, receiver) = sync_channel(1);
         // Nobody takes them any more where writing failed, which is told there.
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         order.send(receiver).map_err(|_| gone())?;
-        jobs.send(Job { bytes, answer }).map_err(|_| gone())
+        let job = Job {
+            bytes,
+            known,
+            answer,
+        };
+        jobs.send(job).map_err(|_| gone())
     });
     tar::write_parts(tree, &mut cutter)?;
     cutter.finish().map_err(LayerError::Write)?;
@@ -108,41 +115,60 @@ fn compress_all(to_do: &Mutex<Receiver<Job>>, known: &Frames, donors: &Donors<'_
     let mut compressor = None;
     loop {
         let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { bytes, answer }) = job else {
+        let Ok(Job {
+            bytes,
+            known: said,
+            answer,
+        }) = job
+        else {
             return;
         };
         // Nobody to answer to: see `produce`.
-        let _ = answer.send(compress(&bytes, known, donors, &mut compressor));
+        let _ = answer.send(compress(&bytes, said, known, donors, &mut compressor));
     }
 }
 
+/// `said` is the digest of `bytes` by the stat data of their file, which lie where a disk or a clock does: a frame of that digest is
+/// taken only where the sum of what it unpacks to is that of the bytes.
 fn compress(
     bytes: &[u8],
+    said: Option<Digest>,
     known: &Frames,
     donors: &Donors<'_>,
     compressor: &mut Option<zstd::bulk::Compressor<'static>>,
 ) -> io::Result<Frame> {
-    let content = Digest::of(bytes);
-    if let Some(place) = known.get(&content)
-        && let Some(bytes) = donors.read(place)
-    {
-        return Ok(Frame {
-            content,
-            bytes,
-            place: Some(*place),
-            check: place.check,
-        });
+    let sum = crc32fast::hash(bytes);
+    let content = said.unwrap_or_else(|| Digest::of(bytes));
+    if let Some(place) = known.get(&content) {
+        let is_same = place.sums.content == sum;
+        if !is_same && said.is_some() {
+            let wrong =
+                "a file has changed, and its times say that it has not: `touch` it, and bake again";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
+        }
+        if is_same && let Some(bytes) = donors.read(place) {
+            return Ok(Frame {
+                content,
+                bytes,
+                place: Some(*place),
+                sums: place.sums,
+            });
+        }
     }
     let compressor = match compressor {
         Some(compressor) => compressor,
         None => compressor.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
     };
     let bytes = compressor.compress(bytes)?;
+    let sums = Sums {
+        content: sum,
+        frame: crc32fast::hash(&bytes),
+    };
     Ok(Frame {
         content,
-        check: Digest::of(&bytes),
         bytes,
         place: None,
+        sums,
     })
 }
 
@@ -177,7 +203,7 @@ impl<'a> Donors<'a> {
         };
         let mut bytes = vec![0; place.length as usize];
         file.read_exact_at(&mut bytes, place.offset).ok()?;
-        (Digest::of(&bytes) == place.check).then_some(bytes)
+        (crc32fast::hash(&bytes) == place.sums.frame).then_some(bytes)
     }
 }
 
@@ -189,8 +215,8 @@ struct Assembly<'a> {
     hasher: Sha256,
     size: u64,
     recipe: Recipe,
-    /// The frames in the own file: content, offset, length, check.
-    new: HashMap<Digest, (u64, u32, Digest)>,
+    /// The frames in the own file: content, offset, length, sums.
+    new: HashMap<Digest, (u64, u32, Sums)>,
 }
 
 impl<'a> Assembly<'a> {
@@ -223,20 +249,22 @@ impl<'a> Assembly<'a> {
             content,
             bytes,
             place,
-            check,
+            sums,
         } = frame;
         self.hasher.update(&bytes);
         self.size += bytes.len() as u64;
         let length = bytes.len() as u64;
         let donor = place.and_then(|place| Some((self.recipe.source(&place.donor)?, place.offset)));
-        let twice = self.new.get(&content).map(|(offset, ..)| (0, *offset));
+        let twice = self.new.get(&content);
+        let twice = twice.filter(|(_, same, known)| u64::from(*same) == length && *known == sums);
+        let twice = twice.map(|(offset, ..)| (0, *offset));
         let (source, offset) = match donor.or(twice) {
             Some(known) => known,
             None => {
                 self.file.write_all(&bytes)?;
                 let offset = self.own;
                 self.own += length;
-                self.new.insert(content, (offset, length as u32, check));
+                self.new.insert(content, (offset, length as u32, sums));
                 (0, offset)
             }
         };
@@ -286,12 +314,14 @@ impl<'a> Assembly<'a> {
                 blob: digest,
                 sparse: recipe.is_needed(),
             };
-            let places = new.into_iter().map(|(content, (offset, length, check))| {
+            let mut new: Vec<_> = new.into_iter().collect();
+            new.sort_by_key(|(_, (offset, ..))| *offset);
+            let places = new.into_iter().map(|(content, (offset, length, sums))| {
                 let place = Place {
                     donor,
                     offset,
                     length,
-                    check,
+                    sums,
                 };
                 (content, place)
             });

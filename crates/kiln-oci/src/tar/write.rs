@@ -6,15 +6,17 @@
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::content::copy_content;
+use kiln_model::Digest;
+
+use crate::content::{Content, copy_content};
 use crate::layer::{Entry, Kind, LayerError, Tree, name_of, to_path};
 
 use super::{BLOCK, OPAQUE, PAX_XATTR, WHITEOUT};
 
 /// Takes a tar stream and is told of its parts, where it may want to cut it.
 pub(crate) trait Parts: Write {
-    /// The next `size` bytes are a file's content.
-    fn content(&mut self, size: u64) -> io::Result<()>;
+    /// The next `size` bytes are a file's content, of which these are the digests of the pieces, where they are known.
+    fn content(&mut self, size: u64, pieces: &[Digest]) -> io::Result<()>;
     /// The entry `key` is complete, its padding included.
     fn entry_end(&mut self, key: &[u8]) -> io::Result<()>;
 }
@@ -33,8 +35,8 @@ impl<W: Write> Write for Whole<W> {
 }
 
 impl<P: Parts> Parts for &mut P {
-    fn content(&mut self, size: u64) -> io::Result<()> {
-        (**self).content(size)
+    fn content(&mut self, size: u64, pieces: &[Digest]) -> io::Result<()> {
+        (**self).content(size, pieces)
     }
 
     fn entry_end(&mut self, key: &[u8]) -> io::Result<()> {
@@ -43,7 +45,7 @@ impl<P: Parts> Parts for &mut P {
 }
 
 impl<W: Write> Parts for Whole<W> {
-    fn content(&mut self, _: u64) -> io::Result<()> {
+    fn content(&mut self, _: u64, _: &[Digest]) -> io::Result<()> {
         Ok(())
     }
 
@@ -144,7 +146,11 @@ impl<W: Parts> Writer<W> {
         self.header(&header)?;
         if let Some(content) = content {
             let size = header.size;
-            self.out.content(size).map_err(LayerError::Write)?;
+            let pieces = match content {
+                Content::Known { file, .. } => &file.pieces[..],
+                _ => &[],
+            };
+            self.out.content(size, pieces).map_err(LayerError::Write)?;
             copy_content(key, content, 0, size, &mut self.buffer, &mut self.out)?;
             let rest = (size % BLOCK as u64) as usize;
             if rest != 0 {

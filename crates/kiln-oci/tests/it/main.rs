@@ -6,6 +6,7 @@
 mod erofs;
 mod export;
 mod import;
+mod known;
 mod mounts;
 mod prune;
 mod random;

@@ -21,7 +21,7 @@ fn open() -> (tempfile::TempDir, Store) {
 }
 
 /// Bytes that do not compress, other ones for each seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -191,12 +191,19 @@ fn damage_is_not_passed_on_to_a_new_blob() {
 }
 
 #[test]
-fn without_its_index_the_store_is_right_and_takes_more_space() {
-    let (_dir, store) = open();
+fn an_index_that_is_lost_or_damaged_is_made_again() {
+    let (dir, store) = open();
     store.add_layer(&version(1)).unwrap();
-    for (number, damage) in [(2, true), (3, false)] {
-        for entry in fs::read_dir(store.dir().join("frames")).unwrap() {
-            let path = entry.unwrap().path();
+    // Nothing of ours, and not looked at again.
+    let foreign = zstd::encode_all(noise(3, 200_000).as_slice(), 1).unwrap();
+    let foreign = store.put_bytes(&foreign).unwrap().digest;
+    let indexes = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(store.dir().join("frames")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut before = Vec::new();
+    for (number, damage) in [(2, true), (3, false), (4, true)] {
+        for path in indexes() {
             if damage {
                 let mut bytes = fs::read(&path).unwrap();
                 *bytes.last_mut().unwrap() ^= 1;
@@ -207,7 +214,17 @@ fn without_its_index_the_store_is_right_and_takes_more_space() {
         }
         let layer = store.add_layer(&version(number)).unwrap();
         store.verify_blob(&layer.blob.digest).unwrap();
-        assert!(!is_sparse(&store, &layer));
+        assert!(is_sparse(&store, &layer));
+        assert!(indexes().contains(&dir.path().join("store/frames").join(foreign.hex())));
+        let all: Vec<_> = indexes()
+            .iter()
+            .map(|path| fs::read(path).unwrap())
+            .collect();
+        assert!(
+            before.iter().all(|bytes| all.contains(bytes)),
+            "others than before"
+        );
+        before = all;
     }
 }
 

@@ -1,0 +1,132 @@
+//! A folder's names with their stat data, in the order of the names. Contexts of ten thousand files are usual and looked through
+//! by every bake: one call a file, relative to its folder, and no memory of its own for each name.
+
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use kiln_oci::Stamp;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
+
+/// What the kernel fills at once.
+const BUFFER: usize = 32 << 10;
+
+/// What was found under a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct There {
+    pub(crate) kind: FileType,
+    /// The permission bits.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) names: u64,
+    /// Seconds since 1970.
+    pub(crate) mtime: i64,
+    pub(crate) stamp: Stamp,
+}
+
+impl There {
+    // The fields have other types on other architectures.
+    #[allow(clippy::unnecessary_cast)]
+    fn new(stat: &Stat) -> Self {
+        Self {
+            kind: FileType::from_raw_mode(stat.st_mode),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            names: stat.st_nlink as u64,
+            mtime: stat.st_mtime as i64,
+            stamp: Stamp::of(stat),
+        }
+    }
+
+    /// Of `path` itself, a link or not.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Self::new(&stat))
+    }
+}
+
+pub(crate) struct Listing {
+    names: Vec<u8>,
+    entries: Vec<(Range<usize>, There)>,
+}
+
+impl Listing {
+    /// The folder is closed again: trees may be deeper than a process has files.
+    pub(crate) fn of(folder: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
+        let mut names = Vec::new();
+        let mut places: Vec<Range<usize>> = Vec::new();
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let mut reading = RawDir::new(dir.as_fd(), &mut buffer);
+        while let Some(entry) = reading.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes_with_nul();
+            if matches!(name, b".\0" | b"..\0") {
+                continue;
+            }
+            let start = names.len();
+            names.extend_from_slice(name);
+            places.push(start..names.len());
+        }
+        places.sort_unstable_by(|a, b| names[a.clone()].cmp(&names[b.clone()]));
+        let mut entries = Vec::with_capacity(places.len());
+        for place in places {
+            // With its NUL the kernel takes it as it is.
+            let name = std::ffi::CStr::from_bytes_with_nul(&names[place.clone()])
+                .map_err(io::Error::other)?;
+            let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            entries.push((place.start..place.end - 1, There::new(&stat)));
+        }
+        Ok(Self { names, entries })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, &There)> {
+        self.entries
+            .iter()
+            .map(|(name, there)| (OsStr::from_bytes(&self.names[name.clone()]), there))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn all_names_come_in_order_with_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut expected = Vec::new();
+        // More than the kernel gives at once.
+        for number in 0..2000 {
+            let name = format!("a-name-of-some-length-{number}");
+            fs::write(folder.path().join(&name), "x".repeat(number % 7)).unwrap();
+            expected.push((name, number % 7));
+        }
+        fs::create_dir(folder.path().join("b")).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("c")).unwrap();
+        expected.sort();
+        let listing = Listing::of(folder.path()).unwrap();
+        let all: Vec<_> = listing.iter().collect();
+        assert_eq!(all.len(), 2002);
+        for ((name, there), (wanted, size)) in all.iter().zip(&expected) {
+            assert_eq!(name.to_str(), Some(wanted.as_str()));
+            assert_eq!(there.stamp.size(), *size as u64);
+            assert_eq!(there.kind, FileType::RegularFile);
+        }
+        assert_eq!(all[2000].1.kind, FileType::Directory);
+        assert_eq!(all[2001].1.kind, FileType::Symlink);
+        assert!(Listing::of(&folder.path().join("c")).is_err());
+    }
+}
