@@ -325,8 +325,25 @@ pub(crate) enum ImagesCommand {
     /// Remove what nothing needs: images without a tag, and what is kept to bake faster
     ///
     /// Needed is what a tag names, what the journal has a release of, what runs, and what a bake uses at this moment: bakes
-    /// go on meanwhile. Without --keep-storage and --older-than all else is removed, packages that were fetched included.
+    /// go on meanwhile. Without --keep-storage and --older-than all else is removed, packages that were fetched and the
+    /// caches of RUN --mount=type=cache included.
     Prune(Prune),
+    /// Take tags away: what only they needed goes with the next `kiln images prune`
+    ///
+    /// A tag is given once: one that was taken away can be given to the same image again, and to no other. What runs, and
+    /// what can be returned to, is not touched.
+    Rm(RemoveTags),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct RemoveTags {
+    /// As `kiln images` lists them
+    #[arg(required = true, value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Group)]

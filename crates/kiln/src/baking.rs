@@ -19,11 +19,12 @@ use crate::definition::Definition;
 use crate::failure::Failure;
 use crate::locks::{self, Relocked};
 use crate::output::{self, Audience};
-use crate::{git, rollout, settings, table};
+use crate::{git, rollout, settings, table, upkeep};
 
 pub(crate) struct Baking<'a> {
     store: Store,
     definition: &'a Definition,
+    root: PathBuf,
     work: PathBuf,
     audience: Audience,
 }
@@ -68,6 +69,7 @@ impl<'a> Baking<'a> {
             work: settings::work(root)?,
             store: Store::open(root)?,
             definition,
+            root: root.to_owned(),
             audience,
         })
     }
@@ -98,6 +100,10 @@ impl<'a> Baking<'a> {
             self.one_of(name, &mut progress)?;
         }
         let mut images = progress.images;
+        let made = |image: &Image| image.steps.iter().any(|step| !step.cached);
+        if images.values().any(made) {
+            upkeep::after_bake(&self.root, &self.store, self.audience)?;
+        }
         // Those that others stand on were not asked for.
         images.retain(|name, _| names.contains(name));
         Ok(images)

@@ -15,7 +15,7 @@ use kiln_oci::{Output, Store};
 use crate::baking::{Live, columns, readable, tell, write_out};
 use crate::failure::Failure;
 use crate::output::{self, Audience};
-use crate::{args, files, git, granted, settings};
+use crate::{args, files, git, granted, settings, upkeep};
 
 const CONTEXT: &str = "the context";
 
@@ -312,6 +312,9 @@ impl DockerfileSettings {
         )?;
         for output in outputs {
             write_out(&store, (&baked.digest, &tag), &tag, output, audience)?;
+        }
+        if baked.steps.iter().any(|step| !step.cached) {
+            upkeep::after_bake(root, &store, audience)?;
         }
         Ok(baked)
     }

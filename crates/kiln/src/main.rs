@@ -24,6 +24,7 @@ mod rollout;
 mod settings;
 mod start;
 mod table;
+mod upkeep;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kiln_config::dockerfile::Sharing;
 use kiln_model::Digest;
@@ -73,6 +73,9 @@ impl Cache {
                             fs::create_dir_all(&folder).map_err(BakeError::io(&folder))?;
                             continue;
                         }
+                        // What has not been used for long is pruned first.
+                        lock.set_modified(SystemTime::now())
+                            .map_err(BakeError::io(&path))?;
                         let data = folder.join("data");
                         fill(&folder, &data, wanted)?;
                         return Ok(Self { data, _lock: lock });

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{StoreError, io_error};
+use super::mounts::{IdleMount, PrunedMount};
 use super::{DOCUMENT_MAX, Store};
 use crate::erofs;
 use crate::image::{ImageConfig, Manifest};
@@ -38,6 +39,8 @@ pub struct PruneOptions {
 pub struct Pruned {
     /// The images among it.
     pub images: Vec<Digest>,
+    /// The caches of steps among it.
+    pub mounts: Vec<PrunedMount>,
     pub files: u64,
     /// On the disk, in bytes, as all of these.
     pub freed: u64,
@@ -45,6 +48,12 @@ pub struct Pruned {
     pub needed: u64,
     /// What is kept although nothing needs it.
     pub cache: u64,
+}
+
+/// What is kept for the next bake only, or not.
+enum Unneeded {
+    Item(Item),
+    Mount(IdleMount),
 }
 
 /// Something that is kept or removed as one.
@@ -90,18 +99,27 @@ impl Store {
         in_use: impl FnOnce() -> Result<BTreeSet<Digest>, E>,
     ) -> Result<Pruned, E> {
         let store = self.without_session();
-        let _gate = store.close_gate()?;
+        let gate = store.close_gate()?;
         let mut roots = store.noted()?;
         roots.extend(in_use()?);
         roots.extend(store.tags()?.into_iter().map(|entry| entry.digest));
-        Ok(store.prune_but(roots, options)?)
+        let (pruned, mounts) = store.prune_but(roots, options)?;
+        drop(gate);
+        if !options.dry_run {
+            // Nobody refers to them, and they may be large: bakes go on meanwhile.
+            store.sweep_mounts()?;
+            for mount in mounts {
+                mount.remove()?;
+            }
+        }
+        Ok(pruned)
     }
 
     fn prune_but(
         &self,
         roots: BTreeSet<Digest>,
         options: &PruneOptions,
-    ) -> Result<Pruned, StoreError> {
+    ) -> Result<(Pruned, Vec<IdleMount>), StoreError> {
         let store = self;
         let mut kept = HashSet::new();
         let mut pruned = Pruned::default();
@@ -112,32 +130,57 @@ impl Store {
         }
         let now = SystemTime::now();
         let items = store.items()?;
-        let mut unneeded: Vec<_> = items
+        let (mounts, busy) = store.idle_mounts()?;
+        pruned.needed += busy;
+        let mut doomed_mounts = Vec::new();
+        let mut unneeded: Vec<(SystemTime, Unneeded)> = items
             .iter()
             .filter(|(item, _)| !kept.contains(*item))
+            .map(|(item, used)| (*used, Unneeded::Item(*item)))
+            .chain(
+                mounts
+                    .into_iter()
+                    .map(|mount| (mount.used, Unneeded::Mount(mount))),
+            )
             .collect();
-        unneeded.sort_by_key(|(item, used)| (std::cmp::Reverse(**used), **item));
-        for (item, used) in unneeded {
+        // By place among those of one time, which is the same each time.
+        unneeded.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
+        for (used, what) in unneeded {
             let is_young = options.older_than.is_some_and(|limit| {
-                now.duration_since(*used)
+                now.duration_since(used)
                     .map_or(true, |unused| unused < limit)
             });
             let keeps = match options.keep_storage {
                 Some(_) => is_young || options.older_than.is_none(),
                 None => is_young,
             };
-            if !keeps || kept.contains(item) {
-                continue;
-            }
-            let (added, size) = store.keep(*item, Need::Cache, &mut kept)?;
-            if pruned.cache + size <= options.keep_storage.unwrap_or(u64::MAX) {
-                pruned.cache += size;
-            } else {
-                for item in added {
-                    kept.remove(&item);
+            let fits = |size| pruned.cache + size <= options.keep_storage.unwrap_or(u64::MAX);
+            match what {
+                Unneeded::Item(item) => {
+                    if !keeps || kept.contains(&item) {
+                        continue;
+                    }
+                    let (added, size) = store.keep(item, Need::Cache, &mut kept)?;
+                    if fits(size) {
+                        pruned.cache += size;
+                    } else {
+                        for item in added {
+                            kept.remove(&item);
+                        }
+                    }
+                }
+                Unneeded::Mount(mount) if keeps && fits(mount.size) => pruned.cache += mount.size,
+                Unneeded::Mount(mount) => {
+                    pruned.freed += mount.size;
+                    pruned.mounts.push(PrunedMount {
+                        id: mount.id.clone(),
+                        size: mount.size,
+                    });
+                    doomed_mounts.push(mount);
                 }
             }
         }
+        pruned.mounts.sort();
         let mut doomed: Vec<Item> = items.into_keys().collect();
         doomed.retain(|item| !kept.contains(item));
         for item in &doomed {
@@ -154,7 +197,7 @@ impl Store {
         if !options.dry_run {
             store.remove(&doomed)?;
         }
-        Ok(pruned)
+        Ok((pruned, doomed_mounts))
     }
 
     /// Adds an item, and what it is made of, to `kept`; answers what is new there, and what that takes on the disk.

@@ -22,6 +22,9 @@ pub struct TagEntry {
     pub digest: Digest,
     /// Milliseconds since 1970.
     pub created_ms: u64,
+    /// When it was taken away, in milliseconds since 1970. The record stays: a tag is given once, and never to another image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_ms: Option<u64>,
 }
 
 impl Store {
@@ -36,18 +39,23 @@ impl Store {
             tag: tag.to_owned(),
             digest: *image,
             created_ms: now_ms(),
+            removed_ms: None,
         };
         let bytes = encode(&entry, &path)?;
         loop {
             if let Some(existing) = self.read_tag(&path)? {
-                return if existing.digest == *image {
-                    Ok(())
-                } else {
-                    Err(StoreError::TagTaken {
+                if existing.digest != *image {
+                    return Err(StoreError::TagTaken {
                         tag: tag.to_owned(),
                         existing: existing.digest,
-                    })
-                };
+                    });
+                }
+                if existing.removed_ms.is_some() {
+                    let mut file = TempFile::create(&self.tmp())?;
+                    file.write_all(&bytes).map_err(io_error("write", &path))?;
+                    file.persist(&path)?;
+                }
+                return Ok(());
             }
             let mut file = TempFile::create(&self.tmp())?;
             file.write_all(&bytes).map_err(io_error("write", &path))?;
@@ -58,6 +66,22 @@ impl Store {
         }
     }
 
+    /// Takes a tag away; answers which image it named. The image stays until it is pruned, and longer where something needs it.
+    pub fn remove_tag(&self, tag: &str) -> Result<Digest, StoreError> {
+        let unknown = || StoreError::UnknownReference {
+            reference: tag.to_owned(),
+        };
+        let path = self.tag_path(tag)?;
+        let entry = self.read_tag(&path)?.filter(|tag| tag.removed_ms.is_none());
+        let mut entry = entry.ok_or_else(unknown)?;
+        entry.removed_ms = Some(now_ms());
+        let mut file = TempFile::create(&self.tmp())?;
+        file.write_all(&encode(&entry, &path)?)
+            .map_err(io_error("write", &path))?;
+        file.persist(&path)?;
+        Ok(entry.digest)
+    }
+
     /// All tags, sorted by name.
     pub fn tags(&self) -> Result<Vec<TagEntry>, StoreError> {
         let dir = self.dir.join("tags");
@@ -66,6 +90,7 @@ impl Store {
             let path = entry.map_err(io_error("list", &dir))?.path();
             tags.extend(self.read_tag(&path)?);
         }
+        tags.retain(|tag: &TagEntry| tag.removed_ms.is_none());
         tags.sort_by(|a, b| a.tag.cmp(&b.tag));
         Ok(tags)
     }
@@ -78,6 +103,7 @@ impl Store {
         };
         if let Ok(path) = self.tag_path(reference)
             && let Some(entry) = self.read_tag(&path)?
+            && entry.removed_ms.is_none()
         {
             return Ok(entry.digest);
         }

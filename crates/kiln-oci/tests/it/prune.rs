@@ -320,3 +320,83 @@ fn killed_at_any_instant_the_store_is_right() {
         0
     );
 }
+
+/// A cache of a step, used so long ago.
+fn mount(store: &Store, name: &str, id: &str, age: Duration) -> fs::File {
+    let folder = store.dir().join("mounts").join(name);
+    fs::create_dir_all(folder.join("data/deep")).unwrap();
+    fs::write(folder.join("data/deep/file"), vec![1; 1 << 20]).unwrap();
+    fs::write(folder.join("id"), id).unwrap();
+    let lock = fs::File::create(folder.join("lock")).unwrap();
+    lock.set_modified(SystemTime::now() - age).unwrap();
+    lock
+}
+
+#[test]
+fn caches_of_steps_go_as_all_else_unless_a_step_has_them() {
+    let (_dir, store) = open();
+    let store = store.without_session();
+    let day = Duration::from_secs(24 * 3600);
+    let folder = |name: &str| store.dir().join("mounts").join(name);
+    let fill = || {
+        mount(&store, "aa", "old", 9 * day);
+        mount(&store, "bb", "young", day / 2);
+        mount(&store, "bb.1", "young", 3 * day);
+        mount(&store, "cc", "taken", 20 * day)
+    };
+    let names = |pruned: &Pruned| -> Vec<String> {
+        let ids = pruned.mounts.iter().map(|mount| mount.id.clone());
+        ids.collect()
+    };
+    let taken = fill();
+    rustix::fs::flock(&taken, rustix::fs::FlockOperation::LockShared).unwrap();
+    // What a prune left that was killed.
+    fs::create_dir_all(folder("dd.gone-7/data")).unwrap();
+    let week = PruneOptions {
+        older_than: Some(7 * day),
+        ..PruneOptions::default()
+    };
+    let dry = PruneOptions {
+        dry_run: true,
+        ..week.clone()
+    };
+    assert_eq!(names(&prune(&store, &dry)), ["old"]);
+    assert!(folder("aa").is_dir() && folder("dd.gone-7").is_dir());
+    let pruned = prune(&store, &week);
+    assert_eq!(names(&pruned), ["old"]);
+    assert!(pruned.freed >= 1 << 20 && pruned.needed >= 1 << 20 && pruned.cache >= 2 << 20);
+    assert!(!folder("aa").exists() && !folder("dd.gone-7").exists());
+    let small = PruneOptions {
+        keep_storage: Some(3 << 19),
+        ..PruneOptions::default()
+    };
+    assert_eq!(names(&prune(&store, &small)), ["young"]);
+    assert!(folder("bb").is_dir() && !folder("bb.1").exists() && folder("cc").is_dir());
+    drop(taken);
+    let all = prune(&store, &PruneOptions::default());
+    assert_eq!(names(&all), ["taken", "young"]);
+    assert_eq!(fs::read_dir(store.dir().join("mounts")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_tag_that_was_taken_away_keeps_nothing_and_is_never_another_images() {
+    let (dir, store) = open();
+    let [(one, _), (other, _)] = [1, 2].map(|n| bake(&store, n));
+    store.tag("app:1", &one).unwrap();
+    assert_eq!(store.remove_tag("app:1").unwrap(), one);
+    let again = store.remove_tag("app:1").unwrap_err();
+    assert!(matches!(again, StoreError::UnknownReference { .. }));
+    assert!(store.tags().unwrap().is_empty() && store.resolve("app:1").is_err());
+    let taken = store.tag("app:1", &other).unwrap_err();
+    assert!(matches!(taken, StoreError::TagTaken { existing, .. } if existing == one));
+    store.tag("app:1", &one).unwrap();
+    assert_eq!(store.resolve("app:1").unwrap(), one);
+    store.remove_tag("app:1").unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap().without_session();
+    let pruned = prune(&store, &PruneOptions::default());
+    assert_eq!(pruned.images.len(), 2);
+    let (again, _) = bake(&store, 1);
+    assert_eq!(again, one);
+    store.tag("app:1", &one).unwrap();
+}

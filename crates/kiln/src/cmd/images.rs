@@ -26,8 +26,10 @@ struct Image {
 }
 
 pub(crate) fn run(args: args::Images) -> Result<Exit, Failure> {
-    if let Some(args::ImagesCommand::Prune(args)) = args.command {
-        return super::prune::run(args);
+    match args.command {
+        Some(args::ImagesCommand::Prune(args)) => return super::prune::run(args),
+        Some(args::ImagesCommand::Rm(args)) => return super::untag::run(args),
+        None => {}
     }
     let root = settings::root(args.root)?;
     // A root that kiln never used is no error, and looking at it must not make it one.

@@ -19,6 +19,7 @@ mod sbom;
 mod serve;
 mod status;
 mod supervise;
+mod untag;
 mod up;
 mod validate;
 mod verify;

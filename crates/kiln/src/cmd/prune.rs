@@ -1,16 +1,10 @@
 //! `kiln images prune`: removes from the store what nothing needs.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
-
-use kiln_model::Digest;
 use kiln_oci::{PruneOptions, Pruned, Store};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
-use crate::{args, output, settings, table};
+use crate::{args, output, settings, table, upkeep};
 
 #[derive(Serialize)]
 struct Answer {
@@ -36,7 +30,7 @@ pub(crate) fn run(args: args::Prune) -> Result<Exit, Failure> {
             older_than,
             dry_run,
         };
-        store.prune(&options, || in_use(&root))?
+        store.prune(&options, || upkeep::in_use(&root))?
     } else {
         Pruned::default()
     };
@@ -48,28 +42,10 @@ pub(crate) fn run(args: args::Prune) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// What is journalled, and what is mounted at this moment.
-fn in_use(root: &Path) -> Result<BTreeSet<Digest>, Failure> {
-    let mut in_use = kiln_daemon::images_in_use(root)?;
-    let folder = root.join("run/layers");
-    let failed = |source| Failure::Root {
-        path: folder.clone(),
-        source,
-    };
-    let mounted = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(in_use),
-        mounted => mounted.map_err(failed)?,
-    };
-    for entry in mounted {
-        let name = entry.map_err(failed)?.file_name();
-        in_use.extend(name.to_str().and_then(|hex| Digest::from_hex(hex).ok()));
-    }
-    Ok(in_use)
-}
-
 fn text(pruned: &Pruned, dry_run: bool) -> String {
     let Pruned {
         images,
+        mounts,
         files,
         freed,
         needed,
@@ -80,8 +56,13 @@ fn text(pruned: &Pruned, dry_run: bool) -> String {
         1 => "1 image".to_owned(),
         count => format!("{count} images"),
     };
+    let mounts = match mounts.len() {
+        0 => String::new(),
+        1 => ", 1 cache of RUN".to_owned(),
+        count => format!(", {count} caches of RUN"),
+    };
     format!(
-        "{would} {images}, {files} files, {}\nneeded: {}; kept for the next bakes: {}",
+        "{would} {images}, {files} files{mounts}, {}\nneeded: {}; kept for the next bakes: {}",
         table::size(*freed),
         table::size(*needed),
         table::size(*cache)

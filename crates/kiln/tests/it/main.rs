@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // waits have deadlines
 
 mod dockerfiles;
+mod prune;
 mod serving;
 mod verify;
 mod world;
@@ -315,7 +316,7 @@ fn looking_at_images_leaves_an_unused_root_unused() {
     let output = folder.kiln(&["images", "prune", "--json"], &[]);
     assert_eq!(
         text(&output.stdout),
-        "{\"dry_run\":false,\"images\":[],\"files\":0,\"freed\":0,\"needed\":0,\"cache\":0}\n"
+        "{\"dry_run\":false,\"images\":[],\"mounts\":[],\"files\":0,\"freed\":0,\"needed\":0,\"cache\":0}\n"
     );
     assert_eq!(std::fs::read_dir(folder.0.join("root")).unwrap().count(), 0);
 }
