@@ -44,7 +44,7 @@ pub(crate) fn agent() -> Agent {
     config.new_agent()
 }
 
-/// Brings the file at `url` here. With a checksum, one that the store has is not asked for at all.
+/// Brings the file at `url` here. With a checksum, nobody is asked where that is what this address gave the last time.
 pub(crate) fn fetch(
     store: &Store,
     url: &str,

@@ -1,5 +1,6 @@
-//! A bake step as a container: the writable root is the caller's, there is no network, and of the capabilities only what
-//! unpacking and maintainer scripts need. Or, for an image's tests, as an instance would be, but without a network.
+//! A bake step as a container: the writable root is the caller's, as is the choice of a network; of the capabilities there are only
+//! those that unpacking and maintainer scripts need, unless the step is privileged. Or, for an image's tests, as an instance would
+//! be, but without a network.
 //!
 //! [`run`] starts a process of this program in the role `sandbox` ([`role`]) and hands on what it says. When the caller dies, so does
 //! the step; what it mounted was only ever in the step's own mount namespace.
