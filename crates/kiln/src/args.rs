@@ -7,6 +7,7 @@ use kiln_model::{EnvName, ServiceName};
 use kiln_oci::Output;
 
 use crate::granted::{Entitlement, Network};
+use crate::progress::Progress;
 
 /// Immutable infrastructure on one machine: bake, replace, switch, roll back.
 ///
@@ -200,6 +201,11 @@ pub(crate) struct Bake {
     /// Say of each step whether it was cached, and what changed since the last bake where it was not
     #[arg(long)]
     pub(crate) explain: bool,
+    /// How to tell what is done: auto, plain (whole lines, with what the steps say) or quiet (warnings and errors alone)
+    ///
+    /// auto draws a line for each step that is carried out on a terminal, and prints whole lines elsewhere.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: Progress,
     #[command(flatten)]
     pub(crate) dockerfile: Dockerfile,
     #[command(flatten)]

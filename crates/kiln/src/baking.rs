@@ -3,11 +3,10 @@
 mod of_dockerfile;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_bake::{BakeProgress, BakeRequest, Baked, CommitInfo, Lock, StepReport, Update};
+use kiln_bake::{BakeRequest, Baked, CommitInfo, Lock, StepReport, Update};
 use kiln_config::dockerfile::Ignore;
 use kiln_model::{
     Digest, EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release,
@@ -18,7 +17,8 @@ use kiln_oci::{Output, Store};
 use crate::definition::Definition;
 use crate::failure::Failure;
 use crate::locks::{self, Relocked};
-use crate::output::{self, Audience};
+use crate::output;
+use crate::progress::{Live, Reporting};
 use crate::{git, rollout, settings, table, upkeep};
 
 pub(crate) struct Baking<'a> {
@@ -26,7 +26,7 @@ pub(crate) struct Baking<'a> {
     definition: &'a Definition,
     root: PathBuf,
     work: PathBuf,
-    audience: Audience,
+    reporting: Reporting,
 }
 
 /// A baked image, with what its commit was.
@@ -63,14 +63,14 @@ impl<'a> Baking<'a> {
     pub(crate) fn new(
         root: &Path,
         definition: &'a Definition,
-        audience: Audience,
+        reporting: impl Into<Reporting>,
     ) -> Result<Self, Failure> {
         Ok(Self {
             work: settings::work(root)?,
             store: Store::open(root)?,
             definition,
             root: root.to_owned(),
-            audience,
+            reporting: reporting.into(),
         })
     }
 
@@ -102,7 +102,7 @@ impl<'a> Baking<'a> {
         let mut images = progress.images;
         let made = |image: &Image| image.steps.iter().any(|step| !step.cached);
         if images.values().any(made) {
-            upkeep::after_bake(&self.root, &self.store, self.audience)?;
+            upkeep::after_bake(&self.root, &self.store, self.reporting)?;
         }
         // Those that others stand on were not asked for.
         images.retain(|name, _| names.contains(name));
@@ -141,7 +141,7 @@ impl<'a> Baking<'a> {
                 (digest, tag),
                 name.as_str(),
                 output,
-                self.audience,
+                self.reporting,
             )?;
         }
         Ok(())
@@ -159,7 +159,7 @@ impl<'a> Baking<'a> {
     pub(crate) fn write_lock(&self, relocked: &Relocked) -> Result<(), Failure> {
         if relocked.is_changed() {
             relocked.write()?;
-            self.audience.progress(&format!(
+            self.reporting.line(&format!(
                 "{} written: commit it with the definition",
                 relocked.path.display()
             ))?;
@@ -184,17 +184,17 @@ impl<'a> Baking<'a> {
             move_clock: None,
         };
         let name = &spec.name;
-        let mut live = Live::new(name.as_str(), std::io::stderr(), columns());
+        let live = Live::start(name.as_str(), self.reporting.progress);
         // Nobody reads any more: the bake is ended all the same, and the failure told then.
         let mut told = Ok(());
         let baked = kiln_bake::bake(&self.store, &request, &mut |progress| {
-            if let Some(line) = live.tell(progress)
-                && told.is_ok()
-            {
-                told = self.audience.progress(&line);
-            }
+            live.tell(progress, &mut |line| {
+                if told.is_ok() {
+                    told = self.reporting.line(line);
+                }
+            });
         });
-        live.clear();
+        drop(live);
         let baked = baked.map_err(|source| Failure::Bake {
             image: name.to_string(),
             source: Box::new(source),
@@ -237,7 +237,7 @@ impl<'a> Baking<'a> {
             &format!("{name}: baked {tag}"),
             &digest,
             &steps,
-            self.audience,
+            self.reporting,
         )?;
         let origin = ImageOrigin {
             tag: tag.clone(),
@@ -312,11 +312,11 @@ pub(crate) fn tell(
     what: &str,
     digest: &Digest,
     steps: &[StepReport],
-    audience: Audience,
+    reporting: Reporting,
 ) -> Result<(), Failure> {
     let cached = steps.iter().filter(|step| step.cached).count();
     let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
-    audience.progress(&format!(
+    reporting.line(&format!(
         "{what} ({}), {cached} of {} steps from the cache, {}",
         digest.short(),
         steps.len(),
@@ -330,127 +330,15 @@ pub(crate) fn write_out(
     (digest, tag): (&Digest, &str),
     name: &str,
     output: &Output,
-    audience: Audience,
+    reporting: Reporting,
 ) -> Result<(), Failure> {
     let begun = Instant::now();
     store.export(digest, tag, output)?;
-    audience.progress(&format!(
+    reporting.line(&format!(
         "{name}: written to {}, {}",
         output.path().display(),
         table::duration(begun.elapsed())
     ))
-}
-
-/// The columns of standard error, where that is a terminal.
-pub(crate) fn columns() -> Option<usize> {
-    let error = std::io::stderr();
-    if !error.is_terminal() {
-        return None;
-    }
-    // A terminal that does not know its size says 0.
-    let size = rustix::termios::tcgetwinsize(&error).map_or(0, |size| size.ws_col);
-    Some(if size == 0 { 80 } else { usize::from(size) })
-}
-
-/// What a bake is doing, as it does it: one line that is drawn again on a terminal, whole lines elsewhere.
-pub(crate) struct Live<'a, W: Write> {
-    image: &'a str,
-    out: W,
-    /// `None`: no terminal.
-    columns: Option<usize>,
-    step: String,
-    /// Tenths of the packages that were told.
-    tenths: usize,
-    drawn: bool,
-}
-
-impl<'a, W: Write> Live<'a, W> {
-    pub(crate) fn new(image: &'a str, out: W, columns: Option<usize>) -> Self {
-        Self {
-            image,
-            out,
-            columns,
-            step: String::new(),
-            tenths: 0,
-            drawn: false,
-        }
-    }
-
-    /// Tells it, and gives the line that stays once a step has ended.
-    pub(crate) fn tell(&mut self, progress: BakeProgress) -> Option<String> {
-        match progress {
-            BakeProgress::Resolving { suite } => {
-                self.show(&format!("asking the archive what {suite} has"));
-            }
-            BakeProgress::Importing { image } => {
-                self.show(&format!("looking for the base {image}"));
-            }
-            BakeProgress::Downloading { url } => self.show(&format!("fetching {url}")),
-            BakeProgress::Fetching { done, of } => {
-                let tenths = done * 10 / of.max(1);
-                // A log wants no line for each package.
-                if self.columns.is_some() || tenths > self.tenths {
-                    self.tenths = tenths;
-                    self.show(&format!("{done} of {of} packages fetched"));
-                }
-            }
-            BakeProgress::Step { name, cached } => {
-                self.step = name;
-                self.tenths = 0;
-                if !cached {
-                    self.show(&format!("{} begins", self.step));
-                }
-            }
-            BakeProgress::Shell { why } => {
-                self.clear();
-                return Some(format!(
-                    "{why}\n{}: a shell where it failed (`exit` ends it, and the bake fails)",
-                    self.image
-                ));
-            }
-            BakeProgress::Said { step, line } => {
-                // In a log it is shown where the step fails.
-                if self.columns.is_some() {
-                    self.show(&format!("{step}: {line}"));
-                }
-            }
-            BakeProgress::Ended(StepReport {
-                name,
-                cached,
-                duration_ms,
-                ..
-            }) => {
-                self.clear();
-                let took = table::duration(Duration::from_millis(duration_ms));
-                return (!cached).then(|| format!("{}: {name} took {took}", self.image));
-            }
-        }
-        None
-    }
-
-    fn show(&mut self, text: &str) {
-        let text = format!("{}: {text}", self.image);
-        // What a step says may hold anything, and nothing of it may move the cursor.
-        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-        // Standard error that nobody reads is no reason to fail.
-        let _ = match self.columns {
-            Some(columns) => {
-                self.drawn = true;
-                let text: String = text.take(columns.saturating_sub(1)).collect();
-                write!(self.out, "\r{text}\x1b[K")
-            }
-            None => writeln!(self.out, "{}", text.collect::<String>()),
-        };
-        let _ = self.out.flush();
-    }
-
-    /// Takes the drawn line away.
-    pub(crate) fn clear(&mut self) {
-        if std::mem::take(&mut self.drawn) {
-            let _ = write!(self.out, "\r\x1b[K");
-            let _ = self.out.flush();
-        }
-    }
 }
 
 /// What the environment is to run, with images known by their digest.
@@ -521,77 +409,5 @@ fn service(definition: &ServiceDefinition, image: &Image) -> ServiceSpec {
         },
         policy: policy.clone(),
         origin: image.origin.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(columns: Option<usize>) -> (String, Vec<String>) {
-        let mut out = Vec::new();
-        let mut live = Live::new("api", &mut out, columns);
-        let (name, cached) = ("run make".to_owned(), false);
-        let fetched = (1..=100).map(|done| BakeProgress::Fetching { done, of: 100 });
-        let stays = std::iter::once(BakeProgress::Step {
-            name: name.clone(),
-            cached,
-        })
-        .chain(fetched)
-        .chain([
-            BakeProgress::Said {
-                step: name.clone(),
-                line: "a\x1b[2Jb and what is too long for this terminal".to_owned(),
-            },
-            BakeProgress::Ended(StepReport {
-                name,
-                cached,
-                duration_ms: 1500,
-                key: None,
-                reasons: Vec::new(),
-            }),
-            BakeProgress::Step {
-                name: "copy".to_owned(),
-                cached: true,
-            },
-            BakeProgress::Ended(StepReport {
-                name: "copy".to_owned(),
-                cached: true,
-                duration_ms: 0,
-                key: None,
-                reasons: Vec::new(),
-            }),
-        ])
-        .filter_map(|progress| live.tell(progress))
-        .collect();
-        drop(live);
-        (String::from_utf8(out).unwrap(), stays)
-    }
-
-    #[test]
-    fn a_log_gets_whole_lines_and_not_one_for_each_package() {
-        let (out, stays) = told(None);
-        let lines: Vec<_> = out.lines().collect();
-        assert_eq!(lines[0], "api: run make begins");
-        assert_eq!(lines[1], "api: 10 of 100 packages fetched");
-        assert_eq!(lines.len(), 11);
-        assert!(!out.contains(['\r', '\x1b']));
-        assert_eq!(stays, ["api: run make took 1.50 s"]);
-    }
-
-    #[test]
-    fn a_terminal_gets_one_line_that_fits_and_is_gone_at_the_end() {
-        let (out, stays) = told(Some(30));
-        assert!(!out.contains('\n') && out.ends_with("\r\x1b[K"));
-        let drawn: Vec<_> = out.split('\r').skip(1).collect();
-        assert!(
-            drawn.contains(&"api: 7 of 100 packages fetche\x1b[K"),
-            "{drawn:?}"
-        );
-        assert!(
-            drawn.contains(&"api: run make: a [2Jb and wha\x1b[K"),
-            "{drawn:?}"
-        );
-        assert_eq!(stays.len(), 1);
     }
 }

@@ -12,9 +12,10 @@ use kiln_config::Source;
 use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
 use kiln_oci::{Output, Store};
 
-use crate::baking::{Live, columns, readable, tell, write_out};
+use crate::baking::{readable, tell, write_out};
 use crate::failure::Failure;
-use crate::output::{self, Audience};
+use crate::output;
+use crate::progress::{Live, Reporting};
 use crate::{args, files, git, granted, settings, upkeep};
 
 const CONTEXT: &str = "the context";
@@ -264,7 +265,7 @@ impl DockerfileSettings {
         root: &Path,
         dockerfile: &Dockerfile,
         outputs: &[Output],
-        audience: Audience,
+        reporting: Reporting,
     ) -> Result<BakedDockerfile, Failure> {
         for folder in self.contexts.values().chain([&self.context]) {
             let is_folder = folder.metadata().map(|there| there.is_dir());
@@ -303,18 +304,18 @@ impl DockerfileSettings {
             checkout: checkout.as_ref(),
             move_clock: None,
         };
-        let baked = carry_out(&store, &request, &tag, audience)?;
+        let baked = carry_out(&store, &request, &tag, reporting)?;
         tell(
             &format!("{tag}: baked"),
             &baked.digest,
             &baked.steps,
-            audience,
+            reporting,
         )?;
         for output in outputs {
-            write_out(&store, (&baked.digest, &tag), &tag, output, audience)?;
+            write_out(&store, (&baked.digest, &tag), &tag, output, reporting)?;
         }
         if baked.steps.iter().any(|step| !step.cached) {
-            upkeep::after_bake(root, &store, audience)?;
+            upkeep::after_bake(root, &store, reporting)?;
         }
         Ok(baked)
     }
@@ -398,23 +399,23 @@ pub(crate) fn carry_out(
     store: &Store,
     request: &DockerfileRequest<'_>,
     label: &str,
-    audience: Audience,
+    reporting: Reporting,
 ) -> Result<BakedDockerfile, Failure> {
     let dockerfile = request.dockerfile;
     for warning in &request.warnings() {
         output::aside(&warning.render(&dockerfile.file));
     }
-    let mut live = Live::new(label, std::io::stderr(), columns());
+    let live = Live::start(label, reporting.progress);
     // Nobody reads any more: the bake is ended all the same, and the failure told then.
     let mut told = Ok(());
     let baked = kiln_bake::bake_dockerfile(store, request, &mut |progress| {
-        if let Some(line) = live.tell(progress)
-            && told.is_ok()
-        {
-            told = audience.progress(&line);
-        }
+        live.tell(progress, &mut |line| {
+            if told.is_ok() {
+                told = reporting.line(line);
+            }
+        });
     });
-    live.clear();
+    drop(live);
     let baked = baked.map_err(|error| match error {
         BakeError::Dockerfile(error) => Failure::Dockerfile(Box::new(error)),
         BakeError::Instruction { place, source } => Failure::Instruction { place, source },
@@ -428,7 +429,7 @@ pub(crate) fn carry_out(
         output::aside(&warning.render(&dockerfile.file));
     }
     for step in &baked.networked {
-        audience.progress(&format!(
+        reporting.line(&format!(
             "{label}: `{step}` used the network: it may give something else another day"
         ))?;
     }

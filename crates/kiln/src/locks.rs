@@ -6,9 +6,9 @@ use kiln_bake::{Lock, LockRequest, Locked, PackageChange, Update};
 use kiln_model::{ImageName, ImageSpec};
 use kiln_oci::Store;
 
-use crate::baking::{Live, columns};
 use crate::failure::Failure;
 use crate::files::replace;
+use crate::progress::{Live, Progress};
 use crate::rollout;
 
 /// A lock that fits.
@@ -70,11 +70,11 @@ pub(crate) fn relock(
             now: rollout::now(),
         };
         let name = image.name.as_str();
-        let mut live = Live::new(name, std::io::stderr(), columns());
+        let live = Live::start(name, Progress::Auto);
         let locked = kiln_bake::lock(store, &request, &mut |progress| {
-            let _ = live.tell(progress);
+            live.tell(progress, &mut |_| {});
         });
-        live.clear();
+        drop(live);
         let Locked {
             lock: next,
             changes,

@@ -10,7 +10,8 @@ use kiln_model::Digest;
 use kiln_oci::{PruneOptions, Store};
 
 use crate::failure::Failure;
-use crate::output::{self, Audience};
+use crate::output;
+use crate::progress::Reporting;
 use crate::table;
 
 /// In the store: its time is that of the last time.
@@ -43,7 +44,7 @@ pub(crate) fn in_use(root: &Path) -> Result<BTreeSet<Digest>, Failure> {
 }
 
 /// To be called after a bake that made something. What fails here is no failure of the bake.
-pub(crate) fn after_bake(root: &Path, store: &Store, audience: Audience) -> Result<(), Failure> {
+pub(crate) fn after_bake(root: &Path, store: &Store, reporting: Reporting) -> Result<(), Failure> {
     let variable = |name| std::env::var(name).ok();
     let options = match options(variable(SIZE).as_deref(), variable(AGE).as_deref()) {
         Ok(Some(options)) => options,
@@ -57,7 +58,7 @@ pub(crate) fn after_bake(root: &Path, store: &Store, audience: Audience) -> Resu
         return Ok(());
     }
     match store.prune(&options, || in_use(root)) {
-        Ok(pruned) if pruned.freed > 0 => audience.progress(&format!(
+        Ok(pruned) if pruned.freed > 0 => reporting.line(&format!(
             "store: removed {} that nothing needs ({SIZE} and {AGE} are the limits)",
             table::size(pruned.freed)
         )),

@@ -81,7 +81,7 @@ impl Baking<'_> {
             work: &self.work,
         };
         let name = spec.name.as_str();
-        let baked = carry_out(&self.store, &request, name, self.audience)?;
+        let baked = carry_out(&self.store, &request, name, self.reporting)?;
         let BakedDockerfile {
             tag,
             digest,

@@ -12,6 +12,7 @@ use crate::dockerfile::DockerfileSettings;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
+use crate::progress::Reporting;
 use crate::{args, definition, settings};
 
 #[derive(Serialize)]
@@ -49,6 +50,10 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let definition = definition::read(args.definition.into())?;
     let audience = Audience::of(args.json.json);
+    let reporting = Reporting {
+        audience,
+        progress: args.progress,
+    };
     let names = definition.images(&args.images)?;
     let only_one = |output: &&Output| !output.takes_several();
     if let Some(output) = args
@@ -62,7 +67,7 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
             images: names.iter().map(ImageName::to_string).collect(),
         });
     }
-    let baking = Baking::new(&root, &definition, audience)?;
+    let baking = Baking::new(&root, &definition, reporting)?;
     let baked = Interrupts::catch()?.during(
         || {
             let baked = baking.all(&names)?;
@@ -150,8 +155,12 @@ fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
     kiln_engine::Engine::check()?;
     let root = settings::root(args.root)?;
     let audience = Audience::of(args.json.json);
+    let reporting = Reporting {
+        audience,
+        progress: args.progress,
+    };
     let baked = interrupts.during(
-        || settings.bake(&root, &dockerfile, &args.output, audience),
+        || settings.bake(&root, &dockerfile, &args.output, reporting),
         || "the steps that ended are kept for the next bake".to_owned(),
     )?;
     if audience == Audience::Program {

@@ -15,8 +15,8 @@ use rustix::fs::Mode;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
-use crate::baking::Live;
 use crate::failure::{Exit, Failure};
+use crate::progress::Live;
 use crate::{args, dockerfile, output, rollout, settings};
 
 /// What the machine is called for the second bake.
@@ -125,12 +125,8 @@ impl Rebake {
     /// `work`: for what steps write.
     fn carry_out(&self, work: &Path) -> Result<Made, Failure> {
         let store = Store::open(&self.root)?;
-        let mut live = Live::new(&self.image, std::io::stderr(), None);
-        let mut progress = |progress: BakeProgress| {
-            if let Some(line) = live.tell(progress) {
-                output::aside(&line);
-            }
-        };
+        let live = Live::lines(&self.image);
+        let mut progress = |progress: BakeProgress| live.tell(progress, &mut output::aside);
         let failed = |error| match error {
             BakeError::Dockerfile(error) => Failure::Dockerfile(Box::new(error)),
             BakeError::Instruction { place, source } => Failure::Instruction { place, source },
