@@ -289,6 +289,23 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asked_for_a_login_that_there_is_none_for_is_told_where_it_belongs() {
+        let name = RegistryName::parse("x.io/a").unwrap();
+        let asked = |credentials: Credentials| {
+            let challenges = ["Basic realm=\"x\"".to_owned()];
+            let agent = crate::remote::agent();
+            credentials.answer(&agent, &challenges, &name).unwrap_err()
+        };
+        let none = asked(Credentials::default());
+        assert!(none.contains("`podman login x.io`"), "{none}");
+        let kept = asked(Credentials {
+            helper: Some("ecr".to_owned()),
+            ..Credentials::default()
+        });
+        assert!(kept.contains("docker-credential-ecr"), "{kept}");
+    }
+
+    #[test]
     fn challenges_are_read() {
         let found = parameters(
             r#"realm="https://a.io/token?x=1,2",service=registry, scope="repository:a:pull,push""#,
