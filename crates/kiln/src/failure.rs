@@ -156,6 +156,18 @@ pub(crate) enum Failure {
         why: String,
         help: String,
     },
+    #[error("{what} can't be compared")]
+    Compare {
+        what: String,
+        #[source]
+        source: Box<kiln_bake::BakeError>,
+    },
+    #[error("{} can't be read or written", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the commit {commit} can't be read")]
     Commit {
         commit: String,
@@ -238,6 +250,8 @@ impl Failure {
             | Self::NoDocument { .. }
             | Self::NotVerifiable { .. }
             | Self::Commit { .. }
+            | Self::Compare { .. }
+            | Self::File { .. }
             | Self::Rebake
             | Self::Export(_)
             | Self::Lock { .. }
@@ -282,6 +296,9 @@ impl Failure {
                     .to_owned()
             }
             Self::NoDocument { .. } => "bake it again".to_owned(),
+            Self::Compare { .. } => {
+                "a bake makes what is damaged in the store again: `kiln bake`".to_owned()
+            }
             Self::NotVerifiable { help, .. } => help.clone(),
             Self::Commit { .. } => {
                 "fetch it (`git fetch`): the image was baked from a commit of this repository"
@@ -347,6 +364,7 @@ impl Failure {
             | Self::Supervise(_)
             | Self::Proxy(_)
             | Self::Grant { .. }
+            | Self::File { .. }
             | Self::Output(_) => return None,
         })
     }

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// At once, of one step.
+const CONNECTIONS_MAX: usize = 32;
+
 /// How soon the end of the step is seen.
 const TURN: Duration = Duration::from_millis(50);
 
@@ -41,15 +44,20 @@ impl Agent {
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
+            let mut joined: Vec<JoinHandle<()>> = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
+                joined.retain(|one| !one.is_finished());
                 match listener.accept() {
-                    Ok((inside, _)) => {
+                    // A step may open any number: what is beyond is closed at once.
+                    Ok((inside, _)) if joined.len() < CONNECTIONS_MAX => {
                         let agent = agent.clone();
-                        // It ends with either end.
-                        std::thread::spawn(move || {
+                        let join = move || {
+                            // It ends with either end.
                             let _ = join(inside, &agent);
-                        });
+                        };
+                        joined.extend(std::thread::Builder::new().spawn(join));
                     }
+                    Ok(_) => {}
                     Err(_) => std::thread::sleep(TURN),
                 }
             }
@@ -74,10 +82,10 @@ fn join(inside: UnixStream, agent: &Path) -> io::Result<()> {
     inside.set_nonblocking(false)?;
     let agent = UnixStream::connect(agent)?;
     let (mut asks, mut asked) = (inside.try_clone()?, agent.try_clone()?);
-    let asking = std::thread::spawn(move || {
+    let asking = std::thread::Builder::new().spawn(move || {
         let _ = io::copy(&mut asks, &mut asked);
         let _ = asked.shutdown(Shutdown::Write);
-    });
+    })?;
     let (mut answers, mut answered) = (agent, inside);
     let _ = io::copy(&mut answers, &mut answered);
     let _ = answered.shutdown(Shutdown::Both);

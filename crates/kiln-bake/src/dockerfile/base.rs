@@ -50,18 +50,16 @@ pub fn known_base(
     let reference = mapped.map_or(name, |(_, reference)| reference);
     let digest = match store.resolve(reference) {
         Ok(digest) => digest,
-        Err(_) => tagged(store, reference)?,
+        Err(_) => tagged(store, reference).ok()??,
     };
     Some(store.image(&digest).ok()?.config.config)
 }
 
-fn tagged(store: &Store, name: &str) -> Option<Digest> {
+fn tagged(store: &Store, name: &str) -> Result<Option<Digest>, StoreError> {
     let wanted = normal_name(name);
-    let known = store.tags().ok()?;
-    known
-        .into_iter()
-        .find(|entry| entry.tag == name || entry.tag == wanted)
-        .map(|entry| entry.digest)
+    let mut known = store.tags()?.into_iter();
+    let found = known.find(|entry| entry.tag == name || entry.tag == wanted);
+    Ok(found.map(|entry| entry.digest))
 }
 
 impl Bake<'_> {
@@ -84,7 +82,7 @@ impl Bake<'_> {
                 Err(StoreError::UnknownReference { .. }) => self.named_image(reference, span)?,
                 Err(error) => return Err(error.into()),
             },
-            None => match self.stored(name) {
+            None => match self.stored(name)? {
                 Some(digest) => digest,
                 None => self.named_image(name, span)?,
             },
@@ -127,11 +125,20 @@ impl Bake<'_> {
             })
     }
 
-    fn stored(&self, name: &str) -> Option<Digest> {
+    fn stored(&self, name: &str) -> Result<Option<Digest>, BakeError> {
         // The beginning of a digest is for people, and a name that happens to look like it is none.
         let is_digest = name.starts_with("sha256:");
-        tagged(self.store, name)
-            .or_else(|| is_digest.then(|| self.store.resolve(name).ok()).flatten())
+        if let Some(digest) = tagged(self.store, name)? {
+            return Ok(Some(digest));
+        }
+        if !is_digest {
+            return Ok(None);
+        }
+        match self.store.resolve(name) {
+            Ok(digest) => Ok(Some(digest)),
+            Err(StoreError::UnknownReference { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use kiln_config::dockerfile::Sharing;
@@ -17,6 +18,9 @@ use kiln_oci::Store;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::BakeError;
+
+/// Before the name of a cache that is being made: the process, and its number there.
+const NEW: &str = "new-";
 
 /// How soon a cache that was given back is seen, and that the bake was stopped.
 const TURN: Duration = Duration::from_millis(50);
@@ -104,8 +108,10 @@ fn fill(folder: &Path, data: &Path, wanted: &Wanted<'_>) -> Result<(), BakeError
     let id = folder.join("id");
     fs::write(&id, wanted.id).map_err(io(&id))?;
     // Several that share it may be first: each makes its own, and one of them stays.
-    let new = folder.join(format!("new-{:?}", std::thread::current().id()));
-    let _ = fs::remove_dir_all(&new);
+    sweep(folder).map_err(io(folder))?;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let new = folder.join(format!("{NEW}{}-{number}", std::process::id()));
     fs::DirBuilder::new()
         .mode(0o700)
         .create(&new)
@@ -115,8 +121,22 @@ fn fill(folder: &Path, data: &Path, wanted: &Wanted<'_>) -> Result<(), BakeError
     }
     chown(&new, Some(wanted.owner.0), Some(wanted.owner.1)).map_err(io(&new))?;
     fs::set_permissions(&new, fs::Permissions::from_mode(wanted.mode)).map_err(io(&new))?;
-    if fs::rename(&new, data).is_err() {
-        fs::remove_dir_all(&new).map_err(io(&new))?;
+    match fs::rename(&new, data) {
+        Err(_) if data.is_dir() => fs::remove_dir_all(&new).map_err(io(&new)),
+        renamed => renamed.map_err(io(data)),
+    }
+}
+
+/// Removes what a bake that was killed had begun.
+fn sweep(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(NEW));
+        let owner = rest.and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            fs::remove_dir_all(entry.path())?;
+        }
     }
     Ok(())
 }

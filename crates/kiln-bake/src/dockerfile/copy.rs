@@ -15,10 +15,11 @@ use super::place::{PlaceError, Placing};
 use super::schedule::lock;
 use super::source::{Root, SourceError};
 use super::stage::Walk;
-use super::step::{Inputs, Origin};
+use super::step::{Inputs, Made, Origin};
 use crate::bake::Scratch;
 use crate::error::BakeError;
 use crate::git::GitSource;
+use crate::leaks;
 
 impl Walk {
     pub(super) fn copy(
@@ -222,7 +223,7 @@ impl Walk {
         let below: &[Layer] = if link && !named { &[] } else { &layers };
         bake.step(self.index, &name, below, date, &inputs, || {
             let scratch = Scratch::new(bake.request.work)?;
-            let view = self.view(bake, &layers, &scratch.folder("look")?)?;
+            let view = bake.view(&layers, &scratch.folder("look")?)?;
             let empty = scratch.folder("empty")?;
             let owner = match &owner_text {
                 None => None,
@@ -256,7 +257,7 @@ impl Walk {
                     }
                 }
                 (_, CopyFrom::Stage(stage)) => {
-                    mounted = self.view(bake, &stage.layers, &scratch.folder("from")?)?;
+                    mounted = bake.view(&stage.layers, &scratch.folder("from")?)?;
                     let mut root = Root {
                         path: mounted.path(),
                         ignore: None,
@@ -280,10 +281,7 @@ impl Walk {
                     exclude: &exclude,
                     seen: None,
                 };
-                for one in root
-                    .find(".")
-                    .map_err(|error| copy_error(&name, error.to_string()))?
-                {
+                for one in root.find(".").map_err(|error| error.of(&name))? {
                     placing
                         .put(&one, &folder, &to_folder, &|_| None)
                         .map_err(|error| placed(&name, error))?;
@@ -311,7 +309,12 @@ impl Walk {
             }
             let mut tree = placing.tree;
             tree.clamp_mtime(date);
-            Ok(bake.add(&tree)?.into())
+            Ok(Made {
+                // A stage or a cache may hold what a RUN was given.
+                given: leaks::given(&tree, bake.request.granted.secrets.values())?,
+                layer: bake.add(&tree)?,
+                used_network: false,
+            })
         })
     }
 

@@ -1,4 +1,4 @@
-//! What the caller gives to the RUNs of a Dockerfile, and what they may do. Nothing of it is in a key, a layer or a record.
+//! What the caller gives to the RUNs of a Dockerfile, and what they may do. No secret is in a key, a layer or a record.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,18 +37,23 @@ impl Granted {
 
     /// `text` without any of the secrets.
     pub(super) fn masked(&self, text: &str) -> String {
+        let secrets: Vec<_> = self
+            .secrets
+            .values()
+            .map(|secret| String::from_utf8_lossy(secret))
+            .collect();
+        // Lines of output are looked at one by one.
+        let mut lines: Vec<&str> = secrets
+            .iter()
+            .flat_map(|secret| secret.lines().map(str::trim))
+            .filter(|line| line.len() >= SHORTEST)
+            .collect();
+        // One may be the beginning of another.
+        lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
         let mut masked = text.to_owned();
-        for secret in self.secrets.values() {
-            // Lines of output are looked at one by one.
-            let secret = String::from_utf8_lossy(secret);
-            let lines = secret
-                .lines()
-                .map(str::trim)
-                .filter(|line| line.len() >= SHORTEST);
-            for line in lines {
-                if masked.contains(line) {
-                    masked = masked.replace(line, MASK);
-                }
+        for line in lines {
+            if masked.contains(line) {
+                masked = masked.replace(line, MASK);
             }
         }
         masked
@@ -65,9 +70,11 @@ mod tests {
             secrets: BTreeMap::from([
                 ("a".to_owned(), b"hunter22\n-----KEY\n".to_vec()),
                 ("b".to_owned(), b"x".to_vec()),
+                ("c".to_owned(), b"hunter22-prod".to_vec()),
             ]),
             ..Granted::default()
         };
         assert_eq!(granted.masked("x=hunter22, -----KEY x"), "x=****, **** x");
+        assert_eq!(granted.masked("hunter22-prod"), "****");
     }
 }

@@ -53,6 +53,7 @@ pub use base::known_base;
 pub use context::ContextFolder;
 pub use granted::Granted;
 pub use needs::images_named;
+use needs::predefined;
 use schedule::{Schedule, lock};
 use scope::Scope;
 
@@ -141,6 +142,17 @@ impl<'a> Tagging<'a> {
         }
     }
 
+    /// What all of its versions are called: each tag is given once.
+    fn versions(&self) -> &'a str {
+        let name = self.name();
+        // What is before the last `/` may be a host with a port.
+        let path = name.rfind('/').map_or(0, |at| at + 1);
+        match name[path..].find(':') {
+            Some(at) => &name[..path + at],
+            None => name,
+        }
+    }
+
     fn commit(&self) -> Option<&'a CommitInfo> {
         match self {
             Self::As(_) => None,
@@ -206,6 +218,8 @@ struct Bake<'a> {
     progress: SyncSender<BakeProgress>,
     /// The ARGs before the first FROM.
     globals: BTreeMap<String, String>,
+    /// Of everything that is made, in place of the base's.
+    date: Option<i64>,
     schedule: Schedule,
     /// Made for the first step that has one.
     network: Mutex<Option<StepNetwork>>,
@@ -240,7 +254,8 @@ pub(crate) const PROXIES: [&str; 10] = [
     "all_proxy",
 ];
 /// Further ones that need no ARG.
-const PREDECLARED: [&str; 2] = ["SOURCE_DATE_EPOCH", "BUILDKIT_SANDBOX_HOSTNAME"];
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+const PREDECLARED: [&str; 2] = [EPOCH, "BUILDKIT_SANDBOX_HOSTNAME"];
 
 /// Bakes the Dockerfile's target. To be called from a thread that lives until the end.
 pub fn bake_dockerfile(
@@ -285,18 +300,18 @@ pub fn bake_dockerfile(
         request,
         progress: heard,
         globals: BTreeMap::new(),
+        date: date(request, target)?,
         schedule: Schedule::new(file.stages.len()),
         network: Mutex::new(None),
         seen: Mutex::new(Seen::load(
             store,
             request.context,
-            // The name of all of its versions: each tag is given once.
-            request.tag.name().split(':').next().unwrap_or_default(),
+            request.tag.versions(),
             SystemTime::now(),
         )),
         notes: Mutex::default(),
     };
-    bake.set_globals(target)?;
+    bake.set_globals()?;
     let (stage, seen, notes) = std::thread::scope(|scope| {
         let baking = scope.spawn(move || {
             let stage = bake.all(target)?;
@@ -328,8 +343,7 @@ pub fn bake_dockerfile(
     let networked: Vec<String> = networked.into_iter().map(|(_, step)| step).collect();
     let mut steps: Vec<StepReport> = reports.into_iter().map(|(_, report)| report).collect();
     // Each version has a tag of its own, and is explained by the one before.
-    let versions = request.tag.name().split(':').next().unwrap_or_default();
-    explain::fill(store, versions, &mut steps)?;
+    explain::fill(store, request.tag.versions(), &mut steps)?;
     let mut warnings: Vec<Complaint> = warnings.into_iter().map(|(_, warning)| warning).collect();
     warnings.retain(|warning| warning.rule.is_none_or(|rule| file.check.asks(rule)));
     if let Some(error) = file.refused_for(&warnings) {
@@ -402,6 +416,27 @@ pub fn bake_dockerfile(
     })
 }
 
+/// The date that the caller wants (<https://reproducible-builds.org/specs/source-date-epoch/>), in seconds since 1970.
+fn date(request: &DockerfileRequest<'_>, target: usize) -> Result<Option<i64>, BakeError> {
+    let file = request.dockerfile;
+    let Some(text) = request
+        .build_args
+        .get(EPOCH)
+        .filter(|text| !text.is_empty())
+    else {
+        return Ok(None);
+    };
+    let seconds = text.parse().ok().filter(|seconds| *seconds >= 0);
+    seconds.map(Some).ok_or_else(|| {
+        let from = file.stages[target].from.span.clone();
+        BakeError::Dockerfile(file.error(Complaint::error(
+            from,
+            format!("the build argument {EPOCH} is `{text}`, and no number of seconds"),
+            "give seconds since 1970: --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
+        )))
+    })
+}
+
 /// What the Dockerfile adds to its base; what the base itself gives away is its publisher's.
 fn check_leaks(
     store: &Store,
@@ -432,31 +467,9 @@ fn check_leaks(
 }
 
 impl Bake<'_> {
-    fn set_globals(&mut self, target: usize) -> Result<(), BakeError> {
+    fn set_globals(&mut self) -> Result<(), BakeError> {
         let file = self.request.dockerfile;
-        let arch = archive::arch();
-        let platform = format!("linux/{arch}");
-        let stage = &file.stages[target];
-        for (kind, os, cpu) in [("TARGET", "linux", arch), ("BUILD", "linux", arch)] {
-            for (name, value) in [
-                ("PLATFORM", platform.as_str()),
-                ("OS", os),
-                ("ARCH", cpu),
-                ("VARIANT", ""),
-            ] {
-                self.globals
-                    .insert(format!("{kind}{name}"), value.to_owned());
-            }
-        }
-        let name = stage.name.clone().unwrap_or_else(|| target.to_string());
-        self.globals.insert(
-            "TARGETSTAGE".to_owned(),
-            if self.request.target.is_some() {
-                name
-            } else {
-                "default".to_owned()
-            },
-        );
+        self.globals = predefined(self.request.target);
         for instruction in &file.args {
             let Action::Arg(args) = &instruction.action else {
                 continue;
@@ -472,12 +485,11 @@ impl Bake<'_> {
                         self.warn(0, warnings);
                         Some(text)
                     }
-                    (None, None) => self.globals.get(name).cloned(),
+                    (None, None) => None,
                 };
-                match value {
-                    Some(value) => self.globals.insert(name.clone(), value),
-                    None => self.globals.remove(name),
-                };
+                if let Some(value) = value {
+                    self.globals.insert(name.clone(), value);
+                }
             }
         }
         Ok(())
@@ -524,4 +536,21 @@ fn at(place: DockerfileError, source: BakeError) -> BakeError {
 
 fn created(date: i64) -> String {
     Timestamp(u64::try_from(date).unwrap_or(0) * 1000).rfc3339()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_a_registry_is_no_version() {
+        for (tag, versions) in [
+            ("app:1", "app"),
+            ("app", "app"),
+            ("localhost:5000/a:1", "localhost:5000/a"),
+            ("localhost:5000/a/b", "localhost:5000/a/b"),
+        ] {
+            assert_eq!(Tagging::As(tag).versions(), versions);
+        }
+    }
 }

@@ -108,13 +108,6 @@ impl Planned<'_> {
         }
     }
 
-    /// The id of the secret that it is.
-    pub(super) fn secret(&self) -> Option<String> {
-        (self.mount.kind == MountKind::Secret)
-            .then(|| self.id())
-            .flatten()
-    }
-
     /// By what name the cache, secret or agent is known.
     fn id(&self) -> Option<String> {
         let Mount {
@@ -406,8 +399,7 @@ impl Bake<'_> {
         let seed = match &one.from {
             Some(CopyFrom::Stage(stage)) if is_seeded => {
                 let folder = scratch.folder(&format!("seed{}", views.len()))?;
-                let view = Overlay::mount(&self.lowers(&stage.layers)?, &folder)
-                    .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+                let view = self.view(&stage.layers, &folder)?;
                 let inside =
                     super::source::resolve(view.path(), &source, true).map_err(BakeError::View)?;
                 let seed = view.path().join(inside);
@@ -443,8 +435,7 @@ impl Bake<'_> {
         if inside.as_os_str().is_empty() {
             return Ok(());
         }
-        let view = Overlay::mount(&self.lowers(layers)?, folder)
-            .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+        let view = self.view(layers, folder)?;
         let real = super::source::resolve(view.path(), inside, true).map_err(BakeError::View)?;
         if fs::symlink_metadata(view.path().join(real)).is_ok() {
             return Ok(());

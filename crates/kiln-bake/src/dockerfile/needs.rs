@@ -7,19 +7,34 @@ use kiln_config::dockerfile::{Action, Dockerfile};
 use super::scope::Scope;
 use crate::archive;
 
-/// The names that may be images, some of which are stages; what can't be told is left out, and the bake's to report.
-pub fn images_named(file: &Dockerfile, build_args: &BTreeMap<String, String>) -> BTreeSet<String> {
+/// The arguments that every Dockerfile has before its first.
+pub(super) fn predefined(target: Option<&str>) -> BTreeMap<String, String> {
     let arch = archive::arch();
-    let mut globals: BTreeMap<String, String> = ["TARGET", "BUILD"]
-        .into_iter()
-        .flat_map(|kind| {
-            [
-                (format!("{kind}ARCH"), arch.to_owned()),
-                (format!("{kind}OS"), "linux".to_owned()),
-                (format!("{kind}PLATFORM"), format!("linux/{arch}")),
-            ]
-        })
-        .collect();
+    let platform = format!("linux/{arch}");
+    let of_platform = [
+        ("PLATFORM", platform.as_str()),
+        ("OS", "linux"),
+        ("ARCH", arch),
+        ("VARIANT", ""),
+    ];
+    let mut globals = BTreeMap::new();
+    for kind in ["TARGET", "BUILD"] {
+        for (name, value) in of_platform {
+            globals.insert(format!("{kind}{name}"), value.to_owned());
+        }
+    }
+    let stage = target.unwrap_or("default").to_owned();
+    globals.insert("TARGETSTAGE".to_owned(), stage);
+    globals
+}
+
+/// The names that may be images, some of which are stages; what can't be told is left out, and the bake's to report.
+pub fn images_named(
+    file: &Dockerfile,
+    build_args: &BTreeMap<String, String>,
+    target: Option<&str>,
+) -> BTreeSet<String> {
+    let mut globals = predefined(target);
     for instruction in &file.args {
         let Action::Arg(args) = &instruction.action else {
             continue;
@@ -45,14 +60,7 @@ pub fn images_named(file: &Dockerfile, build_args: &BTreeMap<String, String>) ->
                 Action::Copy(copy) | Action::Add(copy) => {
                     names.extend(copy.from.iter().map(|from| from.text.clone()));
                 }
-                Action::Run(run) => {
-                    let values = run.flags.iter().filter_map(|flag| flag.value.as_ref());
-                    let from = values.flat_map(|value| {
-                        let keys = value.text.split(',');
-                        keys.filter_map(|key| key.strip_prefix("from=").map(str::to_owned))
-                    });
-                    names.extend(from);
-                }
+                Action::Run(run) => names.extend(run.mounted_from()),
                 _ => {}
             }
         }
@@ -68,16 +76,16 @@ mod tests {
 
     #[test]
     fn names_are_found_wherever_an_image_may_stand() {
-        let text = "ARG V=12\nARG N=x:$V\nFROM $N AS a\nRUN --mount=type=bind,from=tools,target=/t true\n\
-                    COPY --from=other /a /b\nFROM a\nCOPY c d\n";
+        let text = "ARG V=12\nARG N=x:$V\nFROM $N AS a\nRUN --mount=type=bind,From=tools,target=/t true\n\
+                    COPY --from=other /a /b\nFROM a\nCOPY c d\nFROM base-$TARGETSTAGE$TARGETVARIANT\n";
         let file = Dockerfile::parse(Source {
             name: String::new(),
             text: text.to_owned(),
         })
         .unwrap();
         let args = BTreeMap::from([("V".to_owned(), "13".to_owned())]);
-        let found = images_named(&file, &args);
-        let expected = ["a", "other", "tools", "x:13"].map(str::to_owned);
+        let found = images_named(&file, &args, Some("b"));
+        let expected = ["a", "base-b", "other", "tools", "x:13"].map(str::to_owned);
         assert_eq!(found, BTreeSet::from(expected));
     }
 }

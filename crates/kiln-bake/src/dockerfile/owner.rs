@@ -1,9 +1,8 @@
 //! Names of users and groups, looked up in the image's own files.
 
-use std::io::Read;
 use std::path::Path;
 
-use super::source::resolve;
+use crate::look;
 
 /// A passwd file of a real image is a few kilobytes.
 const PASSWD_LIMIT: u64 = 1 << 20;
@@ -41,18 +40,9 @@ pub(super) fn owner(text: &str, view: &Path) -> Result<(u32, u32), String> {
 
 /// The fields of the line of `name`, in a file of the image.
 fn line(view: &Path, path: &str, name: &str) -> Result<Option<Vec<String>>, String> {
-    let failed = |error: std::io::Error| format!("the image's /{path} can't be read: {error}");
-    let real = view.join(resolve(view, Path::new(path), true).map_err(failed)?);
-    let mut text = String::new();
-    match std::fs::File::open(&real) {
-        Ok(file) => file
-            .take(PASSWD_LIMIT)
-            .read_to_string(&mut text)
-            .map(drop)
-            .map_err(failed)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
+    let text = look::text(view, Path::new(path), PASSWD_LIMIT)
+        .map_err(|error| format!("the image's /{path} can't be read: {error}"))?
+        .unwrap_or_default();
     Ok(text
         .lines()
         .map(|line| line.split(':').map(str::to_owned).collect::<Vec<_>>())

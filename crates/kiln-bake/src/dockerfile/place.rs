@@ -1,7 +1,7 @@
 //! Where COPY puts what it takes, by BuildKit's rules: a layer over the view of what is below.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use kiln_oci::{Content, Entry, Kind, KnownFile, LayerError, Tree};
 use rustix::fs::{Mode, OFlags};
 
 use super::mode::Chmod;
-use super::source::{Found, Taken, TakenKind, resolve};
+use super::source::{Found, Taken, TakenKind, resolve, xattrs};
+use crate::look::is_absent;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlaceError {
@@ -42,13 +43,23 @@ pub(super) struct Placing<'a> {
 }
 
 impl Placing<'_> {
-    fn is_folder(&self, path: &Path) -> Option<bool> {
+    /// `None`: nothing is there.
+    fn is_folder(&self, path: &Path) -> Result<Option<bool>, PlaceError> {
         if let Some(entry) = self.tree.get(path) {
-            return Some(matches!(entry.kind, Kind::Dir { .. }));
+            return Ok(Some(matches!(entry.kind, Kind::Dir { .. })));
         }
-        fs::symlink_metadata(self.view.join(path))
-            .ok()
-            .map(|there| there.is_dir())
+        let there = self.there(path)?;
+        Ok(there.map(|there| there.is_dir()))
+    }
+
+    /// What the image has at a path.
+    fn there(&self, path: &Path) -> Result<Option<Metadata>, PlaceError> {
+        let path = self.view.join(path);
+        match fs::symlink_metadata(&path) {
+            Ok(there) => Ok(Some(there)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(PlaceError::Io { path, source }),
+        }
     }
 
     /// `path` and what is above it: as the image has them, or new.
@@ -59,12 +70,19 @@ impl Placing<'_> {
             if self.tree.get(&inside).is_some() {
                 continue;
             }
-            let entry = match fs::symlink_metadata(self.view.join(&inside)) {
-                Ok(there) if there.is_dir() => Entry::dir(there.mode() & 0o7777)
-                    .owner(there.uid(), there.gid())
-                    .mtime(there.mtime()),
-                Ok(_) => return Err(PlaceError::NotAFolder(inside.display().to_string())),
-                Err(_) => {
+            let entry = match self.there(&inside)? {
+                Some(there) if there.is_dir() => {
+                    let mut entry = Entry::dir(there.mode() & 0o7777)
+                        .owner(there.uid(), there.gid())
+                        .mtime(there.mtime());
+                    let path = self.view.join(&inside);
+                    let xattrs = xattrs(&path, &mut Vec::new())
+                        .map_err(|source| PlaceError::Io { path, source })?;
+                    entry.xattrs = xattrs.into_iter().collect();
+                    entry
+                }
+                Some(_) => return Err(PlaceError::NotAFolder(inside.display().to_string())),
+                None => {
                     let (uid, gid) = self.owner.unwrap_or((0, 0));
                     // A mode in numbers is that of the folders on the way as well, one in words is not.
                     let mode = match self.chmod {
@@ -97,7 +115,7 @@ impl Placing<'_> {
         known: &dyn Fn(&Path) -> Option<Arc<KnownFile>>,
     ) -> Result<(), PlaceError> {
         let target = self.target(to)?;
-        let into = found.is_folder || to.ends_with('/') || self.is_folder(&target) == Some(true);
+        let into = found.is_folder || to.ends_with('/') || self.is_folder(&target)? == Some(true);
         let (base, parent) = match (found.is_folder, into) {
             (true, _) => (target.clone(), Some(target.as_path())),
             (false, true) => (target.join(&found.name), Some(target.as_path())),
@@ -158,7 +176,7 @@ impl Placing<'_> {
         place: &Path,
         same: Option<PathBuf>,
     ) -> Result<(), PlaceError> {
-        let there = self.is_folder(place);
+        let there = self.is_folder(place)?;
         let kind = match (&taken.kind, same) {
             (TakenKind::File { .. }, Some(target)) => Kind::Hardlink { target },
             (TakenKind::Folder, _) => Kind::Dir { opaque: false },
@@ -198,12 +216,12 @@ impl Placing<'_> {
     /// A file of a here-document.
     pub(super) fn bytes(&mut self, name: &str, text: String, to: &str) -> Result<(), PlaceError> {
         let target = self.target(to)?;
-        let into = to.ends_with('/') || self.is_folder(&target) == Some(true);
+        let into = to.ends_with('/') || self.is_folder(&target)? == Some(true);
         let place = if into { target.join(name) } else { target };
         if let Some(parent) = place.parent() {
             self.folder(parent)?;
         }
-        if self.is_folder(&place) == Some(true) {
+        if self.is_folder(&place)? == Some(true) {
             return Err(PlaceError::IsAFolder(place.display().to_string()));
         }
         let mode = self.chmod.map_or(0o644, |chmod| chmod.apply(0o644, false));

@@ -8,7 +8,7 @@ use kiln_config::dockerfile::{
     Command, Complaint, Dockerfile, Flag, Instruction, Run, is_heredoc_mark,
 };
 use kiln_engine::sandbox::SandboxNetwork;
-use kiln_engine::{MountSource, Overlay, SandboxMount, StepLink, StepNetwork, host_resolver};
+use kiln_engine::{MountSource, SandboxMount, StepLink, StepNetwork, host_resolver};
 use kiln_oci::{Layer, Tree};
 use serde::Serialize;
 
@@ -288,8 +288,7 @@ impl Bake<'_> {
             }
         };
         let made_for = {
-            let view = Overlay::mount(&self.lowers(layers)?, &scratch.folder("look")?)
-                .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+            let view = self.view(layers, &scratch.folder("look")?)?;
             mount_points::find(view.path(), &mut mounts).map_err(BakeError::View)?
         };
         let mut lowers = self.lowers(layers)?;
@@ -313,10 +312,9 @@ impl Bake<'_> {
         let ran = configure::run(&ground, &argv, env.clone(), user, workdir, &mut said);
         if let Err(error @ BakeError::Step { .. }) = &ran
             && self.request.granted.shell_on_error
-            && !self.schedule.is_stopped()
-        {
             // What the others do is for nothing, and what they say would be in the way.
-            self.schedule.stop();
+            && self.schedule.stop()
+        {
             self.tell(BakeProgress::Shell {
                 why: error.to_string(),
             });
@@ -336,10 +334,9 @@ impl Bake<'_> {
         let mut tree = Tree::from_upper(&upper)?;
         mount_points::remove(&mut tree, &made_for);
         tree.clamp_mtime(date);
-        let given = planned.iter().filter_map(Planned::secret);
-        let given = given.filter_map(|id| self.request.granted.secrets.get(&id));
         Ok(Made {
-            given: leaks::given(&tree, given)?,
+            // Also those of other steps, by way of a cache.
+            given: leaks::given(&tree, self.request.granted.secrets.values())?,
             layer: self.add(&tree)?,
             used_network: used_network || is_host,
         })

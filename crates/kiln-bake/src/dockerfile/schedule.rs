@@ -11,6 +11,9 @@ use super::scope::Scope;
 use super::{Bake, Stage};
 use crate::error::BakeError;
 
+/// More stages than these are taken one after the other.
+const THREADS_MAX: usize = 64;
+
 enum Slot {
     Idle,
     Running,
@@ -50,8 +53,9 @@ impl Schedule {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+    /// Whether nobody did before.
+    pub(super) fn stop(&self) -> bool {
+        !self.stopped.swap(true, Ordering::Relaxed)
     }
 
     /// Waits until a step may begin; it is over when the result is dropped.
@@ -125,20 +129,25 @@ impl Bake<'_> {
 
     /// Carries out the target and what it needs.
     pub(super) fn all(&self, target: usize) -> Result<Arc<Stage>, BakeError> {
+        let needed = needed(self, target);
+        // In the order of the file: whatever one waits for has been begun.
+        let count = needed.len().min(THREADS_MAX);
+        let open = Mutex::new(needed.into_iter());
         let mut results: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = needed(self, target)
-                .into_iter()
-                .map(|index| scope.spawn(move || (index, self.stage(index))))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect()
+            let work = || {
+                let next = || lock(&open).next();
+                std::iter::from_fn(|| next().map(|index| (index, self.stage(index))))
+                    .collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+            let joined = threads.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.flatten().collect()
         });
+        results.sort_by_key(|(index, _)| *index);
         // The one that failed by itself, and of several the first in the file.
         let failed = results
             .iter()
@@ -179,21 +188,18 @@ fn taken_from(bake: &Bake<'_>, file: &Dockerfile, index: usize) -> Vec<usize> {
         });
     let mut found: Vec<usize> = base.into_iter().collect();
     for instruction in &stage.instructions {
-        let names: Vec<&str> = match &instruction.action {
+        let names: Vec<String> = match &instruction.action {
             Action::Copy(copy) | Action::Add(copy) => {
-                copy.from.iter().map(|name| name.text.as_str()).collect()
+                copy.from.iter().map(|name| name.text.clone()).collect()
             }
-            Action::Run(run) => run
-                .flags
-                .iter()
-                .filter(|flag| flag.name == "mount")
-                .filter_map(|flag| flag.value.as_ref())
-                .flat_map(|value| value.text.split(','))
-                .filter_map(|field| field.trim().strip_prefix("from="))
-                .collect(),
+            Action::Run(run) => run.mounted_from(),
             _ => Vec::new(),
         };
-        found.extend(names.into_iter().filter_map(|name| file.stage(name, index)));
+        // A named context hides a stage.
+        let stages = names
+            .iter()
+            .filter(|name| !bake.request.contexts.contains_key(*name));
+        found.extend(stages.filter_map(|name| file.stage(name, index)));
     }
     found
 }

@@ -12,7 +12,9 @@ use kiln_model::Digest;
 use rustix::fs::FileType;
 use serde::Serialize;
 
+use crate::error::BakeError;
 use crate::listing::{Listing, There};
+use crate::look::is_absent;
 use crate::seen::{Seen, Unseen};
 
 /// As Linux follows at most (MAXSYMLINKS).
@@ -147,6 +149,21 @@ pub(super) enum SourceError {
     },
 }
 
+impl SourceError {
+    /// As the error of a step.
+    pub(super) fn of(self, step: &str) -> BakeError {
+        match self {
+            Self::Io { path, source } => BakeError::io(path)(source),
+            error @ (Self::Missing(_) | Self::Pattern(_) | Self::Ignored(_)) => {
+                BakeError::DockerfileStep {
+                    step: step.to_owned(),
+                    reason: error.to_string(),
+                }
+            }
+        }
+    }
+}
+
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> SourceError {
     let path = path.to_owned();
     move |source| SourceError::Io { path, source }
@@ -173,7 +190,11 @@ pub(super) fn resolve(root: &Path, path: &Path, follow_last: bool) -> io::Result
             continue;
         }
         let next = inside.join(&name);
-        let is_link = fs::symlink_metadata(root.join(&next)).is_ok_and(|there| there.is_symlink());
+        let is_link = match fs::symlink_metadata(root.join(&next)) {
+            Ok(there) => there.is_symlink(),
+            Err(error) if is_absent(&error) => false,
+            Err(error) => return Err(error),
+        };
         if !is_link || left.is_empty() && !follow_last {
             inside = next;
             continue;
@@ -294,15 +315,22 @@ impl Root<'_> {
             vec![base.join(rest)]
         };
         let mut entries: Vec<Taken> = Vec::new();
+        let mut parents = BTreeSet::new();
         for path in paths {
             let below = path.strip_prefix(&base).unwrap_or(&path).to_owned();
-            if fs::symlink_metadata(self.path.join(&path)).is_err() {
-                return Err(SourceError::Missing(source.to_owned()));
+            // As BuildKit has it, no link on the way is followed.
+            let is_there = resolve(self.path, &path, false).map_err(io_at(&path))? == path;
+            match fs::symlink_metadata(self.path.join(&path)) {
+                Ok(_) if is_there => {}
+                Err(error) if is_there && !is_absent(&error) => {
+                    return Err(io_at(&self.path.join(&path))(error));
+                }
+                _ => return Err(SourceError::Missing(source.to_owned())),
             }
             let mut parent = PathBuf::new();
             for part in below.parent().into_iter().flat_map(Path::components) {
                 parent.push(part);
-                if !entries.iter().any(|entry| entry.path == parent) {
+                if parents.insert(parent.clone()) {
                     let mut walking = Walking::new(self, &base.join(&parent), &parent);
                     let there = walking.there()?;
                     entries.extend(walking.one(&there)?);
@@ -353,8 +381,10 @@ impl Root<'_> {
         let real = self
             .path
             .join(resolve(self.path, folder, true).map_err(io_at(folder))?);
-        let Ok(entries) = fs::read_dir(&real) else {
-            return Ok(());
+        let entries = match fs::read_dir(&real) {
+            // Nothing there fits.
+            Err(error) if is_absent(&error) => return Ok(()),
+            entries => entries.map_err(io_at(&real))?,
         };
         let mut names = entries
             .map(|entry| entry.map(|entry| entry.file_name()))
@@ -366,8 +396,8 @@ impl Root<'_> {
             if pattern.fits(&path.to_string_lossy()) {
                 found.push(path.clone());
             }
-            let is_folder =
-                fs::symlink_metadata(real.join(&name)).is_ok_and(|there| there.is_dir());
+            let at = real.join(&name);
+            let is_folder = fs::symlink_metadata(&at).map_err(io_at(&at))?.is_dir();
             if is_folder && depth.is_none_or(|depth| path.components().count() < depth) {
                 self.matching(&path, pattern, depth, found)?;
             }
@@ -528,7 +558,7 @@ fn link_names(entries: &mut [Taken]) {
     }
 }
 
-fn xattrs(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn xattrs(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     // Linux's bound for both (XATTR_LIST_MAX, XATTR_SIZE_MAX).
     buffer.resize(65536, 0);
     let length = match rustix::fs::llistxattr(path, &mut buffer[..]) {
@@ -576,5 +606,24 @@ mod tests {
             Path::new("bin")
         );
         assert!(resolve(root, Path::new("loop"), true).is_err());
+        // `/etc/hosts` is here too.
+        symlink("/etc", root.join("etc-link")).unwrap();
+        fs::write(root.join("usr/bin/sh"), "").unwrap();
+        let nothing = Ignore::default();
+        let mut of = Root {
+            path: root,
+            ignore: None,
+            exclude: &nothing,
+            seen: None,
+        };
+        for source in ["etc-link/hosts", "bin/sh"] {
+            let error = of.find_with_parents(source).unwrap_err();
+            assert!(matches!(error, SourceError::Missing(_)), "{source}");
+        }
+        let found = of.find_with_parents("etc-link/*").unwrap();
+        assert!(found.iter().all(|one| one.entries.is_empty()));
+        let found = of.find_with_parents("usr/bin/sh").unwrap();
+        let paths: Vec<_> = found[0].entries.iter().map(|entry| &entry.path).collect();
+        assert_eq!(paths, ["usr", "usr/bin", "usr/bin/sh"].map(Path::new));
     }
 }

@@ -1,13 +1,11 @@
 //! One stage: its base, then its instructions in order, each changing the configuration or adding a layer.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use kiln_config::dockerfile::{
     Action, Command, Complaint, Dockerfile, Instruction, Text, triggers,
 };
-use kiln_engine::Overlay;
-use kiln_oci::{History, Layer};
+use kiln_oci::History;
 
 use super::base::scratch;
 use super::platform;
@@ -83,6 +81,9 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
         stage: Stage::clone(&base),
         own_cmd: false,
     };
+    if let Some(date) = bake.date {
+        walk.stage.date = date;
+    }
     let asked = std::mem::take(&mut walk.stage.config.config.on_build);
     if !asked.is_empty() {
         let (source, instructions) = triggers(&asked)?;
@@ -276,16 +277,5 @@ impl Walk {
 
     pub(super) fn name(&self, instruction: &Instruction) -> String {
         format!("{}{}", self.label, instruction.text)
-    }
-
-    /// What this stage is on, mounted for looking.
-    pub(super) fn view(
-        &self,
-        bake: &Bake<'_>,
-        layers: &[Layer],
-        folder: &Path,
-    ) -> Result<Overlay, BakeError> {
-        Overlay::mount(&bake.lowers(layers)?, folder)
-            .map_err(|error| BakeError::View(std::io::Error::other(error)))
     }
 }

@@ -1,10 +1,11 @@
 //! The keys of a Dockerfile's steps, and a step's way through the cache.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kiln_model::Digest;
+use kiln_engine::Overlay;
+use kiln_model::{Digest, canonical_json};
 use kiln_oci::{Layer, Store, Tree};
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +106,7 @@ fn known_step(store: &Store, key: &Digest) -> Option<Made> {
 }
 
 impl Bake<'_> {
-    /// The layer of a step: the recorded one, or what `make` gives. None: the step has nothing to say.
+    /// The layer of a step: the recorded one, or what `make` gives.
     pub(super) fn step(
         &self,
         stage: usize,
@@ -169,7 +170,7 @@ impl Bake<'_> {
                             return Err(BakeError::Stopped);
                         }
                         let made = make()?;
-                        let record = serde_json::to_vec(&made).unwrap_or_default();
+                        let record = canonical_json(&made)?;
                         self.store.cache_put(&key, &record)?;
                         explain::keep(self.store, &key, &below, date, inputs)?;
                         made
@@ -195,7 +196,8 @@ impl Bake<'_> {
             diff_id: layer.diff_id,
         };
         notes.done.push((stage, done));
-        notes.given.insert(layer.diff_id, given);
+        // Another step may have made the same layer.
+        notes.given.entry(layer.diff_id).or_default().extend(given);
         notes.reports.push((stage, report));
         Ok(layer)
     }
@@ -206,6 +208,12 @@ impl Bake<'_> {
         let (layer, clean) = leaks::add(self.store, tree, &clean)?;
         lock(&self.seen).are_clean(&clean);
         Ok(layer)
+    }
+
+    /// Layers, mounted for looking.
+    pub(super) fn view(&self, layers: &[Layer], folder: &Path) -> Result<Overlay, BakeError> {
+        Overlay::mount(&self.lowers(layers)?, folder)
+            .map_err(|error| BakeError::View(std::io::Error::other(error)))
     }
 
     pub(super) fn lowers(&self, layers: &[Layer]) -> Result<Vec<PathBuf>, BakeError> {

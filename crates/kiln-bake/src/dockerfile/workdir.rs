@@ -24,7 +24,7 @@ impl Walk {
         let name = format!("{}WORKDIR {path}", self.label);
         let layer = bake.step(self.index, &name, &layers, date, &inputs, || {
             let scratch = Scratch::new(bake.request.work)?;
-            let view = self.view(bake, &layers, &scratch.folder("look")?)?;
+            let view = bake.view(&layers, &scratch.folder("look")?)?;
             let owner = match user.as_str() {
                 "" => (0, 0),
                 user => owner(user, view.path()).map_err(|reason| copy_error(&name, reason))?,

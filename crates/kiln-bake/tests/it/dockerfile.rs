@@ -474,10 +474,21 @@ fn configuration() {
 
 fn errors() {
     let bench = Bench::new();
+    let dated = |date: &str| {
+        let args = [("SOURCE_DATE_EPOCH", date)];
+        bench.bake_with("dated:1", "FROM scratch\nCOPY a /\n", &args, None)
+    };
     bench.write("hidden", "");
     bench.write("a", "");
     bench.write("b", "");
     bench.write(".dockerignore", "hidden\n");
+    let created = dated("1000000000").unwrap().config.created;
+    assert_eq!(created.as_deref(), Some("2001-09-09T01:46:40.000Z"));
+    let error = dated("yesterday").err().unwrap().to_string();
+    assert!(
+        error.contains("`yesterday`, and no number of seconds"),
+        "{error}"
+    );
     for (text, place, said) in [
         ("FROM none:1", "1:6", "--base none:1=REF"),
         ("FROM ${X:-}", "1:6", "is empty"),

@@ -168,6 +168,20 @@ fn secrets() {
     let found = holders(bench.store.dir().parent().unwrap(), HIDDEN);
     assert_eq!(found, Vec::<std::path::PathBuf>::new());
 
+    // What a stage or a cache kept of it is found where it ends.
+    for text in [
+        "FROM busybox AS b\nRUN --mount=type=secret,id=key cp /run/secrets/key /kept\n\
+            FROM busybox\nCOPY --from=b /kept /kept\n",
+        "FROM busybox\nRUN --mount=type=secret,id=key --mount=type=cache,target=/c cp /run/secrets/key /c/kept\n\
+            RUN --mount=type=cache,target=/c cp /c/kept /kept\n",
+    ] {
+        let error = bench.refused(text);
+        assert!(
+            error.contains("/kept") && error.contains("secret"),
+            "{error}"
+        );
+    }
+
     // What is said through it: see the agent's own test.
     let socket = bench.root.path().join("agent");
     let _listener = UnixListener::bind(&socket).unwrap();

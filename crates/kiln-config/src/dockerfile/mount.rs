@@ -1,6 +1,6 @@
 //! `RUN --mount=…`: comma-separated fields, each with its place.
 
-use super::{Complaint, Text};
+use super::{Complaint, Run, Text};
 use crate::suggest;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,22 @@ impl MountKind {
             .iter()
             .find(|(_, kind)| *kind == self)
             .map_or("", |(name, _)| name)
+    }
+}
+
+impl Run {
+    /// What its mounts take from, before variables are replaced, which they are not there. What is wrong with them is told elsewhere.
+    pub fn mounted_from(&self) -> Vec<String> {
+        let values = self.flags.iter().filter(|flag| flag.name == "mount");
+        let values = values.filter_map(|flag| flag.value.as_ref());
+        let fields = values.flat_map(|value| fields(value).unwrap_or_default());
+        fields
+            .filter_map(|field| {
+                let (key, value) = field.text.split_once('=')?;
+                let is_from = key.trim().eq_ignore_ascii_case("from");
+                is_from.then(|| value.to_owned())
+            })
+            .collect()
     }
 }
 

@@ -45,7 +45,11 @@ impl Baking<'_> {
         let Bases {
             named: bases,
             is_clean,
-        } = self.bases(spec, &images_named(&dockerfile, &said.args), progress)?;
+        } = self.bases(
+            spec,
+            &images_named(&dockerfile, &said.args, said.target.as_deref()),
+            progress,
+        )?;
         let (mut commit, now) = (self.commit(spec, Some(&ignore)), crate::rollout::now());
         if let Some(commit) = &mut commit {
             commit.dirty |= !is_clean;

@@ -13,8 +13,8 @@ pub(crate) fn run(args: args::Diff) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let store = Store::open_existing(&root)?;
     let (from, to) = (store.resolve(&args.from)?, store.resolve(&args.to)?);
-    let diff = kiln_bake::diff(&store, &from, &to).map_err(|source| Failure::Bake {
-        image: args.to.clone(),
+    let diff = kiln_bake::diff(&store, &from, &to).map_err(|source| Failure::Compare {
+        what: format!("`{}` and `{}`", args.from, args.to),
         source: Box::new(source),
     })?;
     if args.json.json {

@@ -12,6 +12,7 @@ use kiln_engine::elsewhere;
 use kiln_model::{Digest, ImageSpec};
 use kiln_oci::Store;
 use rustix::fs::Mode;
+use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
@@ -68,10 +69,13 @@ struct Made {
 }
 
 pub(crate) fn run(args: args::Rebake) -> Result<Exit, Failure> {
-    let failed = |source| Failure::Root {
+    let failed = |source| Failure::File {
         path: args.spec.clone(),
         source,
     };
+    // Nobody waits for it when `kiln verify` is gone, and its folders are the next one's.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|errno| failed(errno.into()))?;
     let bytes = std::fs::read(&args.spec).map_err(failed)?;
     let rebake: Rebake = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
     rustix::process::umask(Mode::from_raw_mode(0o077));

@@ -3,7 +3,6 @@
 mod again;
 mod recorded;
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -121,8 +120,8 @@ fn verify(
     ))?;
     let begun = rollout::now();
     let rebaked = bake(&rebake, work)?;
-    let failed = |source| Failure::Bake {
-        image: image.to_owned(),
+    let failed = |source| Failure::Compare {
+        what: format!("`{image}` and what it baked to now"),
         source: Box::new(source),
     };
     let steps = &recorded.internal_parameters.steps;
@@ -221,14 +220,14 @@ fn circumstances(
 /// In a process of its own, of which nothing is as in the one that baked first.
 fn bake(rebake: &Rebake, work: &Work) -> Result<Rebaked, Failure> {
     let path = work.0.join("rebake.json");
-    let failed = |source| Failure::Root {
+    let failed = |source| Failure::File {
         path: path.clone(),
         source,
     };
     let json = serde_json::to_vec(rebake).map_err(|error| failed(error.into()))?;
     std::fs::write(&path, json).map_err(failed)?;
     let exe = std::env::current_exe().map_err(Failure::Spawn)?;
-    let mut child = Command::new(exe)
+    let output = Command::new(exe)
         .arg("rebake")
         .arg(&path)
         .current_dir("/")
@@ -241,18 +240,16 @@ fn bake(rebake: &Rebake, work: &Work) -> Result<Rebaked, Failure> {
         .env("LANG", "tr_TR.UTF-8")
         .env("LC_ALL", "tr_TR.UTF-8")
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
+        .stderr(Stdio::inherit())
+        .output()
         .map_err(Failure::Spawn)?;
-    let mut said = String::new();
-    let read = child
-        .stdout
-        .take()
-        .map(|mut out| out.read_to_string(&mut said));
-    let status = child.wait().map_err(Failure::Spawn)?;
-    read.transpose().map_err(Failure::Spawn)?;
-    let rebaked = serde_json::from_str(&said).ok();
-    rebaked.filter(|_| status.success()).ok_or(Failure::Rebake)
+    if !output.status.success() {
+        return Err(Failure::Rebake);
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| Failure::File {
+        path: PathBuf::from("what the second bake said"),
+        source: error.into(),
+    })
 }
 
 /// A folder for all of it, gone afterwards.
