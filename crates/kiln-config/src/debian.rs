@@ -43,28 +43,22 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         labelled.header.clone(),
     );
     section.require(reader, "suite", "suite = \"bookworm\"");
-    let suite = section.string(reader, "suite").filter(|suite| {
-        let good = !suite.value.is_empty()
-            && suite
-                .value
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        if !good {
-            let near = suggest::nearest(
-                &suite.value.to_ascii_lowercase(),
-                ["bookworm", "trixie", "bullseye", "sid"],
-            )
-            .unwrap_or("bookworm");
-            reader.bad_value(
-                &section.what("suite"),
-                format!("`{}`", suite.value),
-                suite.span.clone(),
-                "the code name of a Debian release",
-                format!("write \"{near}\""),
-            );
-        }
-        good
-    });
+    let suite = section.string_where(
+        reader,
+        "suite",
+        |suite| {
+            let mut bytes = suite.bytes();
+            let fits = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            fits && !suite.is_empty()
+        },
+        "the code name of a Debian release",
+        |suite| {
+            let suite = suite.to_ascii_lowercase();
+            let known = ["bookworm", "trixie", "bullseye", "sid"];
+            let near = suggest::nearest(&suite, known).unwrap_or("bookworm");
+            format!("write \"{near}\"")
+        },
+    );
     let packages = section
         .strings(reader, "packages")
         .map(|list| list.value)
@@ -106,24 +100,20 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     }
     let components = components(reader, &section);
     let origin = origin(reader, &section);
-    let arch = section.string(reader, "arch").filter(|arch| {
-        let good = ARCHITECTURES.contains(&arch.value.as_str());
-        if !good {
-            let near = match arch.value.as_str() {
+    let arch = section.string_where(
+        reader,
+        "arch",
+        |arch| ARCHITECTURES.contains(&arch),
+        "Debian's name of a processor",
+        |arch| {
+            let near = match arch {
                 "x86_64" => "amd64",
                 "aarch64" => "arm64",
                 other => suggest::nearest(other, ARCHITECTURES).unwrap_or("amd64"),
             };
-            reader.bad_value(
-                &section.what("arch"),
-                format!("`{}`", arch.value),
-                arch.span.clone(),
-                "Debian's name of a processor",
-                format!("write \"{near}\""),
-            );
-        }
-        good
-    });
+            format!("write \"{near}\"")
+        },
+    );
     let keyring = section
         .string(reader, "keyring")
         .filter(|keyring| inside(reader, &section.what("keyring"), keyring));
@@ -192,19 +182,13 @@ fn components(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
 }
 
 fn origin(reader: &mut Reader<'_>, section: &Section<'_>) -> DebianOrigin {
-    let mirror = section.string(reader, "mirror").filter(|mirror| {
-        let good = is_address(&mirror.value);
-        if !good {
-            reader.bad_value(
-                &section.what("mirror"),
-                format!("`{}`", mirror.value),
-                mirror.span.clone(),
-                "an http or https address without a password",
-                "write it as \"https://HOST/debian\"",
-            );
-        }
-        good
-    });
+    let mirror = section.string_where(
+        reader,
+        "mirror",
+        is_address,
+        "an http or https address without a password",
+        |_| "write it as \"https://HOST/debian\"",
+    );
     let snapshot = section.string(reader, "snapshot");
     match (mirror, snapshot) {
         (Some(_), Some(snapshot)) => {

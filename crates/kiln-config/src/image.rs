@@ -280,27 +280,19 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         &["for_each"],
     );
     section.require(reader, "version", "version = \"1.0.0\"");
-    let version = section.string(reader, "version").filter(|version| {
+    let version = section.string_where(
+        reader,
+        "version",
         // It becomes a part of a tag (OCI distribution specification: `[\w][\w.-]{0,127}`) with a commit behind it.
-        let good = version.value.len() <= 64
-            && version
-                .value
-                .starts_with(|c: char| c.is_ascii_alphanumeric())
-            && version
-                .value
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        if !good {
-            reader.bad_value(
-                &section.what("version"),
-                format!("`{}`", version.value),
-                version.span.clone(),
-                "at most 64 letters, digits, `.`, `_` and `-`, a letter or digit first",
-                "write a version such as \"1.4.0\"",
-            );
-        }
-        good
-    });
+        |version| {
+            let mut bytes = version.bytes();
+            version.len() <= 64
+                && version.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        },
+        "at most 64 letters, digits, `.`, `_` and `-`, a letter or digit first",
+        |_| "write a version such as \"1.4.0\"",
+    );
     let mut scratch = false;
     let from = match section.value("from") {
         Some(At {
@@ -370,19 +362,13 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let workdir = section
         .string(reader, "workdir")
         .filter(|path| absolute(reader, &section.what("workdir"), path));
-    let stop_signal = section.string(reader, "stop_signal").filter(|signal| {
-        let good = is_signal(&signal.value);
-        if !good {
-            reader.bad_value(
-                &section.what("stop_signal"),
-                format!("`{}`", signal.value),
-                signal.span.clone(),
-                "the name of a signal",
-                "write \"SIGTERM\", \"SIGINT\" or \"SIGQUIT\"",
-            );
-        }
-        good
-    });
+    let stop_signal = section.string_where(
+        reader,
+        "stop_signal",
+        is_signal,
+        "the name of a signal",
+        |_| "write \"SIGTERM\", \"SIGINT\" or \"SIGQUIT\"",
+    );
     let run_as = section
         .string(reader, "run_as")
         .filter(|user| user_name(reader, &section.what("run_as"), user));

@@ -274,24 +274,7 @@ fn http(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<HttpCheck> {
         labelled.header.clone(),
     );
     section.require(reader, "path", "path = \"/\"");
-    let path = section.string(reader, "path").filter(|path| {
-        let good = path.value.starts_with('/')
-            && path
-                .value
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && b != b'#');
-        if !good {
-            let right = path.value.trim_start_matches('/').replace([' ', '#'], "");
-            reader.bad_value(
-                &section.what("path"),
-                format!("`{}`", path.value),
-                path.span.clone(),
-                "a path that starts with `/`",
-                format!("write \"/{right}\""),
-            );
-        }
-        good
-    });
+    let path = section.request_path(reader, "path");
     let port = section.whole(reader, "port", 1, 65_535);
     let status = section.whole(reader, "status", 100, 599);
     let headers = section.map(reader, "headers").into_iter();

@@ -49,27 +49,7 @@ impl ProbeDraft {
             place,
             labelled.header.clone(),
         );
-        let http = section.string(reader, "http").filter(|path| {
-            let good = path.value.starts_with('/')
-                && path
-                    .value
-                    .bytes()
-                    .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-            if !good {
-                let help = format!(
-                    "write \"/{}\"",
-                    path.value.trim_start_matches('/').replace([' ', '#'], "")
-                );
-                reader.bad_value(
-                    &section.what("http"),
-                    format!("`{}`", path.value),
-                    path.span.clone(),
-                    "a path that starts with `/`",
-                    help,
-                );
-            }
-            good
-        });
+        let http = section.request_path(reader, "http");
         let least = Duration::from_millis(10);
         Self {
             header: Some(section.header.clone()),

@@ -305,6 +305,39 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A string for which `is_good` holds; of another one it is told what was expected, and `help` what to write.
+    pub(crate) fn string_where<H: Into<String>>(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &str,
+        is_good: impl FnOnce(&str) -> bool,
+        expected: &str,
+        help: impl FnOnce(&str) -> H,
+    ) -> Option<At<String>> {
+        let found = self.string(reader, name)?;
+        if is_good(&found.value) {
+            return Some(found);
+        }
+        let said = format!("`{}`", found.value);
+        let help = help(&found.value);
+        reader.bad_value(&self.what(name), said, found.span, expected, help);
+        None
+    }
+
+    /// The path of an HTTP request.
+    pub(crate) fn request_path(&self, reader: &mut Reader<'_>, name: &str) -> Option<At<String>> {
+        let is_good = |path: &str| {
+            let mut bytes = path.bytes();
+            path.starts_with('/') && bytes.all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        };
+        let help = |path: &str| {
+            let right = path.trim_start_matches('/').replace([' ', '#'], "");
+            format!("write \"/{right}\"")
+        };
+        let expected = "a path that starts with `/`";
+        self.string_where(reader, name, is_good, expected, help)
+    }
+
     pub(crate) fn boolean(&self, reader: &mut Reader<'_>, name: &str) -> Option<bool> {
         let At { value, span } = self.value(name)?;
         match value {
