@@ -6,12 +6,15 @@ mod checkout;
 pub mod object;
 mod pack;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ureq::ResponseExt;
-use ureq::http::header::CONTENT_TYPE;
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
 
 use crate::error::BakeError;
 use crate::remote::agent;
@@ -23,6 +26,19 @@ const REFS_MAX: u64 = 64 << 20;
 /// Held in memory while its files are written.
 const PACK_MAX: u64 = 2 << 30;
 const VERSION: (&str, &str) = ("Git-Protocol", "version=2");
+/// The ids of secrets that BuildKit has for repositories: a token, and a whole header.
+const AUTH_TOKEN: &str = "GIT_AUTH_TOKEN";
+const AUTH_HEADER: &str = "GIT_AUTH_HEADER";
+
+/// What the caller keeps to itself, by id.
+pub(crate) type Secrets = BTreeMap<String, Vec<u8>>;
+
+/// The name and port of a server.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit('@').next().unwrap_or(authority)
+}
 
 /// `https://host/path.git#reference:folder`, as BuildKit has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +84,11 @@ impl GitSource {
     }
 
     /// The commit that the reference names now. Only a whole name of a commit is known without asking.
-    pub(crate) fn resolve(&self) -> Result<Oid, BakeError> {
+    pub(crate) fn resolve(&self, secrets: &Secrets) -> Result<Oid, BakeError> {
         if let Some(commit) = Oid::parse(&self.reference) {
             return Ok(commit);
         }
-        let repository = self.open()?;
+        let repository = self.open(secrets)?;
         let wanted = match self.reference.as_str() {
             "" => vec!["HEAD".to_owned()],
             name if name.starts_with("refs/") => vec![name.to_owned()],
@@ -116,8 +132,13 @@ impl GitSource {
     }
 
     /// Writes the files of `commit` into `to`, an empty folder.
-    pub(crate) fn check_out(&self, commit: Oid, to: &Path) -> Result<(), BakeError> {
-        let repository = self.open()?;
+    pub(crate) fn check_out(
+        &self,
+        commit: Oid,
+        to: &Path,
+        secrets: &Secrets,
+    ) -> Result<(), BakeError> {
+        let repository = self.open(secrets)?;
         let mut request = Vec::new();
         line(&mut request, "command=fetch\n");
         request.extend(b"0001");
@@ -133,22 +154,42 @@ impl GitSource {
         checkout::write(self, &pack, commit, to)
     }
 
-    fn open(&self) -> Result<Repository, BakeError> {
+    /// What the caller gave for this server: by BuildKit's names of secrets, those of the server first.
+    fn authorization(&self, secrets: &Secrets) -> Option<String> {
+        let host = host(&self.url);
+        let text = |name: &str| {
+            let secret = secrets.get(name)?;
+            Some(String::from_utf8_lossy(secret).trim().to_owned())
+        };
+        let basic = |token: String| {
+            let user = format!("x-access-token:{token}");
+            format!("Basic {}", STANDARD.encode(user))
+        };
+        text(&format!("{AUTH_HEADER}.{host}"))
+            .or_else(|| text(&format!("{AUTH_TOKEN}.{host}")).map(basic))
+            .or_else(|| text(AUTH_HEADER))
+            .or_else(|| text(AUTH_TOKEN).map(basic))
+    }
+
+    fn open(&self, secrets: &Secrets) -> Result<Repository, BakeError> {
         let asked = format!(
             "{}/info/refs?service=git-upload-pack",
             self.url.trim_end_matches('/')
         );
-        let mut response = agent()
-            .get(&asked)
-            .header(VERSION.0, VERSION.1)
-            .call()
-            .map_err(|error| self.error(error))?;
+        let authorization = self.authorization(secrets);
+        let mut request = agent().get(&asked).header(VERSION.0, VERSION.1);
+        if let Some(authorization) = &authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let mut response = request.call().map_err(|error| self.error(error))?;
         let status = response.status();
         if !status.is_success() {
-            let help = if [401, 403, 404].contains(&status.as_u16()) {
-                ": there is none, or not for everybody"
-            } else {
-                ""
+            let help = match (status.as_u16(), &authorization) {
+                (401 | 403 | 404, None) => {
+                    ": there is none, or not for everybody: --secret id=GIT_AUTH_TOKEN,env=VARIABLE gives a token"
+                }
+                (401 | 403 | 404, Some(_)) => ": there is none, or not for who has this token",
+                _ => "",
             };
             return Err(self.error(format!("its server answers {status}{help}")));
         }
@@ -171,23 +212,31 @@ impl GitSource {
                 "its server does not speak version 2 of Git's protocol, which all of 2018 and later do",
             ));
         }
-        Ok(Repository { root })
+        // What is for one server is told to no other.
+        let authorization = authorization.filter(|_| host(&root) == host(&self.url));
+        Ok(Repository {
+            root,
+            authorization,
+        })
     }
 }
 
 /// A repository that answered.
 struct Repository {
     root: String,
+    authorization: Option<String>,
 }
 
 impl Repository {
     fn ask(&self, source: &GitSource, request: Vec<u8>, limit: u64) -> Result<Vec<u8>, BakeError> {
-        let mut response = agent()
+        let mut post = agent()
             .post(format!("{}/git-upload-pack", self.root))
             .header(VERSION.0, VERSION.1)
-            .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
-            .send(&request)
-            .map_err(|error| source.error(error))?;
+            .header(CONTENT_TYPE, "application/x-git-upload-pack-request");
+        if let Some(authorization) = &self.authorization {
+            post = post.header(AUTHORIZATION, authorization);
+        }
+        let mut response = post.send(&request).map_err(|error| source.error(error))?;
         let status = response.status();
         if !status.is_success() {
             return Err(source.error(format!("its server answers {status}")));
@@ -320,6 +369,29 @@ mod tests {
                 .map(|source| (&*source.url, &*source.reference, &*source.folder));
             assert_eq!(found, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_token_is_for_its_server_before_it_is_for_all() {
+        let source = GitSource::parse("https://user@x.io:8443/a.git").unwrap();
+        let said = |given: &[(&str, &str)]| {
+            let given = given
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+            source.authorization(&given.collect())
+        };
+        assert_eq!(said(&[("GIT_AUTH_TOKEN.y.io", "t")]), None);
+        let basic = |token: &str| {
+            let user = format!("x-access-token:{token}");
+            Some(format!("Basic {}", STANDARD.encode(user)))
+        };
+        let all = ("GIT_AUTH_TOKEN", "all\n");
+        assert_eq!(said(&[all]), basic("all"));
+        let own = ("GIT_AUTH_TOKEN.x.io:8443", "own");
+        assert_eq!(said(&[all, own]), basic("own"));
+        let header = ("GIT_AUTH_HEADER", "bearer x");
+        assert_eq!(said(&[all, header]), Some("bearer x".to_owned()));
+        assert_eq!(said(&[own, header]), basic("own"));
     }
 
     #[test]

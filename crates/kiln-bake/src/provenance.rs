@@ -2,7 +2,7 @@
 //!
 //! It has no time of day and does not say which steps were cached, so that the same bake again says the same and is kept once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
 use serde_json::{Value, json};
@@ -93,6 +93,15 @@ pub fn is_own_provenance(statement: &Value) -> bool {
     kind.is_some_and(|kind| kind.starts_with(env!("CARGO_PKG_REPOSITORY")))
 }
 
+/// Something that was fetched, with what it is known by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Material {
+    pub(crate) uri: String,
+    /// `sha256` or `gitCommit`.
+    pub(crate) kind: &'static str,
+    pub(crate) digest: String,
+}
+
 /// What of a Dockerfile's image is told about where it came from.
 pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) name: &'a str,
@@ -101,6 +110,7 @@ pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) target: Option<&'a str>,
     pub(crate) build_args: &'a BTreeMap<String, String>,
     pub(crate) bases: &'a [ResolvedBase],
+    pub(crate) fetched: &'a BTreeSet<Material>,
     pub(crate) networked: &'a [String],
     pub(crate) commit: Option<&'a CommitInfo>,
     pub(crate) checkout: Option<&'a Checkout>,
@@ -123,6 +133,7 @@ impl DockerfileOrigin<'_> {
             target,
             build_args,
             bases,
+            fetched,
             networked,
             commit,
             checkout,
@@ -142,6 +153,11 @@ impl DockerfileOrigin<'_> {
             bases
                 .iter()
                 .map(|base| json!({"name": base.name, "digest": {"sha256": base.digest.hex()}})),
+        );
+        materials.extend(
+            fetched.iter().map(
+                |Material { uri, kind, digest }| json!({"uri": uri, "digest": {*kind: digest}}),
+            ),
         );
         // One that looks secret is told as given, and not what it was.
         let build_args: BTreeMap<&String, Option<&String>> = build_args
@@ -223,6 +239,7 @@ mod tests {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             bases: &[],
+            fetched: &BTreeSet::new(),
             networked: &[],
             commit: None,
             checkout: None,

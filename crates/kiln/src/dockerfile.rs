@@ -204,7 +204,7 @@ impl DockerfileSettings {
         };
         let work = settings::work(root)?;
         let folder = if ContextFolder::is_repository(&name) {
-            ContextFolder::check_out(&work, &name)
+            ContextFolder::check_out(&work, &name, &self.granted.secrets)
         } else if name == "-" {
             // Swept with those of killed bakes.
             let folder = work.join(format!("step-{}-stdin", std::process::id()));

@@ -14,6 +14,7 @@ use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::bake::{BakeProgress, Scratch};
 use crate::error::BakeError;
 use crate::git::{GitSource, Oid};
+use crate::provenance::Material;
 use crate::remote;
 
 /// BuildKit's mode of what it fetches.
@@ -102,10 +103,12 @@ impl Walk {
             bake.tell(BakeProgress::Downloading {
                 url: source.url.clone(),
             });
-            let commit = source.resolve().map_err(|error| {
-                let place = Complaint::error(text.whole(), "this can't be had", "");
-                super::at(file.error(place), error)
-            })?;
+            let commit = source
+                .resolve(&bake.request.granted.secrets)
+                .map_err(|error| {
+                    let place = Complaint::error(text.whole(), "this can't be had", "");
+                    super::at(file.error(place), error)
+                })?;
             let name = commit.to_string();
             match &copy.checksum {
                 Some(wanted) => {
@@ -132,6 +135,11 @@ impl Walk {
                 ),
                 None => {}
             }
+            bake.notes().fetched.insert(Material {
+                uri: told(&source.url),
+                kind: "gitCommit",
+                digest: name,
+            });
             commits.push((source.clone(), commit));
         }
         Ok(commits)
@@ -164,6 +172,11 @@ impl Walk {
                 )],
             );
         }
+        bake.notes().fetched.insert(Material {
+            uri: told(url),
+            kind: "sha256",
+            digest: fetched.digest.hex(),
+        });
         let path = bake.store.blob_path(&fetched.digest);
         Ok(Added {
             found: Found {
@@ -182,6 +195,19 @@ impl Walk {
             is_own: false,
             unpack,
         })
+    }
+}
+
+/// An address without what may be somebody's secret: a user and a query.
+fn told(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or(url);
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A context that is no folder yet: an archive or a repository, written to one of ours for as long as the bake lasts.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -91,7 +92,11 @@ impl ContextFolder {
     }
 
     /// The files of a repository, or of a folder of it: `https://host/path.git#reference:folder`.
-    pub fn check_out(work: &Path, address: &str) -> Result<Self, BakeError> {
+    pub fn check_out(
+        work: &Path,
+        address: &str,
+        secrets: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Self, BakeError> {
         let wrong = |reason: &str| BakeError::Context {
             context: address.to_owned(),
             reason: reason.to_owned(),
@@ -103,7 +108,7 @@ impl ContextFolder {
             })?;
         let scratch = Scratch::new(work)?;
         let path = scratch.folder("context")?;
-        source.check_out(source.resolve()?, &path)?;
+        source.check_out(source.resolve(secrets)?, &path, secrets)?;
         Ok(Self {
             path,
             _scratch: scratch,

@@ -274,7 +274,7 @@ impl Walk {
             }
             for (index, (source, commit)) in commits.iter().enumerate() {
                 let folder = scratch.folder(&format!("git-{index}"))?;
-                source.check_out(*commit, &folder)?;
+                source.check_out(*commit, &folder, &bake.request.granted.secrets)?;
                 let mut root = Root {
                     path: &folder,
                     ignore: None,

@@ -46,7 +46,7 @@ use crate::explain;
 use crate::image_tests::{self, Subject};
 use crate::leak_check;
 use crate::leaks::{self, Finding};
-use crate::provenance::{self, Done};
+use crate::provenance::{self, Done, Material};
 use crate::registry::Registries;
 use crate::seen::Seen;
 pub use base::known_base;
@@ -238,6 +238,8 @@ struct Notes {
     given: BTreeMap<Digest, Vec<Finding>>,
     used_args: BTreeSet<String>,
     bases: BTreeSet<ResolvedBase>,
+    /// By ADD.
+    fetched: BTreeSet<Material>,
 }
 
 /// Arguments that need no ARG, and are in no key: what they are is the network's business.
@@ -333,6 +335,7 @@ pub fn bake_dockerfile(
         given,
         used_args,
         bases,
+        fetched,
     } = std::mem::take(&mut *lock(&notes));
     // Within a stage they are in its order.
     reports.sort_by_key(|(stage, _)| *stage);
@@ -385,6 +388,7 @@ pub fn bake_dockerfile(
         target: request.target,
         build_args: request.build_args,
         bases: &bases,
+        fetched: &fetched,
         networked: &networked,
         commit: request.tag.commit(),
         checkout: request.checkout,

@@ -1,5 +1,6 @@
 //! ADD: archives that are unpacked, and files of the network.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -8,10 +9,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kiln_bake::{BakedDockerfile, MEDIA_IN_TOTO};
 use kiln_model::Digest;
 
 use crate::dockerfile::Bench;
 use crate::server::{Answer, Asked, Server};
+use crate::world::told;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("added_archives_are_unpacked", archives),
@@ -337,6 +340,37 @@ fn backend(root: &Path, asked: &Asked) -> Answer {
     Answer::new(status, &output[end + 4..])
 }
 
+/// All that is attached to the image about where it came from.
+fn provenance(bench: &Bench, baked: &BakedDockerfile) -> String {
+    let all = bench.store.referrers(&baked.digest).unwrap();
+    all.iter()
+        .filter(|referrer| referrer.artifact_type == MEDIA_IN_TOTO)
+        .map(|referrer| bench.store.referrer_document(&referrer.digest).unwrap())
+        .map(|document| String::from_utf8(document).unwrap())
+        .collect()
+}
+
+fn private_repository(host: &str) {
+    let mut bench = Bench::new();
+    let text = format!("FROM busybox\nADD http://{host}/private/a.git#v1 /o\n");
+    let said = bench.refused(&text);
+    assert!(said.contains("--secret id=GIT_AUTH_TOKEN"), "{said}");
+    let mut give = |name: &str, token: &str| {
+        bench.granted.secrets = BTreeMap::from([(name.to_owned(), token.as_bytes().to_vec())]);
+        bench.bake("git:private", &text).map(|baked| {
+            let statement = provenance(&bench, &baked);
+            assert!(!statement.contains("sesame"), "{statement}");
+        })
+    };
+    let wrong = give("GIT_AUTH_TOKEN", "wrong").unwrap_err();
+    assert!(told(&wrong).contains("has this token"), "{}", told(&wrong));
+    give("GIT_AUTH_TOKEN", "sesame").unwrap();
+    // That of the server goes before that of all.
+    give(&format!("GIT_AUTH_TOKEN.{host}"), "sesame\n").unwrap();
+    let other = give("GIT_AUTH_TOKEN.example.org", "sesame").unwrap_err();
+    assert!(told(&other).contains("401"), "{}", told(&other));
+}
+
 fn repositories() {
     let bench = Bench::new();
     let root = bench.root.path().join("repositories");
@@ -364,12 +398,29 @@ fn repositories() {
     // Packed, with deltas.
     git(&work, &["gc", "-q"]);
     let served = root.clone();
-    let server = Server::start(move |asked| match asked.path.strip_prefix("/moved") {
-        Some(rest) => {
+    // `x-access-token:sesame`
+    let right = "Basic eC1hY2Nlc3MtdG9rZW46c2VzYW1l";
+    let server = Server::start(move |asked| {
+        if let Some(rest) = asked.path.strip_prefix("/moved") {
             let place = format!("http://{}{rest}", asked.header("host").unwrap());
-            Answer::new(301, "").with("Location", place)
+            return Answer::new(301, "").with("Location", place);
         }
-        None => backend(&served, asked),
+        let Some(rest) = asked.path.strip_prefix("/private") else {
+            return backend(&served, asked);
+        };
+        if asked.header("authorization") != Some(right) {
+            return Answer::new(401, "");
+        }
+        let path = rest.to_owned();
+        backend(
+            &served,
+            &Asked {
+                path,
+                method: asked.method.clone(),
+                headers: asked.headers.clone(),
+                body: asked.body.clone(),
+            },
+        )
     });
     let url = format!("http://{}/a.git", server.host);
     let moved = format!("http://{}/moved/a.git", server.host);
@@ -415,6 +466,14 @@ fn repositories() {
     assert!(baked.warnings.is_empty());
     bench.baked("git:own", &text);
     assert!(server.asked().is_empty());
+    let statement = provenance(&bench, &baked);
+    assert!(
+        statement.contains(&format!(
+            "{{\"digest\":{{\"gitCommit\":\"{first}\"}},\"uri\":\"{url}\"}}"
+        )),
+        "{statement}"
+    );
+    private_repository(&server.host);
     let none = format!("http://{}/none.git", server.host);
     for (instruction, place, said) in [
         (
