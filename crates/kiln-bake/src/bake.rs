@@ -116,6 +116,7 @@ pub fn bake(
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Baked, BakeError> {
     let image = request.image;
+    sweep(request.work);
     // One for all of it, with its connections and the names that it knows. A bake that fetches nothing needs none.
     let client = LazyCell::<Client>::new(Client::new);
     let locked = locked(store, request, &client, progress)?;
@@ -376,7 +377,11 @@ pub(crate) fn sweep(work: &Path) {
             .strip_prefix("step-")
             .and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = fs::remove_dir_all(entry.path());
+            // What it looked into is mounted still.
+            let free = Overlay::unmount_left(&entry.path());
+            if free.is_ok() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
     }
 }
@@ -399,7 +404,6 @@ fn carry_out(
     seen: &mut Seen,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
-    sweep(request.work);
     let scratch = Scratch::new(request.work)?;
     let lowers = store.lowers(layers)?;
     let view = || -> Result<Overlay, BakeError> {

@@ -146,7 +146,9 @@ pub(crate) fn run(
             }
         }
     };
-    let ended = sandbox::run_to_end(&spec, |_| {}, ground.stop, &mut heard).map_err(|source| {
+    let disk = limits::Disk::of(ground.upper);
+    let stop = || (ground.stop)() || disk.is_full();
+    let ended = sandbox::run_to_end(&spec, |_| {}, &stop, &mut heard).map_err(|source| {
         BakeError::Sandbox {
             image: ground.image.to_owned(),
             step: ground.step.to_owned(),
@@ -164,8 +166,17 @@ pub(crate) fn run(
             Some(limit) => format!("needed more than {} of memory", limits::shown(limit)),
             None => "needed more memory than there is".to_owned(),
         },
+        SandboxExit::Stopped if disk.is_full() => disk.told(),
         SandboxExit::Stopped => return Err(BakeError::Stopped),
         SandboxExit::TimedOut => format!("took longer than {} s", limits::TIME_MS / 1000),
+    };
+    let ending = if ended.out_of_processes {
+        format!(
+            "{ending}; it had all of the {} processes that a step may have",
+            limits::PROCESSES
+        )
+    } else {
+        ending
     };
     Err(BakeError::Step {
         image: ground.image.to_owned(),

@@ -209,6 +209,19 @@ impl Group {
             .unwrap_or(0)
     }
 
+    /// How often it was refused a process for its limit of them.
+    pub(crate) fn refused(&self) -> u64 {
+        let file = match &self.hierarchy {
+            Hierarchy::V1 { pids, .. } => pids.join(&self.path).join("pids.events"),
+            Hierarchy::V2 { mount } => mount.join(&self.path).join("pids.events"),
+        };
+        fs::read_to_string(file)
+            .unwrap_or_default()
+            .lines()
+            .find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
     pub(crate) fn processes(&self) -> Vec<i32> {
         let mut pids: Vec<i32> = self
             .folders()

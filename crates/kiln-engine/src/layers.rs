@@ -246,6 +246,17 @@ impl Overlay {
     pub fn path(&self) -> &Path {
         &self.target
     }
+
+    /// Unmounts what a process that was killed has left mounted in its `scratch`.
+    pub fn unmount_left(scratch: &Path) -> io::Result<()> {
+        let scratch = scratch.canonicalize()?;
+        for point in mount_points().iter().rev() {
+            if point.starts_with(&scratch) {
+                sys::unmount(point, libc::MNT_DETACH)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Overlay {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use kiln_model::StartFailure;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy, Limits};
@@ -95,6 +96,8 @@ pub struct Ended {
     pub exit: SandboxExit,
     /// Something of it was sent to beyond its container.
     pub used_network: bool,
+    /// It was refused a process, for its limit of them.
+    pub out_of_processes: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +154,10 @@ impl Running {
     }
 }
 
+/// How often a step is looked at, in milliseconds.
+const LOOK: i64 = 1000;
+/// A step that is refused so many processes goes on asking for ever.
+const REFUSALS: u64 = 10_000;
 /// How soon a step that is to stop is told.
 const TURN: Duration = Duration::from_millis(50);
 
@@ -221,7 +228,22 @@ pub fn run_to_end(
             }
         }
     }
-    child.process.wait().map_err(SandboxError::Spawn)?;
+    // A step may close its output long before it ends.
+    while child
+        .process
+        .try_wait()
+        .map_err(SandboxError::Spawn)?
+        .is_none()
+    {
+        let pid = Pid::from_child(&child.process);
+        let end = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|error| SandboxError::Spawn(error.into()))?;
+        let _ = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&turn));
+        if !stopped && stop() {
+            stopped = true;
+            let _ = sys::kill(holder, libc::SIGTERM);
+        }
+    }
     verdict(spec, stopped)
 }
 
@@ -280,6 +302,7 @@ fn verdict(spec: &SandboxSpec, stopped: bool) -> Result<Ended, SandboxError> {
         None if stopped => Ok(Ended {
             exit: SandboxExit::Stopped,
             used_network: false,
+            out_of_processes: false,
         }),
         None => Err(SandboxError::Killed),
     }
@@ -456,9 +479,9 @@ fn in_group(
     let deadline = spec
         .time_limit
         .map(|limit| Instant::now() + Duration::from_millis(limit));
-    let (mut timed_out, mut stopped) = (false, false);
+    let (mut timed_out, mut stopped, mut forks) = (false, false, false);
     loop {
-        let wait = deadline.map_or(-1, |deadline| {
+        let left = deadline.map_or(LOOK, |deadline| {
             i64::try_from(
                 deadline
                     .saturating_duration_since(Instant::now())
@@ -466,15 +489,17 @@ fn in_group(
             )
             .unwrap_or(i64::MAX)
         });
-        match sys::wait_signal(wait) {
+        match sys::wait_signal(left.min(LOOK)) {
             Some(libc::SIGTERM) => stopped = true,
             None if deadline.is_some_and(|at| Instant::now() >= at) => timed_out = true,
             _ => {}
         }
-        if timed_out || stopped {
+        forks |= group.refused() > REFUSALS;
+        let ends = timed_out || stopped || forks;
+        if ends {
             let _ = sys::kill(init, libc::SIGKILL);
         }
-        if let Ok(Some(_)) = sys::reap(timed_out || stopped) {
+        if let Ok(Some(_)) = sys::reap(ends) {
             break;
         }
     }
@@ -495,5 +520,9 @@ fn in_group(
         Some(AppStatus::Signalled(signal)) => SandboxExit::Signalled(signal),
         None => SandboxExit::Signalled(libc::SIGKILL),
     };
-    Ok(Ended { exit, used_network })
+    Ok(Ended {
+        exit,
+        used_network,
+        out_of_processes: group.refused() > 0,
+    })
 }

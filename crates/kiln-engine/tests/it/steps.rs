@@ -163,6 +163,28 @@ fn limits() {
     let begun = std::cell::Cell::new(false);
     let exit = sandbox::run(&long, &|| begun.get(), &mut |_, _| begun.set(true)).unwrap();
     assert_eq!(exit, SandboxExit::Stopped);
+    // Its output is closed long before.
+    let mut silent = spec(&world, "silent", "exec >&- 2>&-; sleep 60");
+    silent.time_limit = Some(20_000);
+    let asked = std::cell::Cell::new(0);
+    let stop = || asked.replace(asked.get() + 1) > 3;
+    let exit = sandbox::run(&silent, &stop, &mut |_, _| {}).unwrap();
+    assert_eq!(exit, SandboxExit::Stopped);
+    let mut forking = spec(&world, "forking", "f() { f | f; }; f");
+    forking.pids = Some(32);
+    let ended = sandbox::run_to_end(&forking, |_| {}, &|| false, &mut |_, _| {}).unwrap();
+    assert!(ended.out_of_processes, "{ended:?}");
+    assert_ne!(ended.exit, SandboxExit::Exited(0));
+    // This one never gives up.
+    let mut bomb = spec(
+        &world,
+        "bomb",
+        "while :; do (sleep 1000 & sleep 1000 &) 2>/dev/null; done",
+    );
+    bomb.pids = Some(16);
+    let ended = sandbox::run_to_end(&bomb, |_| {}, &|| false, &mut |_, _| {}).unwrap();
+    assert!(ended.out_of_processes, "{ended:?}");
+    assert_ne!(ended.exit, SandboxExit::Exited(0));
     let mut slow = spec(&world, "slow", "sleep 60");
     slow.time_limit = Some(300);
     assert_eq!(run(&slow).0, SandboxExit::TimedOut);

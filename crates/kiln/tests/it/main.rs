@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // waits have deadlines
 
 mod dockerfiles;
+mod proving;
 mod prune;
 mod serving;
 mod verify;

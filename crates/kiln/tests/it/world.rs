@@ -321,7 +321,7 @@ fn names(folder: impl AsRef<Path>) -> Vec<String> {
         .collect()
 }
 
-fn processes(root: &Path) -> Vec<(Pid, String)> {
+pub(crate) fn processes(root: &Path) -> Vec<(Pid, String)> {
     names("/proc")
         .iter()
         .filter_map(|name| Pid::from_raw(name.parse().ok()?))
