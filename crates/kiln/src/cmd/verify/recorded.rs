@@ -75,7 +75,8 @@ pub(super) struct Step {
 
 #[derive(Deserialize)]
 struct Dependency {
-    name: String,
+    /// `None`: what was fetched has an address.
+    name: Option<String>,
     #[serde(default)]
     digest: BTreeMap<String, String>,
 }
@@ -88,16 +89,13 @@ impl Recorded {
     /// The images that a Dockerfile stands on or takes from, by their names in it.
     pub(super) fn bases(&self) -> BTreeMap<String, Digest> {
         // The first is the Dockerfile, or the context with the commit.
-        let images = self
-            .resolved_dependencies
-            .iter()
-            .filter(|one| one.name != "Dockerfile");
-        images
-            .filter_map(|one| {
-                let digest = Digest::from_hex(one.digest.get("sha256")?).ok()?;
-                Some((one.name.clone(), digest))
-            })
-            .collect()
+        let all = self.resolved_dependencies.iter();
+        all.filter_map(|one| {
+            let name = one.name.clone().filter(|name| name != "Dockerfile")?;
+            let digest = Digest::from_hex(one.digest.get("sha256")?).ok()?;
+            Some((name, digest))
+        })
+        .collect()
     }
 
     /// The step that made each layer; those of a base are its own business.
@@ -154,4 +152,30 @@ pub(super) fn find(store: &Store, digest: &Digest, image: &str) -> Result<Record
             "commit the definition and what it copies, bake again, and verify that image",
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn bases_are_told_from_what_else_a_bake_took() {
+        let (digest, hex) = (Digest::of(b"base"), Digest::of(b"base").hex());
+        let definition = json!({
+            "externalParameters": {"image": "a:1", "commit": "c", "dirty": false, "buildArgs": {"A": "1", "TOKEN": null}},
+            "internalParameters": {"steps": [{"name": "ADD x /", "key": "k", "layer": digest, "usedNetwork": true}]},
+            "resolvedDependencies": [
+                {"name": "context", "digest": {"gitCommit": "c"}},
+                {"name": "Dockerfile", "digest": {"sha256": hex}},
+                {"name": "debian:bookworm", "digest": {"sha256": hex}},
+                {"uri": "https://host/x", "digest": {"sha256": hex}},
+            ],
+        });
+        let recorded: Recorded = serde_json::from_value(definition).unwrap();
+        let wanted = BTreeMap::from([("debian:bookworm".to_owned(), digest)]);
+        assert_eq!(recorded.bases(), wanted);
+        assert_eq!(recorded.networked(), ["ADD x /"]);
+    }
 }
