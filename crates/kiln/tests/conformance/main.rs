@@ -195,7 +195,13 @@ impl World {
         match output.status.code() {
             Some(0) => outcome::read(&out)
                 .map_err(|error| format!("kiln's archive can't be read: {error}")),
-            Some(1) => Ok(Outcome::Refused { says: said }),
+            // A store that is full, for example, is no answer about the Dockerfile.
+            Some(1) if said.contains("--> Dockerfile") || said.contains(".dockerignore: ") => {
+                Ok(Outcome::Refused { says: said })
+            }
+            Some(1) => Err(format!(
+                "kiln refused, and named no place of the Dockerfile: {said}"
+            )),
             // A usage error is a mistake of the case, and a panic one of kiln.
             code => Err(format!("kiln ended with {code:?}: {said}")),
         }
