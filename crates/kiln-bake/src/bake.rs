@@ -3,13 +3,12 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
-use kiln_oci::{ImageConfig, Layer, RunConfig, Store, Tree};
+use kiln_oci::{ImageConfig, Layer, Prepared, RunConfig, Store, Tree};
 
 use crate::archive;
 use crate::configure::{self, Ground};
@@ -23,9 +22,10 @@ use crate::leaks;
 use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
 use crate::provenance::{self, Done};
+pub(crate) use crate::scratch::{Scratch, sweep};
 use crate::seen::Seen;
 use crate::step_lock::StepLock;
-use crate::{clock, copy, explain, look, sbom, users};
+use crate::{clock, copy, explain, look, sbom, scratch, users};
 
 pub struct BakeRequest<'a> {
     pub image: &'a ImageSpec,
@@ -257,7 +257,7 @@ pub(crate) fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<()
     }
     let image = store.image(digest)?;
     let scratch = Scratch::new(work)?;
-    let view = Overlay::mount(&image.erofs_paths(store)?, &scratch.0)
+    let view = Overlay::mount(&image.erofs_paths(store)?, scratch.path())
         .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
     let created = image.config.created.as_deref();
     let document = sbom::document(view.path(), digest, created)?.map_err(BakeError::View)?;
@@ -336,56 +336,6 @@ fn locked(
     locking::locked(store, &lock, debian, client, progress)
 }
 
-/// A folder of a step's own, removed with everything in it.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(work: &Path) -> Result<Self, BakeError> {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let path = work.join(format!("step-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).map_err(BakeError::io(&path))?;
-        Ok(Self(path))
-    }
-
-    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, BakeError> {
-        let path = self.0.join(name);
-        fs::create_dir_all(&path).map_err(BakeError::io(&path))?;
-        // It may become the root of an image, which is not the umask's to decide.
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&path, mode).map_err(BakeError::io(&path))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What can't be removed now is in the way of nothing.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Scratch folders of bakes that were killed.
-pub(crate) fn sweep(work: &Path) {
-    for entry in fs::read_dir(work)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-    {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name
-            .strip_prefix("step-")
-            .and_then(|rest| rest.split('-').next());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // What it looked into is mounted still.
-            let free = Overlay::unmount_left(&entry.path());
-            if free.is_ok() {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-}
-
 pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
     move |line| {
         progress(BakeProgress::Said {
@@ -404,7 +354,36 @@ fn carry_out(
     seen: &mut Seen,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
-    let scratch = Scratch::new(request.work)?;
+    let (base, packages) = locked.split();
+    let room = match &step.work {
+        Work::Debian { .. } => scratch::room_for(base),
+        Work::Packages { .. } => scratch::room_for(packages),
+        Work::Users { .. } | Work::Copy { .. } | Work::Run { .. } => None,
+    };
+    let mut carry_out = |scratch: &Scratch| {
+        let (step, place) = ((image, step), (scratch, locked, layers));
+        carry_out_at(place, store, request, client, step, seen, progress)
+    };
+    if let Some(size) = room {
+        let scratch = Scratch::in_memory(request.work, size)?;
+        match carry_out(&scratch) {
+            // On the disk there may be more room than thought.
+            Err(_) if scratch.is_full() => {}
+            done => return done,
+        }
+    }
+    carry_out(&Scratch::new(request.work)?)
+}
+
+fn carry_out_at(
+    (scratch, locked, layers): (&Scratch, &ImageLock, &[Layer]),
+    store: &Store,
+    request: &BakeRequest<'_>,
+    client: &Client,
+    (image, step): (&ImageSpec, &Step),
+    seen: &mut Seen,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Layer, BakeError> {
     let lowers = store.lowers(layers)?;
     let view = || -> Result<Overlay, BakeError> {
         let folder = scratch.folder("look")?;
@@ -423,6 +402,7 @@ fn carry_out(
             (None, _) => {}
         }
     }
+    let prepared = Prepared::default();
     // Steps are made of what the image has.
     let missing = |what: &str| BakeError::View(std::io::Error::other(format!("no `{what}`")));
     let mut tree = match &step.work {
@@ -434,6 +414,7 @@ fn carry_out(
                 client,
                 locked,
                 ground: &ground,
+                prepared: &prepared,
             };
             if lowers.is_empty() {
                 debian.base(progress)?;
@@ -491,7 +472,7 @@ fn carry_out(
         }
     };
     tree.clamp_mtime(locked.date);
-    let (layer, clean) = leaks::add(store, &tree, &seen.clean())?;
+    let (layer, clean) = leaks::add_prepared(store, &tree, &prepared, &seen.clean())?;
     seen.are_clean(&clean);
     Ok(layer)
 }
@@ -539,7 +520,7 @@ fn check_command(
     };
     let scratch = Scratch::new(request.work)?;
     let lowers = store.lowers(layers)?;
-    let view = Overlay::mount(&lowers, &scratch.0)
+    let view = Overlay::mount(&lowers, scratch.path())
         .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
     let path = run
         .env

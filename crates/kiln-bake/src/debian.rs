@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kiln_model::{DebianSpec, ImageSpec};
-use kiln_oci::Store;
+use kiln_oci::{Prepared, Store, Tree};
 
 use crate::bake::{BakeProgress, said};
 use crate::configure::{self, Ground};
@@ -25,6 +25,8 @@ pub(crate) struct Debian<'a> {
     pub(crate) client: &'a Client,
     pub(crate) locked: &'a ImageLock,
     pub(crate) ground: &'a Ground<'a>,
+    /// Parts of the layer, ahead of it.
+    pub(crate) prepared: &'a Prepared,
 }
 
 enum Told {
@@ -72,13 +74,10 @@ impl Debian<'_> {
                 .map(|one| info_name(&one.paragraph))
                 .collect();
             let (arch, date) = (&self.locked.arch, self.locked.date);
-            configure::base(
-                self.ground,
-                &names,
-                arch,
-                date,
-                &mut said(self.ground.step, progress),
-            )
+            self.while_preparing(|| {
+                let said = &mut said(self.ground.step, progress);
+                configure::base(self.ground, &names, arch, date, said)
+            })
         })?;
         self.tidy()
     }
@@ -144,13 +143,32 @@ impl Debian<'_> {
             install::unpack(self.store, packages, &mut installed, which, place)?;
             install::register(self.store, &name, packages, &mut installed, which, place)?;
         }
-        configure::rest(
-            self.ground,
-            arch,
-            date,
-            &mut said(self.ground.step, progress),
-        )?;
+        self.while_preparing(|| {
+            let said = &mut said(self.ground.step, progress);
+            configure::rest(self.ground, arch, date, said)
+        })?;
         self.tidy()
+    }
+
+    /// Runs scripts, which hardly ever use more than one processor, while others compress what is unpacked.
+    fn while_preparing(
+        &self,
+        scripts: impl FnOnce() -> Result<(), BakeError>,
+    ) -> Result<(), BakeError> {
+        let mut tree = Tree::from_upper(self.ground.upper)?;
+        // Elsewhere scripts change much, and files that are no longer there would end it.
+        let is_changed = |path: &Path| !path.starts_with("usr") && path.components().count() == 1;
+        let changed = tree.iter().filter(|(path, _)| is_changed(path));
+        for path in changed.map(|(path, _)| path.to_owned()).collect::<Vec<_>>() {
+            tree.remove(path);
+        }
+        tree.clamp_mtime(self.locked.date);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.store.prepare(&tree, self.prepared));
+            let ran = scripts();
+            self.prepared.stop();
+            ran
+        })
     }
 
     fn tidy(&self) -> Result<(), BakeError> {

@@ -14,14 +14,12 @@ use kiln_oci::Store;
 use crate::archive::{Package, Priority};
 use crate::control::{self, Paragraph};
 use crate::database::{self, Before, info_name};
-use crate::deb::{Control, Deb, MERGED, UnpackError, Unpacked, Where, merged, set_time};
+use crate::deb::{Control, MERGED, UnpackError, Unpacked, Where, merged, set_time};
 use crate::error::BakeError;
 use crate::fetch::Arrivals;
 use crate::lock::LockedPackage;
 use crate::onto::Onto;
-
-/// The largest package of Debian is some hundreds of megabytes.
-const PACKAGE_LIMIT: u64 = 4 << 30;
+use crate::repack;
 
 /// A package with what it says, and with what of it is in place.
 pub(crate) struct Installed {
@@ -96,9 +94,9 @@ pub(crate) fn unpack_arriving(
         if !arrivals.wait(index) {
             return None;
         }
-        let unpacked = open(store, &packages[index]).and_then(|(deb, mut one)| {
+        let unpacked = open(store, &packages[index]).and_then(|mut one| {
             let place = |path: &Path| database::place(before, &one, path);
-            let unpacked = unpack_one(&deb, &packages[index], onto, &place)?;
+            let unpacked = unpack_one(store, &packages[index], onto, &place)?;
             one.unpacked = unpacked;
             Ok(one)
         });
@@ -115,7 +113,7 @@ pub(crate) fn unpack_arriving(
 /// What the packages say of themselves. Nothing is unpacked.
 pub(crate) fn read(store: &Store, packages: &[LockedPackage]) -> Result<Vec<Installed>, BakeError> {
     parallel(packages.len(), |index| {
-        Some(open(store, &packages[index]).map(|(_, one)| one))
+        Some(open(store, &packages[index]))
     })
     .into_iter()
     .collect()
@@ -132,9 +130,7 @@ pub(crate) fn unpack(
     let unpacked = parallel(which.len(), |number| {
         let index = which[number];
         let place = |path: &Path| database::place(before, &installed[index], path);
-        let unpacked = open(store, &packages[index])
-            .and_then(|(deb, _)| unpack_one(&deb, &packages[index], onto, &place));
-        Some(unpacked)
+        Some(unpack_one(store, &packages[index], onto, &place))
     });
     for (index, unpacked) in which.iter().zip(unpacked) {
         installed[*index].unpacked = unpacked?;
@@ -142,7 +138,7 @@ pub(crate) fn unpack(
     Ok(())
 }
 
-fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
+pub(crate) fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
     let package = format!("{} {}", package.name, package.version);
     move |reason| BakeError::Package {
         package: package.clone(),
@@ -150,8 +146,8 @@ fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
     }
 }
 
-pub(crate) fn open(store: &Store, package: &LockedPackage) -> Result<(Deb, Installed), BakeError> {
-    let deb = Deb::new(store.read_blob(&package.sha256, PACKAGE_LIMIT)?);
+fn open(store: &Store, package: &LockedPackage) -> Result<Installed, BakeError> {
+    let deb = repack::control(store, package)?;
     let control = deb.control().map_err(damaged(package))?;
     let text = control
         .get("control")
@@ -160,17 +156,16 @@ pub(crate) fn open(store: &Store, package: &LockedPackage) -> Result<(Deb, Insta
         .into_iter()
         .next()
         .ok_or_else(|| damaged(package)("it has no control file".to_owned()))?;
-    let one = Installed {
+    Ok(Installed {
         paragraph,
         control,
         unpacked: Unpacked::default(),
-    };
-    Ok((deb, one))
+    })
 }
 
 /// A package of the store as an index has it.
 pub(crate) fn package(store: &Store, package: &LockedPackage) -> Result<Package, BakeError> {
-    let (_, Installed { paragraph, .. }) = open(store, package)?;
+    let Installed { paragraph, .. } = open(store, package)?;
     let LockedPackage {
         name,
         version,
@@ -202,11 +197,12 @@ pub(crate) fn package(store: &Store, package: &LockedPackage) -> Result<Package,
 }
 
 fn unpack_one(
-    deb: &Deb,
+    store: &Store,
     package: &LockedPackage,
     onto: &Onto,
     place: &Where<'_>,
 ) -> Result<Unpacked, BakeError> {
+    let deb = repack::data(store, package)?;
     deb.unpack(onto, place).map_err(|error| match error {
         UnpackError::Damaged(reason) => damaged(package)(reason),
         UnpackError::System { path, source } => BakeError::io(path)(source),
@@ -325,8 +321,7 @@ fn replace(
             Some(lost) if lost.contains(path) => None,
             _ => database::place(before, &installed[winner], path),
         };
-        let (deb, _) = open(store, &packages[winner])?;
-        unpack_one(&deb, &packages[winner], onto, &place)?;
+        unpack_one(store, &packages[winner], onto, &place)?;
     }
     for (loser, gone) in lost {
         let paths = &mut installed[loser].unpacked.paths;

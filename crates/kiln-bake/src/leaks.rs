@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, Match, packed};
 use kiln_model::{CanonicalError, Digest, canonical_json};
-use kiln_oci::{Content, ImageConfig, Kind, Layer, Store, Tree};
+use kiln_oci::{Content, ImageConfig, Kind, Layer, Prepared, Store, Tree};
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
@@ -198,9 +198,19 @@ pub(crate) fn add(
     tree: &Tree,
     clean: &HashSet<Digest>,
 ) -> Result<(Layer, HashSet<Digest>), BakeError> {
+    add_prepared(store, tree, &Prepared::default(), clean)
+}
+
+/// As `add`, with what was compressed before.
+pub(crate) fn add_prepared(
+    store: &Store,
+    tree: &Tree,
+    prepared: &Prepared,
+    clean: &HashSet<Digest>,
+) -> Result<(Layer, HashSet<Digest>), BakeError> {
     let (layer, searched) = std::thread::scope(|scope| {
         let searching = scope.spawn(|| search(tree, clean));
-        let layer = store.add_layer(tree);
+        let layer = store.add_prepared_layer(tree, prepared);
         let searched = searching
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));

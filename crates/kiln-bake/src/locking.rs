@@ -19,6 +19,7 @@ use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::install;
 use crate::lock::{ImageLock, Lock, LockedPackage, Options};
+use crate::repack;
 use crate::resolve::{self, Resolved, Wanted};
 use crate::signature::Keys;
 use crate::sources::{self, Source};
@@ -343,7 +344,7 @@ fn name_cves(
         };
         let one = std::slice::from_ref(package);
         client.packages(store, &roots, one, &Arrivals::new(1), &|_, _| {});
-        if let (Ok((deb, _)), Some(from)) = (install::open(store, package), &change.from) {
+        if let (Ok(deb), Some(from)) = (repack::data(store, package), &change.from) {
             change.cves = changelog::mended(&deb, &change.name, from)
                 .into_iter()
                 .collect();

@@ -19,6 +19,7 @@ mod firewall;
 mod init;
 mod layers;
 pub mod logs;
+pub mod memory;
 mod mounts;
 mod names;
 mod net;

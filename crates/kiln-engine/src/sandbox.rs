@@ -22,7 +22,7 @@ use crate::cgroup::{Group, Hierarchy, Limits};
 use crate::container::{self, Container};
 use crate::engine::program;
 use crate::init::{AppEnd, AppStatus};
-use crate::mounts::{self, SandboxMount};
+use crate::mounts::{self, MountSource, SandboxMount};
 use crate::rootfs::{self, Names, Root};
 use crate::seccomp::Filters;
 use crate::spec::TmpfsSpec;
@@ -342,7 +342,14 @@ fn step(spec: &SandboxSpec) -> Result<Ended, String> {
     sweep(&hierarchy);
     let group = hierarchy.group(&format!("{GROUP}{}", std::process::id()));
     let is_step = spec.as_instance.is_none();
-    let filters = Filters::new(is_step).map_err(said("the system call filter"))?;
+    let filters = Filters::new(is_step).and_then(|filters| {
+        if keeps_something(spec) {
+            Ok(filters)
+        } else {
+            filters.without_syncs()
+        }
+    });
+    let filters = filters.map_err(said("the system call filter"))?;
     let lowers = mount_lowers(spec)?;
     let limits = Limits {
         memory: spec.memory,
@@ -356,6 +363,14 @@ fn step(spec: &SandboxSpec) -> Result<Ended, String> {
     let destroyed = group.destroy().map_err(said("removing the control group"));
     let ended = result?;
     destroyed.map(|()| ended)
+}
+
+/// Whether it writes where others will read what a power failure left: in a folder of the host, such as a cache mount's.
+fn keeps_something(spec: &SandboxSpec) -> bool {
+    let is_kept = |mount: &SandboxMount| {
+        mount.writable && matches!(mount.source, MountSource::Folder { .. })
+    };
+    spec.mounts.iter().any(is_kept)
 }
 
 /// Removes the groups of steps whose holder was killed.

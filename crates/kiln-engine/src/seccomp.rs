@@ -1,4 +1,4 @@
-//! The system calls that an instance may make. Two filters, stacked: the first allows a list and refuses the rest with
+//! The system calls that an instance may make. Filters, stacked: the first allows a list and refuses the rest with
 //! EPERM; the second answers clone3 with ENOSYS, so that libraries fall back to clone, whose flags a filter can see
 //! (with EPERM threads could not be made at all).
 //!
@@ -22,10 +22,12 @@ pub(crate) enum SeccompError {
     Install(#[source] seccompiler::Error),
 }
 
-/// Both filters, ready to be installed: built before the fork, where allocation is harmless.
+/// The filters, ready to be installed: built before the fork, where allocation is harmless.
 pub(crate) struct Filters {
     list: BpfProgram,
     clone3: BpfProgram,
+    /// Of what has nothing that has to outlive a power failure.
+    syncs: Option<BpfProgram>,
 }
 
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
@@ -61,35 +63,63 @@ impl Filters {
         rules.insert(libc::SYS_clone, vec![no_namespace]);
         // Answered by the second filter.
         rules.insert(libc::SYS_clone3, Vec::new());
-        let program = |rules, mismatch, on_match| -> Result<BpfProgram, SeccompError> {
-            SeccompFilter::new(rules, mismatch, on_match, arch)
-                .and_then(BpfProgram::try_from)
-                .map_err(SeccompError::Build)
-        };
         Ok(Self {
             list: program(
+                arch,
                 rules,
                 SeccompAction::Errno(libc::EPERM as u32),
                 SeccompAction::Allow,
             )?,
             clone3: program(
+                arch,
                 BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
                 SeccompAction::Allow,
                 SeccompAction::Errno(libc::ENOSYS as u32),
             )?,
+            syncs: None,
         })
+    }
+
+    /// Calls that wait for the disk are answered at once, with success: what a step writes is nobody's until it is a layer, which
+    /// the store syncs. A package manager makes hundreds of them.
+    pub(crate) fn without_syncs(mut self) -> Result<Self, SeccompError> {
+        let arch: TargetArch = std::env::consts::ARCH
+            .try_into()
+            .map_err(|_| SeccompError::Architecture)?;
+        let calls = SYNCS.iter().map(|call| (*call, Vec::new())).collect();
+        // Of several filters' answers the kernel takes the one that allows least; an error, even 0, is less than to allow.
+        let done = SeccompAction::Errno(0);
+        self.syncs = Some(program(arch, calls, SeccompAction::Allow, done)?);
+        Ok(self)
     }
 
     /// From now on this process and all it starts are bound. Needs no_new_privs.
     pub(crate) fn install(&self) -> Result<(), SeccompError> {
         seccompiler::apply_filter(&self.clone3).map_err(SeccompError::Install)?;
+        if let Some(syncs) = &self.syncs {
+            seccompiler::apply_filter(syncs).map_err(SeccompError::Install)?;
+        }
         seccompiler::apply_filter(&self.list).map_err(SeccompError::Install)
     }
+}
+
+fn program(
+    arch: TargetArch,
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    mismatch: SeccompAction,
+    on_match: SeccompAction,
+) -> Result<BpfProgram, SeccompError> {
+    SeccompFilter::new(rules, mismatch, on_match, arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(SeccompError::Build)
 }
 
 macro_rules! calls {
     ($($name:ident)*) => { &[$(libc::$name),*] };
 }
+
+const SYNCS: &[i64] =
+    calls!(SYS_fdatasync SYS_fsync SYS_msync SYS_sync SYS_sync_file_range SYS_syncfs);
 
 #[rustfmt::skip]
 const ALLOWED: &[i64] = calls!(
@@ -132,3 +162,23 @@ const ARCHITECTURE: &[i64] = calls!(
 
 #[cfg(not(target_arch = "x86_64"))]
 const ARCHITECTURE: &[i64] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys;
+
+    #[test]
+    fn a_step_does_not_wait_for_the_disk() {
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        // A pipe can't be synced: so the kernel was not asked.
+        assert!(rustix::fs::fsync(&read).is_err());
+        let synced = std::thread::spawn(move || {
+            let filters = Filters::new(true).and_then(Filters::without_syncs).unwrap();
+            sys::no_new_privileges().unwrap();
+            filters.install().unwrap();
+            rustix::fs::fsync(&read)
+        });
+        synced.join().unwrap().unwrap();
+    }
+}

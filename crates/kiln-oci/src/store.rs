@@ -47,6 +47,7 @@ use std::sync::Arc;
 use kiln_model::Digest;
 
 pub use blob::BlobFile;
+pub use compress::Prepared;
 pub use error::StoreError;
 pub use gzip::compressor;
 pub use images::ImageEntry;

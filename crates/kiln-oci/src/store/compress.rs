@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kiln_model::Digest;
@@ -27,6 +28,8 @@ use crate::tar;
 pub(super) const ZSTD_LEVEL: i32 = 3;
 /// More threads than this wait for the one that reads.
 const THREADS_MAX: usize = 8;
+/// Bytes of frames that are compressed before they are asked for: they are held in memory.
+const PREPARED_MAX: usize = 256 << 20;
 /// Frames on their way, for each thread.
 const QUEUE: usize = 4;
 
@@ -47,9 +50,54 @@ struct Frame {
     sums: Sums,
 }
 
+/// Frames that were compressed before the layer was known that they may be part of.
+#[derive(Default)]
+pub struct Prepared {
+    frames: Mutex<HashMap<Digest, Vec<u8>>>,
+    stopped: AtomicBool,
+}
+
+impl Prepared {
+    /// The layer is known now.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Store {
+    /// Compresses what a layer that is still in the making has of `tree`, on the caller's thread, until it is stopped. What
+    /// changes meanwhile is compressed in vain, and nothing worse.
+    pub fn prepare(&self, tree: &Tree, prepared: &Prepared) {
+        let known = self.frames();
+        let mut compressor = None;
+        let mut room = PREPARED_MAX;
+        let mut cutter = Cutter::new(|bytes: Vec<u8>, _| {
+            let content = Digest::of(&bytes);
+            if prepared.stopped.load(Ordering::Relaxed) || room < bytes.len() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if known.contains_key(&content) || prepared.lock().contains_key(&content) {
+                return Ok(());
+            }
+            let frame = compressed(&bytes, &mut compressor)?;
+            room -= frame.len();
+            prepared.lock().insert(content, frame);
+            Ok(())
+        });
+        // It ends where something is no longer as the tree has it.
+        let _ = tar::write_parts(tree, &mut cutter).map(|()| cutter.finish());
+    }
+
     /// Writes the tar stream of `tree` as a blob; answers its diff id too.
-    pub(super) fn write_blob(&self, tree: &Tree) -> Result<(Digest, Descriptor), StoreError> {
+    pub(super) fn write_blob(
+        &self,
+        tree: &Tree,
+        prepared: &Prepared,
+    ) -> Result<(Digest, Descriptor), StoreError> {
         let file = TempFile::create(&self.tmp())?;
         let path = file.path().to_path_buf();
         let known = self.frames();
@@ -62,7 +110,7 @@ impl Store {
         let (diff_id, assembled) = thread::scope(|scope| {
             let produced = scope.spawn(|| produce(tree, jobs, order));
             for _ in 0..threads {
-                scope.spawn(|| compress_all(&to_do, &known, &donors));
+                scope.spawn(|| compress_all(&to_do, &known, prepared, &donors));
             }
             let assembled = Assembly::new(self, file).take_all(answers);
             // Not before the answers are taken, or dropped: it waits for room for them.
@@ -111,7 +159,12 @@ fn produce(
     Ok(Digest::from_sha256(hasher.finalize().into()))
 }
 
-fn compress_all(to_do: &Mutex<Receiver<Job>>, known: &Frames, donors: &Donors<'_>) {
+fn compress_all(
+    to_do: &Mutex<Receiver<Job>>,
+    known: &Frames,
+    prepared: &Prepared,
+    donors: &Donors<'_>,
+) {
     let mut compressor = None;
     loop {
         let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -124,7 +177,14 @@ fn compress_all(to_do: &Mutex<Receiver<Job>>, known: &Frames, donors: &Donors<'_
             return;
         };
         // Nobody to answer to: see `produce`.
-        let _ = answer.send(compress(&bytes, said, known, donors, &mut compressor));
+        let _ = answer.send(compress(
+            &bytes,
+            said,
+            known,
+            prepared,
+            donors,
+            &mut compressor,
+        ));
     }
 }
 
@@ -134,8 +194,9 @@ fn compress(
     bytes: &[u8],
     said: Option<Digest>,
     known: &Frames,
+    prepared: &Prepared,
     donors: &Donors<'_>,
-    compressor: &mut Option<zstd::bulk::Compressor<'static>>,
+    compressor: &mut Option<Compressor>,
 ) -> io::Result<Frame> {
     let sum = crc32fast::hash(bytes);
     let content = said.unwrap_or_else(|| Digest::of(bytes));
@@ -155,11 +216,12 @@ fn compress(
             });
         }
     }
-    let compressor = match compressor {
-        Some(compressor) => compressor,
-        None => compressor.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
+    // Only what was read tells which bytes are meant.
+    let ahead = said.is_none().then(|| prepared.lock().remove(&content));
+    let bytes = match ahead.flatten() {
+        Some(bytes) => bytes,
+        None => compressed(bytes, compressor)?,
     };
-    let bytes = compressor.compress(bytes)?;
     let sums = Sums {
         content: sum,
         frame: crc32fast::hash(&bytes),
@@ -170,6 +232,16 @@ fn compress(
         place: None,
         sums,
     })
+}
+
+type Compressor = zstd::bulk::Compressor<'static>;
+
+fn compressed(bytes: &[u8], compressor: &mut Option<Compressor>) -> io::Result<Vec<u8>> {
+    let compressor = match compressor {
+        Some(compressor) => compressor,
+        None => compressor.insert(Compressor::new(ZSTD_LEVEL)?),
+    };
+    compressor.compress(bytes)
 }
 
 /// The files of other blobs that frames are read from.
@@ -328,5 +400,42 @@ impl<'a> Assembly<'a> {
             store.put_frames(&donor, places)?;
         }
         Ok(blob)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Entry;
+
+    #[test]
+    fn what_was_compressed_ahead_is_taken_and_the_layer_is_the_same() {
+        let noise = |seed: usize| -> Vec<u8> {
+            let byte = |at: usize| ((at ^ seed).wrapping_mul(2_654_435_761) >> 15) as u8;
+            (0..300_000).map(byte).collect()
+        };
+        let mut tree = Tree::new();
+        for seed in 0..3 {
+            let entry = Entry::bytes(noise(seed), 0o644);
+            tree.insert(format!("usr/{seed}"), entry).unwrap();
+        }
+        let mut whole = tree.clone();
+        whole
+            .insert("etc/late", Entry::bytes(noise(3), 0o644))
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [ahead, plain] = ["ahead", "plain"]
+            .map(|name| Store::open(&folder.path().join(name)).unwrap());
+        let prepared = Prepared::default();
+        ahead.prepare(&tree, &prepared);
+        let before = prepared.lock().len();
+        let layer = ahead.add_prepared_layer(&whole, &prepared).unwrap();
+        assert_eq!(layer, plain.add_layer(&whole).unwrap());
+        // All large files' at least; what goes before and behind them is another one in the whole.
+        assert!(before - prepared.lock().len() >= 3);
+        let stopped = Prepared::default();
+        stopped.stop();
+        plain.prepare(&tree, &stopped);
+        assert!(stopped.lock().is_empty());
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kiln_model::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::compress::Prepared;
 use super::error::{StoreError, io_error, layer_error};
 use super::temp::TempFile;
 use super::{Store, tags};
@@ -57,10 +58,19 @@ impl Store {
     /// Stores `tree` as a layer: its tar stream, compressed, as a blob, and its EROFS file. Equal trees give
     /// equal layers. File contents are read by two threads at once, one for each form.
     pub fn add_layer(&self, tree: &Tree) -> Result<Layer, StoreError> {
+        self.add_prepared_layer(tree, &Prepared::default())
+    }
+
+    /// As `add_layer`, which gives the same, with what was compressed before.
+    pub fn add_prepared_layer(
+        &self,
+        tree: &Tree,
+        prepared: &Prepared,
+    ) -> Result<Layer, StoreError> {
         let tree = tree.settled()?;
         let (blob, erofs) = std::thread::scope(|scope| {
             let erofs = scope.spawn(|| self.write_erofs(&tree));
-            let blob = self.write_blob(&tree);
+            let blob = self.write_blob(&tree, prepared);
             let erofs = erofs
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));

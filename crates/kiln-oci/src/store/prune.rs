@@ -235,6 +235,10 @@ impl Store {
     /// It is there and can't be read, or it is damaged: what it refers to is then unknown, which is not the same as nothing.
     fn parts_of(&self, item: Item) -> Result<Vec<Item>, StoreError> {
         let parts = match item {
+            // What is so large is made of bytes, not of digests.
+            Item::Record(key) if occupied(&self.cache_path(&key))? > Some(DOCUMENT_MAX) => {
+                Vec::new()
+            }
             Item::Record(key) => {
                 // One that is damaged counts as absent, for a bake too.
                 let record = self.cache_read(&key)?.unwrap_or_default();
