@@ -2,7 +2,6 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -21,6 +20,7 @@ use crate::leak_check;
 use crate::leaks;
 use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
+use crate::minimal;
 use crate::provenance::{self, Done};
 pub(crate) use crate::scratch::{Scratch, sweep};
 use crate::seen::Seen;
@@ -137,6 +137,8 @@ pub fn bake(
     }
     seen.keep(store);
     let mut layers: Vec<Layer> = Vec::new();
+    // The names of the steps that made them.
+    let mut by: Vec<&str> = Vec::new();
     let mut reports = Vec::new();
     let mut done = Vec::new();
     for (part, step) in steps.iter().map(|(part, step)| (*part, step)) {
@@ -183,7 +185,13 @@ pub fn bake(
             key,
             diff_id: layer.diff_id,
         });
+        if matches!(step.work, Work::Minimal { .. }) {
+            // What it was taken from is not in the image.
+            layers.clear();
+            by.clear();
+        }
         layers.push(layer);
+        by.push(step.name.as_str());
     }
     seen.keep(store);
     explain::fill(store, &name, &mut reports)?;
@@ -192,7 +200,6 @@ pub fn bake(
         .iter()
         .flat_map(|part| part.run.iter().cloned())
         .collect();
-    let by: Vec<_> = done.iter().map(|done| done.name.as_str()).collect();
     leak_check::Search {
         store,
         image: &name,
@@ -358,7 +365,7 @@ fn carry_out(
     let room = match &step.work {
         Work::Debian { .. } => scratch::room_for(base),
         Work::Packages { .. } => scratch::room_for(packages),
-        Work::Users { .. } | Work::Copy { .. } | Work::Run { .. } => None,
+        Work::Minimal { .. } | Work::Users { .. } | Work::Copy { .. } | Work::Run { .. } => None,
     };
     let mut carry_out = |scratch: &Scratch| {
         let (step, place) = ((image, step), (scratch, locked, layers));
@@ -424,6 +431,23 @@ fn carry_out_at(
                 debian.packages(view.path(), progress)?;
             }
             Tree::from_upper(&upper)?
+        }
+        Work::Minimal { only } => {
+            let wanted = minimal::Wanted {
+                packages: only,
+                arch: &locked.arch,
+                date: locked.date,
+            };
+            let mut new = Tree::new();
+            if let Some((_, over)) = layers.split_first().filter(|(_, over)| !over.is_empty()) {
+                let folder = scratch.folder("over")?;
+                let over = Overlay::mount(&store.lowers(over)?, &folder)
+                    .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+                new = Tree::from_upper(over.path())?;
+            }
+            let view = view()?;
+            let whole = Tree::from_upper(view.path())?;
+            minimal::tree(&wanted, view.path(), &whole, &new)?
         }
         Work::Users { .. } => users::layer(image, view()?.path(), locked.date)?,
         Work::Copy { to, owner, files } => {

@@ -53,10 +53,7 @@ impl Deb {
 
     /// The member whose name begins with `prefix`, unpacked as its ending says.
     fn member(&self, prefix: &str) -> Result<Box<dyn Read + '_>, String> {
-        let mut rest = self
-            .bytes
-            .strip_prefix(AR)
-            .ok_or("it is no ar archive")?;
+        let mut rest = self.bytes.strip_prefix(AR).ok_or("it is no ar archive")?;
         while rest.len() >= 60 {
             let (header, tail) = rest.split_at(60);
             let text = |range: std::ops::Range<usize>| {
@@ -95,10 +92,16 @@ impl Deb {
         if size as u64 > limit {
             return Ok(None);
         }
-        let body =
-            zstd::bulk::compress(&tar, REPACK_LEVEL).map_err(|error| error.to_string())?;
+        let body = zstd::bulk::compress(&tar, REPACK_LEVEL).map_err(|error| error.to_string())?;
         let name = format!("{member}.zst");
-        let header = format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, body.len());
+        let header = format!(
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+            0,
+            0,
+            0,
+            100_644,
+            body.len()
+        );
         Ok(Some([AR, header.as_bytes(), &body].concat()))
     }
 
@@ -315,10 +318,7 @@ mod tests {
         let size = tar.len() as u64;
         let again = deb.repacked("control.tar", size).unwrap().unwrap();
         assert!(again.len() < tar.len());
-        assert_eq!(
-            Deb::new(again).control().unwrap(),
-            deb.control().unwrap()
-        );
+        assert_eq!(Deb::new(again).control().unwrap(), deb.control().unwrap());
         assert!(deb.repacked("control.tar", size - 1).unwrap().is_none());
         assert!(deb.repacked("data.tar", size).is_err());
     }

@@ -33,6 +33,10 @@ pub(crate) enum Work {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         slim: bool,
     },
+    /// These packages and what they need, taken out of the image so far, which is not part of what is baked.
+    Minimal {
+        only: Vec<String>,
+    },
     Users {
         users: Vec<UserSpec>,
     },
@@ -149,6 +153,14 @@ pub(crate) fn debian(debian: &DebianSpec, locked: &ImageLock) -> Vec<Step> {
             work: Work::Packages {
                 packages: named(rest),
                 slim: debian.slim,
+            },
+        });
+    }
+    if !debian.essential {
+        steps.push(Step {
+            name: format!("only {}", locked.requested.join(" ")),
+            work: Work::Minimal {
+                only: locked.requested.clone(),
             },
         });
     }

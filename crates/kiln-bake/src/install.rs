@@ -112,11 +112,9 @@ pub(crate) fn unpack_arriving(
 
 /// What the packages say of themselves. Nothing is unpacked.
 pub(crate) fn read(store: &Store, packages: &[LockedPackage]) -> Result<Vec<Installed>, BakeError> {
-    parallel(packages.len(), |index| {
-        Some(open(store, &packages[index]))
-    })
-    .into_iter()
-    .collect()
+    parallel(packages.len(), |index| Some(open(store, &packages[index])))
+        .into_iter()
+        .collect()
 }
 
 /// Unpacks some of the packages over what was there before.

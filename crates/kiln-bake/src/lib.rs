@@ -36,6 +36,7 @@ mod listing;
 mod lock;
 mod locking;
 mod look;
+mod minimal;
 mod onto;
 mod provenance;
 mod registry;

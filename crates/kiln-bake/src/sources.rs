@@ -197,6 +197,7 @@ mod tests {
             updates: true,
             security: true,
             slim: false,
+            essential: true,
             origin: DebianOrigin::Mirror {
                 url: "http://m.test/debian/".into(),
             },

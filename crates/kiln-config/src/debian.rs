@@ -20,6 +20,7 @@ const SHAPE: Shape = Shape {
         "updates",
         "security",
         "slim",
+        "essential",
         "keyring",
     ],
     blocks: &[],
@@ -121,6 +122,16 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let updates = section.boolean(reader, "updates").unwrap_or(true);
     let security = section.boolean(reader, "security").unwrap_or(true);
     let slim = section.boolean(reader, "slim").unwrap_or(false);
+    let essential = section.boolean(reader, "essential").unwrap_or(true);
+    if !essential && names.is_empty() {
+        reader.bad_value(
+            "the packages of an image without the essential ones",
+            "none",
+            labelled.header.clone(),
+            "at least one package",
+            "name some in `packages`, or start from nothing with `from = \"scratch\"`",
+        );
+    }
     Some(DebianSpec {
         suite: suite?.value,
         packages: names,
@@ -130,6 +141,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         updates,
         security,
         slim,
+        essential,
         origin,
         keyring: keyring.map(|at| at.value),
     })

@@ -59,7 +59,9 @@ fn left(meminfo: &str) -> Option<u64> {
 /// mounted as if they were the uppermost ones, some of them are not there.
 fn limit_files(groups: &str, mounts: &str) -> Vec<PathBuf> {
     let mount = |kind: &str, controller: Option<&str>| {
-        let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let mut lines = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>());
         let fits = |fields: &Vec<&str>| {
             fields.len() > 3
                 && fields[2] == kind

@@ -367,9 +367,8 @@ fn step(spec: &SandboxSpec) -> Result<Ended, String> {
 
 /// Whether it writes where others will read what a power failure left: in a folder of the host, such as a cache mount's.
 fn keeps_something(spec: &SandboxSpec) -> bool {
-    let is_kept = |mount: &SandboxMount| {
-        mount.writable && matches!(mount.source, MountSource::Folder { .. })
-    };
+    let is_kept =
+        |mount: &SandboxMount| mount.writable && matches!(mount.source, MountSource::Folder { .. });
     spec.mounts.iter().any(is_kept)
 }
 

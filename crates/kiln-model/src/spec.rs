@@ -110,6 +110,8 @@ pub struct DebianSpec {
     pub security: bool,
     /// Whether documents, manuals and translations are left out.
     pub slim: bool,
+    /// Whether the essential packages are in the image, and not only those asked for and what they need.
+    pub essential: bool,
     pub origin: DebianOrigin,
     /// The keys that sign the archive, relative to the definition's folder. `None`: Debian's own.
     pub keyring: Option<String>,

@@ -35,6 +35,6 @@ pub use known::{KnownFile, Stamp};
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use name::{RegistryName, normal_name, same_name};
 pub use store::{
-    Blob, BlobFile, BlobWriter, ImageEntry, Prepared, PruneOptions, Pruned, PrunedMount, Referrer, Store,
-    StoreError, TagEntry, compressor, digests_in,
+    Blob, BlobFile, BlobWriter, ImageEntry, Prepared, PruneOptions, Pruned, PrunedMount, Referrer,
+    Store, StoreError, TagEntry, compressor, digests_in,
 };

@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 ];
 
 /// The documents of a kind that are attached to the image.
-fn attached(world: &World, baked: &Baked, kind: &str) -> Vec<Value> {
+pub(crate) fn attached(world: &World, baked: &Baked, kind: &str) -> Vec<Value> {
     let referrers = world.store.referrers(&baked.digest).unwrap();
     referrers
         .iter()

@@ -1,7 +1,9 @@
 //! Packages that are hard to install, from the machine's own archive: afterwards the image's own dpkg and apt have nothing to say.
 
-use kiln_model::ImageSpec;
+use kiln_model::{CommandCheck, ImageSpec, TextCheck};
 
+use crate::around::attached;
+use crate::image_tests::test;
 use crate::world::{World, debian, image, told};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -13,6 +15,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     (
         "a_slim_image_has_no_manuals_and_dpkg_knows_what_is_not_there",
         slim,
+    ),
+    (
+        "an_image_without_the_essential_packages_has_what_its_own_need_and_their_scripts_made",
+        minimal,
     ),
 ];
 
@@ -107,4 +113,84 @@ fn slim() {
     if let Err(error) = world.bake(&wanted) {
         panic!("{}", told(&error));
     }
+}
+
+fn minimal() {
+    let world = World::empty();
+    let mut wanted = with(&["ca-certificates", "tzdata"]);
+    debian(&mut wanted).essential = false;
+    wanted.cmd = vec!["/usr/bin/openssl".into()];
+    let mut holds = test("holds");
+    holds.commands = vec![CommandCheck {
+        argv: ["/usr/bin/openssl", "version"].map(str::to_owned).to_vec(),
+        user: None,
+        exit: 0,
+        stdout: TextCheck {
+            contains: vec!["OpenSSL 3".into()],
+            ..TextCheck::default()
+        },
+        stderr: TextCheck::default(),
+    }];
+    holds.present = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/os-release",
+        "/etc/passwd",
+        "/usr/share/zoneinfo/Europe/Paris",
+        "/tmp",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    holds.absent = [
+        "/bin/sh",
+        "/usr/bin/dpkg",
+        "/usr/bin/apt",
+        "/usr/bin/perl",
+        "/usr/bin/env",
+        "/var/cache/debconf",
+        "/var/lib/dpkg/triggers",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    holds.packages = ["ca-certificates", "libc6", "libssl3", "openssl", "tzdata"]
+        .map(str::to_owned)
+        .to_vec();
+    holds.packages_absent = ["bash", "debconf", "dpkg", "perl-base"]
+        .map(str::to_owned)
+        .to_vec();
+    wanted.tests = vec![holds];
+    let baked = world
+        .bake_from(&wanted)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert_eq!(world.store.image(&baked.digest).unwrap().layers.len(), 1);
+    let sbom = attached(&world, &baked, kiln_bake::MEDIA_SPDX);
+    let sbom = sbom[0].to_string();
+    for (part, is_there) in [
+        ("pkg:deb/debian/openssl@", true),
+        ("distro=debian-12", true),
+        ("pkg:deb/debian/bash@", false),
+    ] {
+        assert_eq!(sbom.contains(part), is_there, "{part}");
+    }
+    // Another image of the same packages, with the essential ones, differs in those.
+    debian(&mut wanted).essential = true;
+    wanted.tests.clear();
+    let other = world
+        .bake_from(&wanted)
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    let cached = other.steps.iter().filter(|step| step.key.is_some());
+    assert!(cached.clone().all(|step| step.cached), "{:?}", other.steps);
+    let difference = kiln_bake::diff(&world.store, &baked.digest, &other.digest);
+    let difference = difference.unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert!(
+        difference
+            .packages
+            .iter()
+            .any(|change| change.name == "bash")
+    );
+    assert!(
+        difference
+            .packages
+            .iter()
+            .all(|change| change.name != "openssl")
+    );
 }

@@ -62,6 +62,7 @@ pub(crate) fn image() -> ImageSpec {
             updates: true,
             security: true,
             slim: false,
+            essential: true,
             origin: DebianOrigin::Machine,
             keyring: None,
         }),

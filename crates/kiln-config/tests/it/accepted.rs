@@ -204,6 +204,7 @@ fn an_image_says_everything_that_is_baked() {
             updates: true,
             security: true,
             slim: false,
+            essential: true,
             origin: DebianOrigin::Mirror {
                 url: "https://mirror.example.org/debian".into()
             },

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -424,8 +424,8 @@ mod tests {
             .insert("etc/late", Entry::bytes(noise(3), 0o644))
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let [ahead, plain] = ["ahead", "plain"]
-            .map(|name| Store::open(&folder.path().join(name)).unwrap());
+        let [ahead, plain] =
+            ["ahead", "plain"].map(|name| Store::open(&folder.path().join(name)).unwrap());
         let prepared = Prepared::default();
         ahead.prepare(&tree, &prepared);
         let before = prepared.lock().len();

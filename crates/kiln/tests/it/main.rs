@@ -6,6 +6,7 @@ mod dockerfiles;
 mod proving;
 mod prune;
 mod serving;
+mod smallest;
 mod verify;
 mod world;
 
