@@ -39,8 +39,7 @@ impl Drop for MemoryFolder {
 /// Bytes that this process may still put into memory without taking it from others: what the machine has left, or what the
 /// narrowest of this process's control groups allows.
 pub fn available() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let free = left(&meminfo)?;
+    let free = said("MemAvailable:")?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let limits = limit_files(&groups, &mounts).into_iter();
@@ -48,9 +47,19 @@ pub fn available() -> Option<u64> {
     Some(limits.fold(free, u64::min))
 }
 
-fn left(meminfo: &str) -> Option<u64> {
+/// Bytes of the whole machine; `None` where it does not say how many it has.
+pub fn total() -> Option<u64> {
+    said("MemTotal:")
+}
+
+fn said(name: &str) -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, name)
+}
+
+/// Of `/proc/meminfo` (proc_meminfo(5)), in bytes.
+fn field(meminfo: &str, name: &str) -> Option<u64> {
     let mut lines = meminfo.lines();
-    let line = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = lines.find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -117,7 +126,10 @@ mod tests {
 
     #[test]
     fn the_limits_of_all_groups_above_count() {
-        assert_eq!(left("MemTotal: 9 kB\nMemAvailable:    7 kB\n"), Some(7168));
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:    7 kB\n";
+        assert_eq!(field(meminfo, "MemAvailable:"), Some(7168));
+        assert_eq!(field(meminfo, "MemFree:"), None);
+        assert!(total() > available());
         assert!(available().is_some_and(|bytes| bytes > 0));
         let two = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();

@@ -1,6 +1,7 @@
 //! `bench bake`: what a bake and an apply cost when there is nothing to do, one file to do, or everything.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
     row("first bake, packages from the mirror", &[cold]);
     let mut first = Vec::new();
     for _ in 0..first_runs {
-        forget_all_but_packages(&world.root.join("store"), &world.project.join("kiln.lock"))?;
+        let lock = world.project.join("kiln.lock");
+        forget_all_but_packages(&world.root.join("store"), &lock, Keep::Archives)?;
         first.push(world.kiln(&["bake"])?.wall);
     }
     row("first bake, packages in the store", &first);
@@ -70,8 +72,21 @@ fn repeat(
     (0..runs).map(|_| one()).collect()
 }
 
-/// Removes every file of a store but the blobs whose digests the lock names: those are the packages.
-pub(super) fn forget_all_but_packages(store: &Path, lock: &Path) -> Result<(), WorldError> {
+/// What of its packages a store keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// The .deb files alone.
+    Archives,
+    /// Those, and the form that is quick to unpack, which the first bake made of them.
+    Repacked,
+}
+
+/// Removes every file of a store but its packages: the blobs whose digests the lock names, and perhaps what was made of each.
+pub(super) fn forget_all_but_packages(
+    store: &Path,
+    lock: &Path,
+    keep: Keep,
+) -> Result<(), WorldError> {
     let failed = |path: &Path| {
         let what = path.display().to_string();
         move |source| WorldError::Io { what, source }
@@ -94,12 +109,24 @@ pub(super) fn forget_all_but_packages(store: &Path, lock: &Path) -> Result<(), W
                     .file_name()
                     .and_then(|name| name.to_str())
                     .is_some_and(|name| packages.contains(name));
-            if !package {
+            let repacked = keep == Keep::Repacked
+                && folder.ends_with("cache")
+                && is_archive(&path).map_err(failed(&path))?;
+            if !package && !repacked {
                 std::fs::remove_file(&path).map_err(failed(&path))?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether a record holds a package: an ar archive (ar(5)) behind its own digest.
+fn is_archive(record: &Path) -> std::io::Result<bool> {
+    let mut head = Vec::new();
+    std::fs::File::open(record)?
+        .take(40)
+        .read_to_end(&mut head)?;
+    Ok(head.get(32..) == Some(b"!<arch>\n"))
 }
 
 #[cfg(test)]
@@ -118,17 +145,22 @@ mod tests {
         for name in [&package, &layer] {
             std::fs::write(blobs.join(name), "").unwrap();
         }
-        std::fs::write(folder.join("store/cache").join(&package), "").unwrap();
-        forget_all_but_packages(&folder.join("store"), &lock).unwrap();
-        let left: Vec<bool> = [
-            blobs.join(&package),
-            blobs.join(&layer),
-            folder.join("store/cache").join(&package),
-        ]
-        .iter()
-        .map(|path| path.exists())
-        .collect();
+        let cache = folder.join("store/cache");
+        std::fs::write(cache.join(&package), "").unwrap();
+        let archive = [&[0; 32][..], b"!<arch>\n"].concat();
+        std::fs::write(cache.join("archive"), archive).unwrap();
+        let left = |keep| {
+            forget_all_but_packages(&folder.join("store"), &lock, keep).unwrap();
+            [
+                blobs.join(&package),
+                blobs.join(&layer),
+                cache.join(&package),
+                cache.join("archive"),
+            ]
+            .map(|path| path.exists())
+        };
+        assert_eq!(left(Keep::Repacked), [true, false, false, true]);
+        assert_eq!(left(Keep::Archives), [true, false, false, false]);
         std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(left, [true, false, false]);
     }
 }

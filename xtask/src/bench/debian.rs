@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::bake::forget_all_but_packages;
+use super::bake::{Keep, forget_all_but_packages};
 use super::builders::Workshop;
 use super::machine::{Cost, measure, typical};
 use super::report::{Section, shown};
@@ -36,6 +36,18 @@ const MORE: &[&str] = &[
     "postgresql-client",
     "python3",
 ];
+
+/// What kiln begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtHand {
+    Nothing,
+    /// The lock and the .deb files.
+    Archives,
+    /// Those, and what an earlier bake keeps beside them.
+    Repacked,
+}
+
+const AT_HAND: [AtHand; 3] = [AtHand::Nothing, AtHand::Archives, AtHand::Repacked];
 
 /// One root file system by both.
 struct Case {
@@ -74,11 +86,12 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
     };
     for (name, packages) in [("minbase", &[][..]), ("minbase and more", MORE)] {
         let case = Case::new(&workshop, name, packages)?;
-        for cached in [false, true] {
+        for at_hand in AT_HAND {
+            let cached = at_hand != AtHand::Nothing;
             let mut kiln = Vec::new();
             let mut mmdebstrap = Vec::new();
             for _ in 0..runs {
-                kiln.push(case.kiln(&setting.kiln, cached)?);
+                kiln.push(case.kiln(&setting.kiln, at_hand)?);
                 mmdebstrap.push(case.mmdebstrap(&workshop, cached)?);
             }
             let (kiln, mmdebstrap) = (typical(&kiln), typical(&mmdebstrap));
@@ -86,10 +99,10 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
             section.row([
                 format!(
                     "{name}, {}",
-                    if cached {
-                        "packages at hand"
-                    } else {
-                        "packages from the mirror"
+                    match at_hand {
+                        AtHand::Nothing => "packages from the mirror",
+                        AtHand::Archives => "packages at hand",
+                        AtHand::Repacked => "packages at hand, unpacked before",
                     }
                 ),
                 case.count()?.to_string(),
@@ -105,7 +118,7 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
         }
     }
     section.notes.push(
-        "Wall time of the command (median) and processor time of the whole machine while it ran (mean), in turn. kiln bakes an image with its SBOM and its leak search, unpacks and configures everything anew, and keeps it in both of its forms; mmdebstrap writes an uncompressed tar (`--variant=minbase --include=…`). \"At hand\": kiln has the lock and the .deb files and asks nobody; mmdebstrap has the .deb files and fetches the indexes, which it cannot do without.".to_owned(),
+        "Wall time of the command (median) and processor time of the whole machine while it ran (mean), in turn. kiln bakes an image with its SBOM and its leak search, unpacks and configures everything anew, and keeps it in both of its forms; mmdebstrap writes an uncompressed tar (`--variant=minbase --include=…`). \"At hand\": kiln has the lock and the .deb files and asks nobody; mmdebstrap has the .deb files and fetches the indexes, which it cannot do without. \"Unpacked before\": kiln's store has also what it keeps of packages that any image was baked of, so that they are unpacked quickly; mmdebstrap keeps nothing more.".to_owned(),
     );
     section.publish("debian", &setting.documents())?;
     Ok(())
@@ -148,15 +161,18 @@ impl Case {
     }
 
     /// From nothing, or from the packages and the lock alone.
-    fn kiln(&self, program: &Path, cached: bool) -> Result<Cost, WorldError> {
+    fn kiln(&self, program: &Path, at_hand: AtHand) -> Result<Cost, WorldError> {
         let lock = self.project.join("kiln.lock");
-        if cached {
-            forget_all_but_packages(&self.root.join("store"), &lock)?;
-        } else {
-            std::fs::remove_dir_all(&self.root).map_err(failed(&self.root))?;
-            std::fs::create_dir_all(&self.root).map_err(failed(&self.root))?;
-            if lock.exists() {
-                std::fs::remove_file(&lock).map_err(failed(&lock))?;
+        let store = self.root.join("store");
+        match at_hand {
+            AtHand::Archives => forget_all_but_packages(&store, &lock, Keep::Archives)?,
+            AtHand::Repacked => forget_all_but_packages(&store, &lock, Keep::Repacked)?,
+            AtHand::Nothing => {
+                std::fs::remove_dir_all(&self.root).map_err(failed(&self.root))?;
+                std::fs::create_dir_all(&self.root).map_err(failed(&self.root))?;
+                if lock.exists() {
+                    std::fs::remove_file(&lock).map_err(failed(&lock))?;
+                }
             }
         }
         measure(

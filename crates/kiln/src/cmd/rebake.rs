@@ -9,6 +9,7 @@ use kiln_bake::{
 };
 use kiln_config::dockerfile::Ignore;
 use kiln_engine::elsewhere;
+use kiln_engine::memory::{self, MemoryFolder};
 use kiln_model::{Digest, ImageSpec};
 use kiln_oci::Store;
 use rustix::fs::Mode;
@@ -86,12 +87,12 @@ pub(crate) fn run(args: args::Rebake) -> Result<Exit, Failure> {
         std::fs::create_dir_all(&path).map_err(failed)?;
         Ok(path)
     };
-    let (disk, memory) = (folder("work")?, folder("memory")?);
-    let in_memory =
-        free_memory().is_some_and(|bytes| elsewhere::in_memory(&memory, bytes / 2).is_ok());
-    let mut other_file_system = in_memory;
-    let made = if in_memory {
-        rebake.carry_out(&memory).or_else(|error| {
+    let (disk, in_memory) = (folder("work")?, folder("memory")?);
+    let mounted =
+        memory::available().and_then(|bytes| MemoryFolder::mount(&in_memory, bytes / 2).ok());
+    let mut other_file_system = mounted.is_some();
+    let made = if mounted.is_some() {
+        rebake.carry_out(&in_memory).or_else(|error| {
             // Memory may be too small for what the disk had room for.
             output::aside(&format!("{}; once more, on the disk", told(&error)));
             other_file_system = false;
@@ -208,16 +209,6 @@ impl Rebake {
             }
         }
     }
-}
-
-/// In bytes; `None`: nobody says it.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// Where it can't be, the second bake has as many as the first.
