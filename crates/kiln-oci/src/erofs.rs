@@ -21,6 +21,7 @@ mod write;
 pub use check::{CheckError, check};
 pub(crate) use donors::blocks;
 pub use donors::{donor_paths, donors};
+pub(crate) use layout::has_form;
 pub(crate) use pieces::{Donor, Extent, Pieces, Sharing};
 pub use write::write;
 pub(crate) use write::write_shared;

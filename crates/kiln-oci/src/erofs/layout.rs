@@ -329,6 +329,17 @@ fn xattrs_of(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
         .chain(opaque.then_some((OVERLAY_OPAQUE, b"y".as_slice())))
 }
 
+/// # Errors
+///
+/// A file system has no form for the entry: its name or its attributes are too long, or of no kind that Linux has.
+pub(crate) fn has_form(key: &[u8], entry: &Entry) -> Result<(), LayerError> {
+    match entry.kind {
+        // It is another's name, and nothing else of it counts.
+        Kind::Hardlink { .. } if name_of(key).len() <= NAME_MAX => Ok(()),
+        _ => node(key, entry, None).map(drop),
+    }
+}
+
 fn node<'a>(
     key: &'a [u8],
     entry: &'a Entry,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::content::Content;
+use crate::erofs;
 use crate::layer::{Entry, Kind, LayerError, Tree, name_of, normalise, parent_of};
 
 use super::{BLOCK, OPAQUE, PAX_XATTR, WHITEOUT};
@@ -39,7 +40,8 @@ impl Tree {
     /// writing, of which the tree's entries are then ranges.
     ///
     /// A path that leaves the root by `..` is an error; an absolute one counts from the layer's root. A hard
-    /// link must name a file of the same layer. Understands ustar, pax and GNU long names; not sparse files.
+    /// link must name a file of the same layer. Names and attributes that no Linux file system takes, and so the layer's
+    /// other form does not, are an error. Understands ustar, pax and GNU long names; not sparse files.
     pub fn from_tar(stream: impl Read, spill: File, limits: Limits) -> Result<Self, LayerError> {
         let spill = Arc::new(spill);
         let writer = spill
@@ -60,6 +62,9 @@ impl Tree {
         reader.writer.flush().map_err(LayerError::Write)?;
         let mut tree = reader.tree;
         tree.settle_links()?;
+        for (key, entry) in tree.keys() {
+            erofs::has_form(key, entry)?;
+        }
         Ok(tree)
     }
 }
