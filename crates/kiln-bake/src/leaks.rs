@@ -4,22 +4,26 @@
 //! Layers are searched once each, in one pass for all rules, with a bounded buffer: what a rule begins with is searched for, and
 //! the rest is only looked at there. What was found is remembered by rule and place, never the secret itself.
 
+mod given;
 mod names;
+mod published;
+mod texts;
+mod tokens;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::path::Path;
 
-use aho_corasick::{AhoCorasick, Match, packed};
 use kiln_model::{CanonicalError, Digest, canonical_json};
 use kiln_oci::{Content, ImageConfig, Kind, Layer, Prepared, Store, Tree};
-use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BakeError;
+pub(crate) use given::given;
 pub(crate) use names::{is_secret, is_secret_name};
+use published::{is_published, published};
+use texts::{has_assignment, has_url_password, is_said, name_of, named};
+use tokens::{TOKENS, in_bytes, is_token_rule};
 
 /// Changed whenever the rules are: what older ones found is then not relied on.
 pub(crate) const RULES_VERSION: u32 = 3;
@@ -30,83 +34,6 @@ const CHUNK: usize = 256 << 10;
 const OVERLAP: usize = 4 << 10;
 /// Files whose name alone makes them interesting are small.
 const NAMED_MAX: u64 = 1 << 20;
-/// A package of a hundred thousand files has a list of some ten megabytes.
-const SUMS_MAX: u64 = 64 << 20;
-/// Fewer different characters than this are somebody's `xxxxxxxx`.
-const DISTINCT: usize = 8;
-
-/// A secret that has a beginning of its own, and so many characters of a kind behind it.
-struct Token {
-    rule: &'static str,
-    begins: &'static str,
-    rest: usize,
-    kind: fn(u8) -> bool,
-}
-
-const fn token(
-    rule: &'static str,
-    begins: &'static str,
-    rest: usize,
-    kind: fn(u8) -> bool,
-) -> Token {
-    Token {
-        rule,
-        begins,
-        rest,
-        kind,
-    }
-}
-
-fn alnum(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-}
-
-fn word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
-}
-
-fn upper(byte: u8) -> bool {
-    byte.is_ascii_uppercase() || byte.is_ascii_digit()
-}
-
-fn dotted(byte: u8) -> bool {
-    word(byte) || byte == b'.'
-}
-
-fn base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)
-}
-
-const KEY: &str = "-----BEGIN ";
-
-/// As their issuers document them.
-const TOKENS: &[Token] = &[
-    token("age-key", "AGE-SECRET-KEY-1", 58, upper),
-    token("anthropic-key", "sk-ant-", 80, word),
-    token("aws-access-key", "AKIA", 16, upper),
-    token("aws-access-key", "ASIA", 16, upper),
-    token("digitalocean-token", "dop_v1_", 64, alnum),
-    token("docker-token", "dckr_pat_", 27, word),
-    token("github-token", "ghp_", 36, alnum),
-    token("github-token", "gho_", 36, alnum),
-    token("github-token", "ghu_", 36, alnum),
-    token("github-token", "ghs_", 36, alnum),
-    token("github-token", "ghr_", 36, alnum),
-    token("github-token", "github_pat_", 82, word),
-    token("gitlab-token", "glpat-", 20, word),
-    token("google-api-key", "AIza", 35, word),
-    token("npm-token", "npm_", 36, alnum),
-    token("openai-key", "sk-proj-", 48, word),
-    token("pypi-token", "pypi-AgEIcHlwaS5vcmc", 50, word),
-    token("sendgrid-key", "SG.", 66, dotted),
-    token("slack-token", "xoxb-", 24, word),
-    token("slack-token", "xoxp-", 24, word),
-    token("slack-token", "xapp-", 24, word),
-    token("stripe-key", "sk_live_", 24, alnum),
-    token("stripe-key", "rk_live_", 24, alnum),
-    token("vault-token", "hvs.", 24, word),
-];
-
 const PRIVATE_KEY: &str = "private-key";
 const PASSWORD_HASH: &str = "password-hash";
 const CREDENTIALS: &str = "credentials";
@@ -130,33 +57,6 @@ pub(crate) fn rules() -> BTreeSet<&'static str> {
         .map(|token| token.rule)
         .chain(others)
         .collect()
-}
-
-/// Searches for all beginnings at once.
-enum Beginnings {
-    /// With the processor's vector instructions: ten times as fast on what layers hold.
-    Packed(packed::Searcher),
-    Plain(AhoCorasick),
-}
-
-static BEGINNINGS: LazyLock<Beginnings> = LazyLock::new(|| {
-    let patterns = || TOKENS.iter().map(|token| token.begins).chain([KEY]);
-    match packed::Searcher::new(patterns()) {
-        Some(searcher) => Beginnings::Packed(searcher),
-        None => {
-            let plain = AhoCorasick::builder().prefilter(false).build(patterns());
-            Beginnings::Plain(plain.expect("some thirty short patterns make a small automaton"))
-        }
-    }
-});
-
-impl Beginnings {
-    fn each(&self, bytes: &[u8], found: impl FnMut(Match)) {
-        match self {
-            Self::Packed(searcher) => searcher.find_iter(bytes).for_each(found),
-            Self::Plain(searcher) => searcher.find_iter(bytes).for_each(found),
-        }
-    }
 }
 
 /// A rule, and where it found something: an absolute path, or `env.NAME`, `label.NAME`, `entrypoint`, `cmd`, `run.N`, `history.N`.
@@ -236,57 +136,6 @@ fn record(diff_id: &Digest) -> Result<Digest, CanonicalError> {
     canonical_json(&("leaks", RULES_VERSION, diff_id)).map(|json| Digest::of(&json))
 }
 
-/// Shorter ones would be found in anything.
-const GIVEN_MIN: usize = 8;
-
-/// Searches the files of a layer for what a step was given as a secret.
-pub(crate) fn given<'a>(
-    tree: &Tree,
-    secrets: impl Iterator<Item = &'a Vec<u8>>,
-) -> Result<Vec<Finding>, BakeError> {
-    // Often there is a line's end in the file that it was read from, which a step drops.
-    let secrets: Vec<&[u8]> = secrets
-        .map(|secret| secret.trim_ascii())
-        .filter(|secret| secret.len() >= GIVEN_MIN)
-        .collect();
-    let mut found = Vec::new();
-    if secrets.is_empty() {
-        return Ok(found);
-    }
-    let search =
-        AhoCorasick::new(&secrets).map_err(|error| BakeError::View(io::Error::other(error)))?;
-    for (path, entry) in tree.iter() {
-        let Kind::File { content, size } = &entry.kind else {
-            continue;
-        };
-        let mut bytes = vec![0; CHUNK];
-        let overlap = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
-        bytes.resize(CHUNK.max(overlap * 2), 0);
-        let file = content.open().map_err(BakeError::io(path))?;
-        let mut at = 0;
-        while at < *size {
-            let read = file
-                .read_within(*size, &mut bytes, at)
-                .map_err(BakeError::io(path))?;
-            if search.is_match(&bytes[..read]) {
-                let place = Path::new("/").join(path).to_string_lossy().into_owned();
-                found.push(Finding::new(GIVEN, place));
-                break;
-            }
-            let end = at + read as u64;
-            if end == *size {
-                break;
-            }
-            // Shorter than it is said to be: its end would go out unseen.
-            if read < bytes.len() {
-                return Err(BakeError::io(path)(io::ErrorKind::UnexpectedEof.into()));
-            }
-            at = end - overlap as u64;
-        }
-    }
-    Ok(found)
-}
-
 /// What a search found.
 pub(crate) struct Searched {
     pub(crate) findings: Vec<Finding>,
@@ -353,75 +202,6 @@ pub(crate) fn search(tree: &Tree, clean: &HashSet<Digest>) -> Result<Searched, B
     })
 }
 
-fn is_token_rule(rule: &str) -> bool {
-    TOKENS.iter().any(|token| token.rule == rule)
-}
-
-/// The MD5 sums of the files that the layer's packages brought, by path. What everybody can fetch from Debian is no secret: the keys
-/// that libraries test themselves with are in many a package.
-fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeError> {
-    let mut sums = BTreeMap::new();
-    for (path, entry) in tree.iter() {
-        let is_list = path.starts_with("var/lib/dpkg/info")
-            && path
-                .extension()
-                .is_some_and(|extension| extension == "md5sums");
-        let Kind::File { content, size } = &entry.kind else {
-            continue;
-        };
-        if !is_list || *size > SUMS_MAX {
-            continue;
-        }
-        let mut text = vec![0; usize::try_from(*size).unwrap_or(0)];
-        let count = content
-            .open()
-            .and_then(|file| file.read_within(*size, &mut text, 0))
-            .map_err(BakeError::io(path))?;
-        for line in String::from_utf8_lossy(&text[..count]).lines() {
-            if let Some((sum, path)) = line.split_once("  ") {
-                sums.insert(PathBuf::from(path), sum.to_owned());
-            }
-        }
-    }
-    Ok(sums)
-}
-
-/// Whether the file is, byte for byte, one that a package brought.
-fn is_published(
-    tree: &Tree,
-    published: &BTreeMap<PathBuf, String>,
-    finding: &Finding,
-    buffer: &mut [u8],
-) -> Result<bool, BakeError> {
-    let path = Path::new(finding.place.trim_start_matches('/'));
-    // Packages from before /usr was merged name what is in /usr/lib as /lib.
-    let before = path.strip_prefix("usr").unwrap_or(path);
-    let Some(sum) = published.get(path).or_else(|| published.get(before)) else {
-        return Ok(false);
-    };
-    let Some(Kind::File { content, size }) = tree.get(path).map(|entry| &entry.kind) else {
-        return Ok(false);
-    };
-    let file = content.open().map_err(BakeError::io(path))?;
-    let (mut hasher, mut at) = (Md5::new(), 0);
-    loop {
-        let count = file
-            .read_within(*size, buffer, at)
-            .map_err(BakeError::io(path))?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        at += count as u64;
-    }
-    let hex: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(hex == *sum)
-}
-
 /// The rules that find something, and whether what they went through is what the file is known to hold.
 fn in_file(
     content: &Content,
@@ -444,147 +224,6 @@ fn in_file(
         buffer.copy_within(filled - OVERLAP..filled, 0);
         kept = OVERLAP;
     }
-}
-
-/// Adds the rules that find something in `bytes`.
-fn in_bytes(bytes: &[u8], found: &mut BTreeSet<&'static str>) {
-    BEGINNINGS.each(bytes, |hit| {
-        let rest = &bytes[hit.end()..];
-        match TOKENS.get(hit.pattern().as_usize()) {
-            None => {
-                if is_private_key(rest) {
-                    found.insert(PRIVATE_KEY);
-                }
-            }
-            Some(token) => {
-                let before = hit.start().checked_sub(1).map(|at| bytes[at]);
-                if before.is_none_or(|byte| !word(byte)) && is_token(token, rest) {
-                    found.insert(token.rule);
-                }
-            }
-        }
-    });
-}
-
-fn is_token(token: &Token, rest: &[u8]) -> bool {
-    let length = rest.iter().take_while(|byte| (token.kind)(**byte)).count();
-    let text = &rest[..length];
-    // A fixed length says more than a least one where the alphabet is small.
-    let fits = if token.rest <= 16 {
-        length == token.rest
-    } else {
-        length >= token.rest
-    };
-    let distinct: BTreeSet<u8> = text.iter().take(token.rest).copied().collect();
-    // The example of many a manual is `AKIAIOSFODNN7EXAMPLE`.
-    fits && distinct.len() >= DISTINCT && !text.windows(7).any(|part| part == b"EXAMPLE")
-}
-
-/// Behind `-----BEGIN `: the rest of the heading, and the key itself and not only talk of one.
-fn is_private_key(rest: &[u8]) -> bool {
-    let heading = &rest[..rest.len().min(48)];
-    let Some(end) = heading.windows(5).position(|part| part == b"-----") else {
-        return false;
-    };
-    let name = &heading[..end];
-    if !name.ends_with(b"PRIVATE KEY") && !name.ends_with(b"PRIVATE KEY BLOCK") {
-        return false;
-    }
-    let body = &rest[end + 5..rest.len().min(end + 5 + 1024)];
-    body.split(|byte| !base64(*byte))
-        .any(|run| run.len() >= 40 && run.iter().collect::<BTreeSet<_>>().len() >= DISTINCT)
-}
-
-fn name_of(path: &Path) -> &'static str {
-    if path.starts_with("etc") {
-        PASSWORD_HASH
-    } else {
-        CREDENTIALS
-    }
-}
-
-/// What makes a file of this name a leak.
-fn named(path: &Path) -> Option<fn(&str) -> bool> {
-    if ["etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-"]
-        .iter()
-        .any(|name| path == Path::new(name))
-    {
-        return Some(has_hash);
-    }
-    let name = path.file_name()?.as_bytes();
-    let folder = path
-        .parent()
-        .and_then(Path::file_name)
-        .map(OsStrExt::as_bytes);
-    match (folder, name) {
-        (_, b".netrc" | b"_netrc") => Some(|text| text.contains("password ")),
-        (_, b".git-credentials") => Some(has_url_password),
-        (_, b".pgpass") => Some(|text| text.lines().any(|line| line.split(':').count() >= 5)),
-        (_, b".npmrc") => Some(|text| {
-            let mut lines = text.lines();
-            lines.any(|line| {
-                line.split_once("_authToken=")
-                    .is_some_and(|(_, v)| is_said(v))
-            })
-        }),
-        (_, b".pypirc") => Some(|text| text.lines().any(|line| is_setting(line, "password"))),
-        (Some(b".docker"), b"config.json") | (_, b".dockercfg") => {
-            Some(|text| text.contains("\"auth\""))
-        }
-        (Some(b".aws"), b"credentials") => Some(|text| {
-            text.lines()
-                .any(|line| is_setting(line, "aws_secret_access_key"))
-        }),
-        (_, name) if name == b".env" || name.starts_with(b".env.") => Some(|text| {
-            let mut lines = text.lines();
-            lines.any(|line| has_assignment(line.trim_start_matches("export ")))
-                || has_url_password(text)
-        }),
-        _ => None,
-    }
-}
-
-fn is_setting(line: &str, name: &str) -> bool {
-    line.split_once('=')
-        .is_some_and(|(key, value)| key.trim() == name && is_said(value))
-}
-
-/// `!` and `*` are no password at all (shadow(5)); an empty one is not secret.
-fn has_hash(text: &str) -> bool {
-    text.lines()
-        .filter_map(|line| line.split(':').nth(1))
-        .any(|field| !field.is_empty() && !field.starts_with(['!', '*']) && field.len() > 1)
-}
-
-/// `scheme://user:password@host`, where the password is written out.
-fn has_url_password(text: &str) -> bool {
-    text.match_indices("://").any(|(at, _)| {
-        let rest = &text[at + 3..];
-        let end = rest
-            .find(|c: char| c.is_whitespace() || "/\"'`<>?#".contains(c))
-            .unwrap_or(rest.len());
-        let Some((user, _)) = rest[..end].rsplit_once('@') else {
-            return false;
-        };
-        user.split_once(':')
-            .is_some_and(|(_, password)| is_said(password))
-    })
-}
-
-/// Whether a value is written out: not empty, no reference to another and no mask.
-fn is_said(value: &str) -> bool {
-    let value = value.trim().trim_matches(['"', '\'']);
-    let is_reference = value.starts_with(['$', '/', '{', '<', '%']) || value.contains("${");
-    !value.is_empty() && !is_reference && value.chars().any(|c| !"*x".contains(c))
-}
-
-/// `NAME=value` or `--name=value` for a name that is a secret's.
-fn has_assignment(text: &str) -> bool {
-    text.split_once('=').is_some_and(|(name, value)| {
-        let name = name.trim_start_matches('-');
-        let is_name = name.bytes().all(word);
-        is_name && is_secret_name(name) && is_said(value)
-    })
 }
 
 /// Searches what is not in files: the configuration, and the commands of the steps.
@@ -638,8 +277,10 @@ fn in_text(text: &str, place: &str, found: &mut BTreeSet<Finding>) {
 
 #[cfg(test)]
 mod tests {
+    use super::tokens::KEY;
     use super::*;
     use kiln_oci::Entry;
+    use md5::{Digest as _, Md5};
 
     /// Put together here, so that no tool that searches this repository finds a secret in it.
     fn made(begins: &str, rest: usize) -> String {
