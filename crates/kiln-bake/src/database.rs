@@ -2,8 +2,10 @@
 //! packages come on top.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -60,10 +62,10 @@ impl Before {
         };
         for paragraph in control::paragraphs(&onto.read_text("var/lib/dpkg/status")?) {
             let name = info_name(&paragraph);
-            let list = onto.read_text(&format!("{DPKG}/info/{name}.list"))?;
-            for line in list.lines() {
-                let path = merged(Path::new(line.trim_start_matches('/')));
-                before.owners.insert(path, name.clone());
+            let list = Path::new(DPKG).join(format!("info/{name}.list"));
+            let list = onto.read(&list)?.unwrap_or_default();
+            for path in listed(&list) {
+                before.owners.insert(merged(path), name.clone());
             }
             before.paragraphs.insert(name, paragraph);
         }
@@ -189,11 +191,7 @@ fn write_all(
         status.push_str(&paragraph.write());
         status.push('\n');
         let list = list(one.unpacked.paths.iter().map(PathBuf::as_path));
-        onto.write(
-            &dpkg.join(format!("info/{info}.list")),
-            list.as_bytes(),
-            0o644,
-        )?;
+        onto.write(&dpkg.join(format!("info/{info}.list")), &list, 0o644)?;
         for (name, bytes) in &one.control {
             if name == "control" {
                 continue;
@@ -235,11 +233,8 @@ fn write_all(
     // Files that others' packages had, and that the new ones replace.
     for (info, gone) in taken {
         let path = dpkg.join(format!("info/{info}.list"));
-        let text = onto.read_text(&path.to_string_lossy())?;
-        let kept = text
-            .lines()
-            .map(|line| Path::new(line.trim_start_matches('/')))
-            .filter(|path| !gone.contains(*path));
+        let before = onto.read(&path)?.unwrap_or_default();
+        let kept = listed(&before).filter(|path| !gone.contains(*path));
         // `/.` is the root itself.
         let kept = list(kept.map(|path| {
             if path == Path::new(".") {
@@ -248,7 +243,7 @@ fn write_all(
                 path
             }
         }));
-        onto.write(&path, kept.as_bytes(), 0o644)?;
+        onto.write(&path, &kept, 0o644)?;
     }
     onto.write(&dpkg.join("status"), status.as_bytes(), 0o644)?;
     if onto.read(&dpkg.join("available"))?.is_none() {
@@ -273,18 +268,25 @@ fn write_all(
     Ok(())
 }
 
-fn list<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
-    let mut list = String::new();
+/// A package's list of paths. They are bytes, of which nothing is lost.
+fn list<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<u8> {
+    let mut list = Vec::new();
     for path in paths {
-        list.push_str(if path.as_os_str().is_empty() {
-            "/."
-        } else {
-            "/"
-        });
-        list.push_str(&path.to_string_lossy());
-        list.push('\n');
+        let path = path.as_os_str().as_bytes();
+        list.extend_from_slice(if path.is_empty() { b"/." } else { b"/" });
+        list.extend_from_slice(path);
+        list.push(b'\n');
     }
     list
+}
+
+/// The paths of such a list.
+fn listed(list: &[u8]) -> impl Iterator<Item = &Path> {
+    let lines = list.split(|byte| *byte == b'\n');
+    lines.filter(|line| !line.is_empty()).map(|line| {
+        let first = line.iter().position(|byte| *byte != b'/');
+        Path::new(OsStr::from_bytes(&line[first.unwrap_or(line.len())..]))
+    })
 }
 
 fn conffiles(onto: &Onto, before: &Before, one: &Installed) -> io::Result<String> {
@@ -342,4 +344,19 @@ pub(crate) fn override_modes(onto: &Onto, installed: &[&Installed]) -> io::Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_any_bytes_stay_what_they_are() {
+        let paths = [&b""[..], b"etc", b"usr/share/caf\xe9"];
+        let paths = paths.map(|path| Path::new(OsStr::from_bytes(path)));
+        let written = list(paths.into_iter());
+        assert_eq!(written, b"/.\n/etc\n/usr/share/caf\xe9\n");
+        let read: Vec<_> = listed(&written).collect();
+        assert_eq!(read, [Path::new("."), paths[1], paths[2]]);
+    }
 }

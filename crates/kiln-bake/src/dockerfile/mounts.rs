@@ -21,6 +21,7 @@ use super::stage::Walk;
 use super::step::Origin;
 use crate::bake::Scratch;
 use crate::error::BakeError;
+use crate::look;
 
 const SECRETS: &str = "/run/secrets";
 const SECRET_MODE: u32 = 0o400;
@@ -437,8 +438,10 @@ impl Bake<'_> {
         }
         let view = self.view(layers, folder)?;
         let real = super::source::resolve(view.path(), inside, true).map_err(BakeError::View)?;
-        if fs::symlink_metadata(view.path().join(real)).is_ok() {
-            return Ok(());
+        match fs::symlink_metadata(view.path().join(real)) {
+            Ok(_) => return Ok(()),
+            Err(error) if look::is_absent(&error) => {}
+            Err(error) => return Err(BakeError::View(error)),
         }
         let name = one.mount.from.as_ref().map_or("", |from| &from.text);
         Err(wrong(
