@@ -43,7 +43,7 @@ pub(crate) fn fast() -> &'static Path {
 /// Of one length, so that archives stay whole: the rest is filled with `/`.
 fn replaced(data: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
     let mut out = data.to_vec();
-    // Room of so many bytes belongs to a placeholder in the seeds.
+    // In the seeds so many bytes are kept free for the path that is put in.
     const ROOM: usize = 64;
     let mut at = 0;
     while let Some(found) = out[at..]

@@ -131,7 +131,7 @@ pub(crate) struct Owner {
     pub(crate) unconfirmed: BTreeMap<ServiceKey, StateId>,
     /// Which proxies have nothing more in flight for an instance, and how many requests were cut.
     pub(crate) drained: BTreeMap<InstanceId, BTreeMap<ProxyId, u64>>,
-    /// Which proxies send an instance nothing for now, because it failed requests.
+    /// Which proxies send an instance nothing at the moment, because it failed requests.
     pub(crate) ejected: BTreeMap<InstanceId, BTreeSet<ProxyId>>,
     /// The last entry in which something was decided about an environment: what its plans name as parent.
     pub(crate) decided: BTreeMap<EnvName, StateId>,

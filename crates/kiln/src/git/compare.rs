@@ -59,10 +59,7 @@ impl Comparing<'_> {
         path: &Path,
         input: &Input<'_>,
     ) -> Result<bool, GitError> {
-        let io = |source| GitError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| io_at(path, source);
         let meta = match path.symlink_metadata() {
             Ok(meta) => Some(meta),
             Err(error)
@@ -126,10 +123,7 @@ impl Comparing<'_> {
         path: &Path,
         input: &Input<'_>,
     ) -> Result<bool, GitError> {
-        let io = |source| GitError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| io_at(path, source);
         for entry in std::fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
             // Git's own, where a whole repository is copied.
@@ -194,4 +188,11 @@ pub(super) fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
 /// The name that Git gives to a file's contents.
 fn blob(bytes: &[u8]) -> Oid {
     Oid::of(Kind::Blob, bytes)
+}
+
+fn io_at(path: &Path, source: std::io::Error) -> GitError {
+    GitError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
