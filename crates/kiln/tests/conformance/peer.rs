@@ -1,5 +1,6 @@
 //! The other side: a BuildKit of its own, started for the test and ended with it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -111,7 +112,9 @@ impl Peer {
                 "type=docker,dest={},compression=uncompressed,force-compression=true",
                 out.display()
             ));
-        for name in NAMES {
+        let stages = stages(&fs::read_to_string(context.join(file)).unwrap_or_default());
+        // A named context stands before a stage of its name, other than an image does.
+        for name in NAMES.into_iter().filter(|name| !stages.contains(*name)) {
             let layout = bases.layouts.join(name);
             let digest = &bases.digests[name];
             command
@@ -151,6 +154,19 @@ impl Peer {
             says: line.trim_start_matches("error: ").trim().to_owned(),
         }
     }
+}
+
+/// The names of a Dockerfile's stages, in small letters.
+fn stages(text: &str) -> BTreeSet<String> {
+    let named = |line: &str| {
+        let lower = line.to_ascii_lowercase();
+        let words: Vec<&str> = lower.split_whitespace().collect();
+        match words[..] {
+            ["from", .., "as", name] => Some(name.to_owned()),
+            _ => None,
+        }
+    };
+    text.lines().filter_map(named).collect()
 }
 
 fn address(folder: &Path) -> String {
