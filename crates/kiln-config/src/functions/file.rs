@@ -61,17 +61,30 @@ pub(super) const FUNCTIONS: &[Function] = &[
         |reader, a| {
             let name = a.text(0).to_owned();
             let text = text(reader, &name)?;
-            let values = a.map(1).into_iter().flatten();
-            let values = values
-                .map(|(name, entry)| (name.clone(), entry.item.value.clone()))
-                .collect();
-            let source = Source { name, text };
-            template::file(reader, source, values, &a.span)
-                .map(Value::String)
-                .ok_or(Fault::Reported)
+            filled(reader, a, Source { name, text })
+        },
+    ),
+    function(
+        "templatestring",
+        &[("template", Text), ("values", Map)],
+        |reader, a| {
+            let name = "the template".to_owned();
+            let text = a.text(0).to_owned();
+            filled(reader, a, Source { name, text })
         },
     ),
 ];
+
+/// With the values of the second argument.
+fn filled(reader: &mut Reader<'_>, a: &Arguments, source: Source) -> Result<Value, Fault> {
+    let values = a.map(1).into_iter().flatten();
+    let values = values
+        .map(|(name, entry)| (name.clone(), entry.item.value.clone()))
+        .collect();
+    template::file(reader, source, values, &a.span)
+        .map(Value::String)
+        .ok_or(Fault::Reported)
+}
 
 fn bytes(reader: &mut Reader<'_>, path: &str) -> Result<Vec<u8>, Fault> {
     // `path.module` is `.`, and a file has one name.

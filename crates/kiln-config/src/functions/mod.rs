@@ -11,6 +11,7 @@ mod network;
 mod number;
 mod pattern;
 mod text;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -255,6 +256,9 @@ fn too_large<T>(index: usize) -> Result<T, Fault> {
     )
 }
 
+const SECRETS: &str =
+    "a bake asks no other service: use a variable, or a `secret` block for what is secret";
+
 /// Functions that other languages of the kind have, and what to do without them.
 const REFUSED: &[(&str, &str)] = &[
     (
@@ -265,9 +269,30 @@ const REFUSED: &[(&str, &str)] = &[
         "base64gzip",
         "its result depends on the compressor: copy the file, and compress it in a `run` step",
     ),
+    ("base64gunzip", "decompress the file in a `run` step"),
     (
         "bcrypt",
         "its result differs each time: give the hash with a variable",
+    ),
+    (
+        "convert",
+        "use `tostring`, `tonumber`, `tobool`, `tolist`, `toset` or `tomap`",
+    ),
+    (
+        "isotime",
+        "use `formatdate`, as in formatdate(\"YYYY-MM-DD\", timestamp())",
+    ),
+    (
+        "legacy_isotime",
+        "use `formatdate`, as in formatdate(\"YYYY-MM-DD\", timestamp())",
+    ),
+    (
+        "strftime",
+        "use `formatdate`, as in formatdate(\"YYYY-MM-DD\", timestamp())",
+    ),
+    (
+        "legacy_strftime",
+        "use `formatdate`, as in formatdate(\"YYYY-MM-DD\", timestamp())",
     ),
     ("list", "write a list: `[…]`"),
     ("map", "write a map: `{ … }`"),
@@ -286,9 +311,14 @@ const REFUSED: &[(&str, &str)] = &[
         "its result differs each time: use `uuidv5`, or give the value with a variable",
     ),
     (
-        "templatestring",
-        "write the template into a file and use `templatefile`",
+        "uuidv4",
+        "its result differs each time: use `uuidv5`, or give the value with a variable",
     ),
+    ("vault", SECRETS),
+    ("consul_key", SECRETS),
+    ("aws_secretsmanager", SECRETS),
+    ("aws_secretsmanager_raw", SECRETS),
+    ("aws_parameterstore", SECRETS),
     ("terraform", "kiln has no workspaces: use a variable"),
     (
         "issensitive",
@@ -304,7 +334,6 @@ const REFUSED: &[(&str, &str)] = &[
         "type",
         "`kiln validate` says what type is expected and found",
     ),
-    ("yamldecode", "write the file as JSON and use `jsondecode`"),
 ];
 
 fn all() -> impl Iterator<Item = &'static Function> {
@@ -319,6 +348,7 @@ fn all() -> impl Iterator<Item = &'static Function> {
         network::FUNCTIONS,
         number::FUNCTIONS,
         text::FUNCTIONS,
+        yaml::FUNCTIONS,
     ]
     .into_iter()
     .flatten()

@@ -8,6 +8,19 @@ use crate::reader::Reader;
 use crate::value::Value;
 
 pub(super) const FUNCTIONS: &[Function] = &[
+    function(
+        "cidrcontains",
+        &[("prefix", Text), ("other", Text)],
+        |_, a| {
+            let (network, other) = (Network::read(a, 0)?, Network::or_address(a, 1)?);
+            let is_same_family = network.width == other.width;
+            Ok(Value::Bool(
+                is_same_family
+                    && network.length <= other.length
+                    && other.first & network.mask() == network.first,
+            ))
+        },
+    ),
     function("cidrhost", &[("prefix", Text), ("number", Whole)], host),
     function("cidrnetmask", &[("prefix", Text)], |_, a| {
         let network = Network::read(a, 0)?;
@@ -83,6 +96,20 @@ impl Network {
                 "write a network such as \"10.0.0.0/8\" or \"fd00::/8\"",
             ),
         }
+    }
+
+    /// An address alone is a network of its own.
+    fn or_address(a: &Arguments, index: usize) -> Result<Self, Fault> {
+        let (first, width) = match a.text(index).parse() {
+            Ok(IpAddr::V4(address)) => (u128::from(address.to_bits()), 32),
+            Ok(IpAddr::V6(address)) => (address.to_bits(), 128),
+            Err(_) => return Self::read(a, index),
+        };
+        Ok(Self {
+            width,
+            length: width,
+            first,
+        })
     }
 
     fn mask(&self) -> u128 {

@@ -22,7 +22,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(Value::String(a.text(0).to_lowercase()))
     }),
     function("regex", &[("pattern", Text), ("text", Text)], |_, a| {
-        let pattern = pattern(a, 0, a.text(0))?;
+        let pattern = pattern(0, a.text(0))?;
         match pattern.captures(a.text(1)) {
             Some(found) => Ok(captured(a, &pattern, &found)),
             None => fault(
@@ -34,10 +34,15 @@ pub(super) const FUNCTIONS: &[Function] = &[
         }
     }),
     function("regexall", &[("pattern", Text), ("text", Text)], |_, a| {
-        let pattern = pattern(a, 0, a.text(0))?;
+        let pattern = pattern(0, a.text(0))?;
         let all = pattern.captures_iter(a.text(1));
         Ok(a.list_of(all.map(|found| captured(a, &pattern, &found))))
     }),
+    function(
+        "regex_replace",
+        &[("text", Text), ("pattern", Text), ("replacement", Text)],
+        |_, a| by_pattern(a, a.text(1)),
+    ),
     function(
         "replace",
         &[("text", Text), ("part", Text), ("replacement", Text)],
@@ -128,8 +133,7 @@ fn join(_: &mut Reader<'_>, a: &Arguments) -> Result<Value, Fault> {
 }
 
 /// The pattern of an argument, in the syntax that Go's regular expressions have as well.
-fn pattern(a: &Arguments, index: usize, text: &str) -> Result<Regex, Fault> {
-    let _ = a;
+fn pattern(index: usize, text: &str) -> Result<Regex, Fault> {
     regex::RegexBuilder::new(text)
         .size_limit(1 << 20)
         .build()
@@ -169,27 +173,34 @@ fn replace(_: &mut Reader<'_>, a: &Arguments) -> Result<Value, Fault> {
     let inner = part
         .strip_prefix('/')
         .and_then(|rest| rest.strip_suffix('/'));
-    let (count, growth) = match inner {
-        // `$1` may stand in it many times: each at most the whole text.
-        Some(inner) if replacement.contains('$') => (
-            pattern(a, 1, inner)?.find_iter(text).count(),
-            replacement.len().saturating_mul(text.len().max(1)),
-        ),
-        Some(inner) => (
-            pattern(a, 1, inner)?.find_iter(text).count(),
-            replacement.len(),
-        ),
-        None => (text.matches(part).count(), replacement.len()),
+    if let Some(inner) = inner {
+        return by_pattern(a, inner);
+    }
+    within_bounds(text.matches(part).count(), replacement.len())?;
+    Ok(Value::String(text.replace(part, replacement)))
+}
+
+/// With `$1`, `${1}` and `${name}` for the groups.
+fn by_pattern(a: &Arguments, inner: &str) -> Result<Value, Fault> {
+    let (text, replacement) = (a.text(0), a.text(2));
+    let pattern = pattern(1, inner)?;
+    // `$1` may stand in it many times: each at most the whole text.
+    let growth = if replacement.contains('$') {
+        replacement.len().saturating_mul(text.len().max(1))
+    } else {
+        replacement.len()
     };
+    within_bounds(pattern.find_iter(text).count(), growth)?;
+    Ok(Value::String(
+        pattern.replace_all(text, replacement).into_owned(),
+    ))
+}
+
+fn within_bounds(count: usize, growth: usize) -> Result<(), Fault> {
     if count.saturating_mul(growth) > LARGEST.saturating_mul(16) {
         return too_large(2);
     }
-    Ok(Value::String(match inner {
-        Some(inner) => pattern(a, 1, inner)?
-            .replace_all(text, replacement)
-            .into_owned(),
-        None => text.replace(part, replacement),
-    }))
+    Ok(())
 }
 
 fn substr(_: &mut Reader<'_>, a: &Arguments) -> Result<Value, Fault> {

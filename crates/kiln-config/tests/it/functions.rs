@@ -42,6 +42,14 @@ fn texts() {
                 "\"hello everybody\"",
             ),
             ("replace(\"ab\", \"/(a)(b)/\", \"$2$1\")", "\"ba\""),
+            (
+                "regex_replace(\"hello world\", \"w(.*)d\", \"[$1]\")",
+                "\"hello [orl]\"",
+            ),
+            (
+                "templatestring(\"Hello, $${name}%%{ if loud }!%%{ endif }\", { name = \"Jodie\", loud = true })",
+                "\"Hello, Jodie!\"",
+            ),
             ("split(\",\", \"foo,bar,baz\")", r#"["foo","bar","baz"]"#),
             ("split(\",\", \"\")", r#"[""]"#),
             ("strcontains(\"hello world\", \"wor\")", "true"),
@@ -476,10 +484,117 @@ fn dates() {
 }
 
 #[test]
+fn yaml() {
+    let decoded = [
+        (r#"hello: world"#, r#"{"hello":"world"}"#),
+        (r#"true"#, "true"),
+        (
+            r#"{a: &foo [1, 2, 3], b: *foo}"#,
+            r#"{"a":[1,2,3],"b":[1,2,3]}"#,
+        ),
+        ("", "null"),
+        ("# nothing\n", "null"),
+        (
+            "[~, null, 'null', '', yes, on, 2020-01-02, 1.5.2]",
+            r#"[null,null,"null","","yes","on","2020-01-02","1.5.2"]"#,
+        ),
+        (
+            "[1, -2, +3, 1.5, .5, 2., 1e3, 0x1f, 0o644, 0, 12e03]",
+            "[1,-2,3,1.5,0.5,2,1000,31,420,0,12000]",
+        ),
+        (
+            "[1:30, 12_a, 0x, 0o9, x-, .e1, 1e]",
+            r#"["1:30","12_a","0x","0o9","x-",".e1","1e"]"#,
+        ),
+        (
+            "a: |\n  one\n  two\nb: >-\n  three\n  four\n",
+            r#"{"a":"one\ntwo\n","b":"three four"}"#,
+        ),
+        (
+            "base: &b {x: 1, y: 2}\nall:\n  <<: *b\n  y: 3\n",
+            r#"{"all":{"x":1,"y":3},"base":{"x":1,"y":2}}"#,
+        ),
+        (
+            "- &a {x: 1}\n- &b {x: 2, z: 4}\n- <<: [*a, *b]\n",
+            r#"[{"x":1},{"x":2,"z":4},{"x":1,"z":4}]"#,
+        ),
+        (
+            "{1: a, true: b, &k c: d, e: *k}",
+            r#"{"1":"a","c":"d","e":"c","true":"b"}"#,
+        ),
+        (
+            "[!!str 1, !!int \"7\", !!float 3, !!bool 'true', !!null ~, ! 5, !!seq [], !!map {}]",
+            r#"["1",7,3,true,null,"5",[],{}]"#,
+        ),
+        ("--- a\n...\n", "\"a\""),
+        ("\u{feff}a: ☃", r#"{"a":"☃"}"#),
+        (
+            "? a\n: - b\n  - c: d\n    e:\n",
+            r#"{"a":["b",{"c":"d","e":null}]}"#,
+        ),
+    ];
+    let quoted = |text: &str| format!("yamldecode({})", serde_json::Value::from(text));
+    for (text, json) in decoded {
+        worth("", &[(&quoted(text), json)]);
+    }
+    // What it writes, it reads.
+    worth(
+        "",
+        &[(
+            "yamldecode(yamlencode({ a = [1, { b = \"0644\", c = null }], d = { e = \"x: y\", f = [] } }))",
+            r#"{"a":[1,{"b":"0644","c":null}],"d":{"e":"x: y","f":[]}}"#,
+        )],
+    );
+    let bomb = (1..30).fold("a0: &a0 [x,x,x,x,x,x,x,x]\n".to_owned(), |text, n| {
+        let last = format!("*a{}", n - 1);
+        let row = [last.as_str(); 8].join(",");
+        format!("{text}a{n}: &a{n} [{row}]\n")
+    });
+    let deep = "[".repeat(200);
+    let wrong: [(&str, &[&str]); 15] = [
+        (
+            "{a: &foo [1, *foo, 3]}",
+            &["an alias within", "line 1, column 14"],
+        ),
+        ("a: *none", &["line 1, column 4"]),
+        ("a: 1\na: 2\n", &["a second `a`", "line 2"]),
+        ("a\n---\nb\n", &["a second document", "line 2"]),
+        ("mode: 0644", &["0644", "octal", "0o"]),
+        ("1_000", &["1_000", "quote it"]),
+        ("-.inf", &["-.inf"]),
+        ("9007199254740993", &["2^53"]),
+        ("0xffffffffffffffffff", &["2^53"]),
+        ("!Ref x", &["the tag `!Ref`"]),
+        ("!!int x", &["no !!int"]),
+        ("{[a]: b}", &["as a key"]),
+        ("<<: 1", &["behind `<<`"]),
+        (&deep, &["128"]),
+        (&bomb, &["aliases for more than"]),
+    ];
+    for (text, words) in wrong {
+        refused(
+            "",
+            &[(
+                &quoted(text),
+                &quoted(text)[11..quoted(text).len() - 1],
+                words,
+            )],
+        );
+    }
+    refused("", &[("yamldecode(\"a: [1\")", "\"a: [1\"", &["line"])]);
+}
+
+#[test]
 fn networks() {
     worth(
         "",
         &[
+            (
+                "[for other in [\"192.168.2.0/23\", \"192.168.4.1\", \"192.168.1.1\", \"192.0.0.0/8\", \"::1\"] : cidrcontains(\"192.168.2.0/20\", other)]",
+                "[true,true,true,false,false]",
+            ),
+            ("cidrcontains(\"fe80::/48\", \"fe80::1\")", "true"),
+            ("cidrcontains(\"0.0.0.0/0\", \"1.2.3.4\")", "true"),
             ("cidrhost(\"10.12.112.0/20\", 16)", "\"10.12.112.16\""),
             ("cidrhost(\"10.12.112.0/20\", 268)", "\"10.12.113.12\""),
             (
@@ -515,6 +630,11 @@ fn networks() {
     refused(
         "",
         &[
+            (
+                "cidrcontains(\"10.0.0.0/8\", \"x\")",
+                "\"x\"",
+                &["10.0.0.0/8"],
+            ),
             ("cidrhost(\"10.0.0.0\", 1)", "\"10.0.0.0\"", &["10.0.0.0/8"]),
             (
                 "cidrhost(\"10.0.0.0/33\", 1)",
@@ -553,7 +673,8 @@ fn files_by_pattern() {
         &[
             ("fileset(\"none\", \"*\")", "\"none\"", &["no such folder"]),
             ("fileset(\".\", \"[a\")", "\"[a\"", &["close each"]),
-            ("yamldecode(\"a: 1\")", "yamldecode", &["jsondecode"]),
+            ("vault(\"a\", \"b\")", "vault", &["secret"]),
+            ("isotime()", "isotime", &["formatdate"]),
             ("base64gzip(\"a\")", "base64gzip", &["compress"]),
         ],
     );
