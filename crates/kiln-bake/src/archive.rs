@@ -66,6 +66,8 @@ pub(crate) struct Index {
     pub(crate) packages: Vec<Package>,
     /// Seconds since 1970: the newest date of the releases.
     pub(crate) date: i64,
+    /// Suites that may be absent, and are.
+    pub(crate) absent: Vec<String>,
 }
 
 /// Reads every source, all at once. `now`: seconds since 1970. An index that the store has is not fetched again.
@@ -92,12 +94,16 @@ pub(crate) fn read(
     let mut all = Index {
         packages: Vec::new(),
         date: 0,
+        absent: Vec::new(),
     };
     // In the sources' order, whichever was read first.
-    for index in read {
-        if let Some(Index { packages, date }) = index? {
-            all.packages.extend(packages);
-            all.date = all.date.max(date);
+    for (source, index) in sources.iter().zip(read) {
+        match index? {
+            Some(index) => {
+                all.packages.extend(index.packages);
+                all.date = all.date.max(index.date);
+            }
+            None => all.absent.push(source.suite.clone()),
         }
     }
     Ok(all)
@@ -156,6 +162,7 @@ fn read_one(
     let mut index = Index {
         packages: Vec::new(),
         date,
+        absent: Vec::new(),
     };
     for component in &source.components {
         let name = format!("{component}/binary-{arch}/Packages.xz");

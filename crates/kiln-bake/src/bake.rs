@@ -9,6 +9,7 @@ use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, Prepared, RunConfig, Store, Tree};
 
+use crate::apt_sources;
 use crate::archive;
 use crate::configure::{self, Ground};
 use crate::debian::Debian;
@@ -132,8 +133,15 @@ pub fn bake(
             .collect::<Result<Vec<_>, _>>()?;
         // Debian is the first image's of the chain.
         let debian = part.debian.as_ref().filter(|_| index == 0);
-        let own = debian.into_iter().flat_map(|d| graph::debian(d, &locked));
-        steps.extend(own.chain(graph::steps(part, copies)).map(|s| (*part, s)));
+        if let Some(debian) = debian {
+            let apt = apt_sources::wanted(part, debian, &locked, &copies, request.context)?;
+            steps.extend(
+                graph::debian(debian, &locked, apt)
+                    .into_iter()
+                    .map(|s| (*part, s)),
+            );
+        }
+        steps.extend(graph::steps(part, copies).into_iter().map(|s| (*part, s)));
     }
     seen.keep(store);
     let mut layers: Vec<Layer> = Vec::new();
@@ -365,7 +373,11 @@ fn carry_out(
     let room = match &step.work {
         Work::Debian { .. } => scratch::room_for(base),
         Work::Packages { .. } => scratch::room_for(packages),
-        Work::Minimal { .. } | Work::Users { .. } | Work::Copy { .. } | Work::Run { .. } => None,
+        Work::AptSources(_)
+        | Work::Minimal { .. }
+        | Work::Users { .. }
+        | Work::Copy { .. }
+        | Work::Run { .. } => None,
     };
     let mut carry_out = |scratch: &Scratch| {
         let (step, place) = ((image, step), (scratch, locked, layers));
@@ -431,6 +443,11 @@ fn carry_out_at(
                 debian.packages(view.path(), progress)?;
             }
             Tree::from_upper(&upper)?
+        }
+        Work::AptSources(apt) => {
+            let view = view()?;
+            let places = (request.context, view.path());
+            apt_sources::layer(apt, image, places, locked.date)?
         }
         Work::Minimal { only } => {
             let wanted = minimal::Wanted {

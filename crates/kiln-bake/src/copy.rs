@@ -124,6 +124,22 @@ fn walk(
     Ok(())
 }
 
+/// The place of what is copied, below the root.
+pub(crate) fn target(copy: &CopySpec, files: &[CopiedFile]) -> PathBuf {
+    let inside: PathBuf = Path::new(&copy.to)
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect();
+    let single = files
+        .first()
+        .is_some_and(|file| file.kind != CopiedKind::Folder);
+    if single && copy.to.ends_with('/') {
+        inside.join(Path::new(&copy.from).file_name().unwrap_or_default())
+    } else {
+        inside
+    }
+}
+
 /// The layer of a copy. `view`: the image so far.
 pub(crate) fn layer(
     image: &ImageSpec,
@@ -143,19 +159,7 @@ pub(crate) fn layer(
         None => (0, 0),
         Some(owner) => owner_of(owner, view).map_err(failed)?,
     };
-    let to = Path::new(&copy.to);
-    let inside: PathBuf = to
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_)))
-        .collect();
-    let single = files
-        .first()
-        .is_some_and(|file| file.kind != CopiedKind::Folder);
-    let target = if single && copy.to.ends_with('/') {
-        inside.join(Path::new(&copy.from).file_name().unwrap_or_default())
-    } else {
-        inside
-    };
+    let target = target(copy, files);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(context, flags, Mode::empty())
         .map_err(|errno| BakeError::io(context)(errno.into()))?;

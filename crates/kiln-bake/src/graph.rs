@@ -1,7 +1,7 @@
 //! The steps of an image, and what their keys are made of. Pure.
 //!
 //! A key is the digest of everything that the step's result depends on: the format of keys, the layers below, the step itself and the
-//! digests of the files that it takes. What is not in it (the commit, the mirror, the machine, the day) changes no image.
+//! digests of the files that it takes. What is not in it (the commit, the machine with its mirror, the day) changes no image.
 
 use std::io::{BufWriter, Write};
 
@@ -9,6 +9,7 @@ use kiln_model::{CanonicalError, DebianSpec, Digest, ImageSpec, UserSpec};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::apt_sources::AptSources;
 use crate::lock::{ImageLock, LockedPackage};
 
 /// Changed whenever the same inputs would give another result.
@@ -33,6 +34,8 @@ pub(crate) enum Work {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         slim: bool,
     },
+    /// Where the image's apt looks for packages.
+    AptSources(AptSources),
     /// These packages and what they need, taken out of the image so far, which is not part of what is baked.
     Minimal {
         only: Vec<String>,
@@ -123,7 +126,11 @@ impl Write for Hashing {
 }
 
 /// The steps of Debian packages, which an image without a base begins with.
-pub(crate) fn debian(debian: &DebianSpec, locked: &ImageLock) -> Vec<Step> {
+pub(crate) fn debian(
+    debian: &DebianSpec,
+    locked: &ImageLock,
+    apt: Option<AptSources>,
+) -> Vec<Step> {
     let named = |packages: &[LockedPackage]| {
         let one = |package: &LockedPackage| {
             let LockedPackage {
@@ -156,6 +163,11 @@ pub(crate) fn debian(debian: &DebianSpec, locked: &ImageLock) -> Vec<Step> {
             },
         });
     }
+    // A step of its own: another mirror is no reason to install anything anew.
+    steps.extend(apt.map(|apt| Step {
+        name: "apt sources".to_owned(),
+        work: Work::AptSources(apt),
+    }));
     if !debian.essential {
         steps.push(Step {
             name: format!("only {}", locked.requested.join(" ")),

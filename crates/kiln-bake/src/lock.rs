@@ -29,6 +29,9 @@ pub(crate) struct ImageLock {
     /// What else it asks, where that is not the usual.
     #[serde(default, skip_serializing_if = "Options::is_usual")]
     pub(crate) options: Options,
+    /// Suites of updates and security fixes that the archive does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<String>,
     /// Seconds since 1970: the newest signed date of the archive, and the latest time of any file in the image.
     pub(crate) date: i64,
     /// In the order in which they are unpacked; those of the base first.
@@ -81,6 +84,7 @@ impl ImageLock {
             arch: arch.to_owned(),
             requested: Vec::new(),
             options: Options::default(),
+            absent: Vec::new(),
             date: 315_532_800,
             packages: Vec::new(),
         }
@@ -157,6 +161,7 @@ impl fmt::Display for Lock {
                 arch,
                 requested,
                 options,
+                absent,
                 date,
                 packages,
             } = image;
@@ -170,6 +175,9 @@ impl fmt::Display for Lock {
             writeln!(f, "      \"requested\": {},", json(requested))?;
             if !options.is_usual() {
                 writeln!(f, "      \"options\": {},", json(options))?;
+            }
+            if !absent.is_empty() {
+                writeln!(f, "      \"absent\": {},", json(absent))?;
             }
             writeln!(f, "      \"date\": {date},")?;
             writeln!(f, "      \"packages\": [")?;
@@ -222,11 +230,13 @@ mod tests {
             arch: "amd64".into(),
             requested: vec!["a".into()],
             options: Options::default(),
+            absent: Vec::new(),
             date: 7,
             packages: vec![package.clone(), package],
         };
         let mut other = image.clone();
         other.options.snapshot = Some("20260901T000000Z".into());
+        other.absent = vec!["s-updates".into()];
         let lock = Lock::default()
             .with(&"x".parse().unwrap(), image)
             .with(&"y".parse().unwrap(), other);

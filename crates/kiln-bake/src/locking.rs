@@ -241,6 +241,7 @@ fn found(
         arch: arch(debian).to_owned(),
         requested,
         options: options(debian),
+        absent: index.absent.clone(),
         date: date.unwrap_or(index.date),
         packages,
     };
@@ -354,22 +355,32 @@ fn name_cves(
 
 /// The keys that the definition names for its archive, or Debian's.
 fn keys(request: &LockRequest<'_>, debian: &DebianSpec) -> Result<Keys, BakeError> {
-    let failed = |reason: String| BakeError::Keyring {
-        image: request.image.name.to_string(),
-        keyring: debian.keyring.clone().unwrap_or_default(),
-        reason,
-    };
     let Some(path) = &debian.keyring else {
-        return Keys::debian().map_err(failed);
+        return Keys::debian().map_err(unusable(request.image, ""));
     };
+    let bytes = keyring(request.image, request.context, path)?;
+    Keys::read(&bytes, "a key of the keyring").map_err(unusable(request.image, path))
+}
+
+/// The definition's file of keys.
+pub(crate) fn keyring(image: &ImageSpec, context: &Path, path: &str) -> Result<Vec<u8>, BakeError> {
     let mut bytes = Vec::new();
     // A named pipe would otherwise be waited for.
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
-    copy::beneath(request.context, Path::new(path), flags)
+    copy::beneath(context, Path::new(path), flags)
         .map_err(std::io::Error::from)
         .and_then(|file| File::from(file).take(KEYRING_LIMIT).read_to_end(&mut bytes))
-        .map_err(|error| failed(format!("it can't be read: {error}")))?;
-    Keys::read(&bytes, "a key of the keyring").map_err(failed)
+        .map_err(|error| unusable(image, path)(format!("it can't be read: {error}")))?;
+    Ok(bytes)
+}
+
+fn unusable(image: &ImageSpec, keyring: &str) -> impl Fn(String) -> BakeError {
+    let (image, keyring) = (image.name.to_string(), keyring.to_owned());
+    move |reason| BakeError::Keyring {
+        image: image.clone(),
+        keyring: keyring.clone(),
+        reason,
+    }
 }
 
 fn archive_sources(debian: &DebianSpec) -> Result<Vec<Source>, BakeError> {

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use kiln_oci::{Entry, Kind, Tree};
 
+use crate::apt_sources;
 use crate::control::{self, Paragraph, relations};
 use crate::database::info_name;
 use crate::deb::merged;
@@ -103,6 +104,10 @@ pub(crate) fn tree(
         }
     }
     database.insert(PathBuf::from(STATUS), status.into_bytes());
+    let has_apt = |index: &usize| installed[*index].get("Package") == Some("apt");
+    if !kept.iter().any(has_apt) {
+        owned.insert(PathBuf::from(apt_sources::FILE));
+    }
     let is_file = |entry: &Entry| {
         !matches!(
             entry.kind,

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)] // the tests' own time
 
 mod added;
+mod apt;
 mod archive;
 mod around;
 mod bakes;
@@ -29,6 +30,7 @@ fn main() {
     let tests = bakes::TESTS
         .iter()
         .chain(added::TESTS)
+        .chain(apt::TESTS)
         .chain(bases::TESTS)
         .chain(copies::TESTS)
         .chain(dockerfile::TESTS)
