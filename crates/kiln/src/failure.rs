@@ -40,7 +40,7 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Already whole sentences with places and help.
-    #[error("{0}")]
+    #[error(transparent)]
     Definition(#[from] kiln_config::ConfigErrors),
     /// As a definition's.
     #[error("{0}")]

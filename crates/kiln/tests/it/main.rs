@@ -164,6 +164,7 @@ fn a_definition_may_be_split_and_may_read_files_of_its_folder() {
         message.ends_with("3 errors in wrong.kiln.hcl\n"),
         "{message}"
     );
+    assert_eq!(message.matches("error: ").count(), 3, "{message}");
 }
 
 #[test]
