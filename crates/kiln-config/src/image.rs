@@ -10,7 +10,8 @@ use crate::image_dockerfile;
 use crate::image_test::{self, TestDraft};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
-use crate::service::{environment_names, is_signal, plain};
+use crate::service::{environment_names, plain};
+use crate::signal;
 use crate::value::{At, Value};
 
 const SHAPE: Shape = Shape {
@@ -365,9 +366,9 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let stop_signal = section.string_where(
         reader,
         "stop_signal",
-        is_signal,
+        signal::is_one,
         "the name of a signal",
-        |_| "write \"SIGTERM\", \"SIGINT\" or \"SIGQUIT\"",
+        signal::nearest,
     );
     let run_as = section
         .string(reader, "run_as")

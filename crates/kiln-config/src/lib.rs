@@ -22,6 +22,7 @@ mod render;
 mod secret;
 mod section;
 mod service;
+mod signal;
 mod source;
 mod suggest;
 mod template;

@@ -214,23 +214,24 @@ impl<'a> Section<'a> {
         let (place, name_text) = (self.place.clone(), name.to_owned());
         let blocks = shape.blocks.iter().map(|block| block.name);
         let attributes = shape.attributes.iter().copied();
-        // The other form is the likelier mistake when the name itself is right.
         let (right, other): (Vec<&str>, Vec<&str>) = if is_block {
             (blocks.collect(), attributes.collect())
         } else {
             (attributes.collect(), blocks.collect())
         };
+        // The other form is the likelier mistake when the name itself is right.
         let help = if other.contains(&name) {
-            if is_block {
-                format!("it is an attribute: write `{name} = …`")
-            } else {
-                format!("it is a block: write `{name} {{ … }}`")
-            }
+            format!("it is {}", written(name, !is_block))
+        } else if let Some(near) = suggest::nearest(name, right.iter().copied()) {
+            format!("write `{near}`")
+        } else if let Some(near) = suggest::nearest(name, other.iter().copied()) {
+            format!("there is {}", written(near, !is_block))
+        } else if let Some(ours) = suggest::ours(name, right.iter().copied()) {
+            format!("kiln's word is `{ours}`")
+        } else if let Some(ours) = suggest::ours(name, other.iter().copied()) {
+            format!("there is {}", written(ours, !is_block))
         } else {
-            match suggest::nearest(name, right.iter().copied()) {
-                Some(right) => format!("write `{right}`"),
-                None => "remove it".to_owned(),
-            }
+            "remove it".to_owned()
         };
         let expected = match right.as_slice() {
             [] => "nothing of the kind".to_owned(),
@@ -567,5 +568,14 @@ fn one_of(names: &[&str]) -> String {
     match quoted.as_slice() {
         [only] => only.clone(),
         _ => format!("one of {}", quoted.join(", ")),
+    }
+}
+
+/// As in "a block: write `probe { … }`".
+fn written(name: &str, as_block: bool) -> String {
+    if as_block {
+        format!("a block: write `{name} {{ … }}`")
+    } else {
+        format!("an attribute: write `{name} = …`")
     }
 }

@@ -590,8 +590,3 @@ pub(crate) fn environment_names(
 pub(crate) fn plain(list: At<Vec<At<String>>>) -> Vec<String> {
     list.value.into_iter().map(|at| at.value).collect()
 }
-
-/// By its whole name, as the signals' own manual has it.
-pub(crate) fn is_signal(name: &str) -> bool {
-    name.starts_with("SIG") && kiln_model::signal_number(name).is_some()
-}

@@ -17,6 +17,83 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
+/// kiln's words for what Dockerfiles, Compose, Kubernetes, Packer and Terraform call otherwise, in small letters alone.
+const WORDS: &[(&str, &[&str])] = &[
+    ("args", &["buildargs"]),
+    ("cmd", &["command"]),
+    ("command", &["cmd", "exec"]),
+    ("copy", &["add", "file", "files"]),
+    ("dockerfile", &["build", "containerfile"]),
+    ("drain", &["deregistrationdelay", "prestop"]),
+    ("env", &["envs", "variables"]),
+    ("from", &["base", "image", "source"]),
+    ("listen", &["hostport", "publish"]),
+    ("port", &["containerport", "expose"]),
+    (
+        "probe",
+        &[
+            "health",
+            "healthcheck",
+            "liveness",
+            "livenessprobe",
+            "readiness",
+            "readinessprobe",
+            "startupprobe",
+        ],
+    ),
+    ("progress_deadline", &["progressdeadlineseconds"]),
+    ("replicas", &["count", "desiredcount", "instances", "scale"]),
+    (
+        "resources",
+        &[
+            "cpu",
+            "cpus",
+            "limits",
+            "memory",
+            "memlimit",
+            "pids",
+            "pidslimit",
+        ],
+    ),
+    (
+        "run",
+        &["commands", "provisioner", "script", "shell", "steps"],
+    ),
+    ("run_as", &["uid", "user"]),
+    ("secret", &["secrets"]),
+    ("soak", &["minreadyseconds"]),
+    (
+        "stop_grace",
+        &[
+            "gracetime",
+            "stoptimeout",
+            "terminationgraceperiod",
+            "terminationgraceperiodseconds",
+        ],
+    ),
+    (
+        "strategy",
+        &["deploy", "rollingupdate", "update", "updateconfig"],
+    ),
+    ("test", &["assert", "check", "expect", "goss"]),
+    ("tmpfs", &["emptydir", "volume", "volumes"]),
+    ("version", &["tag"]),
+];
+
+/// The candidate that other tools call `name`, or that is spelled otherwise (`stopGrace`, `stop-grace`).
+pub(crate) fn ours<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let bare = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
+    let foreign = bare(name);
+    candidates.into_iter().find(|candidate| {
+        let known = WORDS.iter().find(|(ours, _)| ours == candidate);
+        bare(candidate) == foreign
+            || known.is_some_and(|(_, others)| others.contains(&foreign.as_str()))
+    })
+}
+
 /// Edits between two words, where swapping two neighbours is one edit (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -54,6 +131,22 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(nearest(wrong, names), right, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn words_of_other_tools_are_known() {
+        let names = ["replicas", "stop_grace", "probe", "resources"];
+        for (foreign, right) in [
+            ("scale", Some("replicas")),
+            ("stop_timeout", Some("stop_grace")),
+            ("stopGrace", Some("stop_grace")),
+            ("readinessProbe", Some("probe")),
+            ("health_check", Some("probe")),
+            ("mem_limit", Some("resources")),
+            ("tag", None),
+        ] {
+            assert_eq!(ours(foreign, names), right, "{foreign}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub use release::{Release, ReleaseId, Resources, Tmpfs};
 pub use route::{
     Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, SetRoute, ToProxy,
 };
-pub use signal::signal_number;
+pub use signal::{signal_names, signal_number};
 pub use spec::{
     BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
     ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec,

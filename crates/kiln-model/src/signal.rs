@@ -42,6 +42,11 @@ const NAMES: [(&str, i32); 36] = [
 /// The first and the last as the C library counts them.
 const REAL_TIME: (i32, i32) = (34, 64);
 
+/// The names without `SIG`, in alphabetical order but for the real-time ones, which are last.
+pub fn signal_names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name)
+}
+
 /// The number of a signal, by its name in any case, with `SIG` or without it, or by itself.
 pub fn signal_number(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<u8>() {
