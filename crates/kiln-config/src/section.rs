@@ -504,7 +504,10 @@ impl<'a> Section<'a> {
                     format!("`{}`", text.value),
                     text.span,
                     "a whole number with a unit: B, KiB, MiB, GiB, TiB, KB, MB, GB or TB",
-                    "write a size such as \"256MiB\"",
+                    match units::nearest_size(&text.value) {
+                        Some(near) => format!("write \"{near}\""),
+                        None => "write a size such as \"256MiB\"".to_owned(),
+                    },
                 );
                 None
             }
@@ -555,7 +558,12 @@ impl<'a> Section<'a> {
                     format!("`{}`", text.value),
                     text.span,
                     "a whole number with a unit: ms, s, m, h or d",
-                    "write a duration such as \"500ms\", \"30s\" or \"1h30m\"",
+                    match units::nearest_duration(&text.value) {
+                        Some(near) => format!("write \"{near}\""),
+                        None => {
+                            "write a duration such as \"500ms\", \"30s\" or \"1h30m\"".to_owned()
+                        }
+                    },
                 );
                 None
             }

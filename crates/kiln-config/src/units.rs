@@ -49,6 +49,63 @@ pub fn duration(text: &str) -> Option<Duration> {
     (total <= 3_650 * 86_400_000).then(|| Duration::from_millis(total))
 }
 
+/// The size that `512mb`, `1.5 GiB` or Kubernetes' `512Mi` means.
+pub(crate) fn nearest_size(text: &str) -> Option<String> {
+    let (number, unit) = split_decimal(text)?;
+    let (unit, below) = match unit.to_ascii_lowercase().as_str() {
+        "" | "m" | "mi" | "mib" => ("MiB", "KiB"),
+        "mb" => ("MB", "KB"),
+        "b" | "byte" | "bytes" => ("B", "B"),
+        "k" | "ki" | "kib" => ("KiB", "B"),
+        "kb" => ("KB", "B"),
+        "g" | "gi" | "gib" => ("GiB", "MiB"),
+        "gb" => ("GB", "MB"),
+        "t" | "ti" | "tib" => ("TiB", "GiB"),
+        "tb" => ("TB", "GB"),
+        _ => return None,
+    };
+    if number.fract() == 0.0 {
+        return sure(format!("{number}{unit}"), size);
+    }
+    let step = if unit.ends_with("iB") { 1024.0 } else { 1000.0 };
+    sure(format!("{}{below}", (number * step).floor()), size)
+}
+
+/// The duration that `10 seconds`, `1.5h` or `5 min` means.
+pub(crate) fn nearest_duration(text: &str) -> Option<String> {
+    let (number, unit) = split_decimal(text)?;
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "ms" | "msec" | "millisecond" | "milliseconds" => 1.0,
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => 1_000.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3_600_000.0,
+        "d" | "day" | "days" => 86_400_000.0,
+        "w" | "week" | "weeks" => 604_800_000.0,
+        _ => return None,
+    };
+    // The largest unit in which it is whole.
+    let milliseconds = (number * unit).floor();
+    let units = [
+        ("d", 86_400_000.0),
+        ("h", 3_600_000.0),
+        ("m", 60_000.0),
+        ("s", 1_000.0),
+    ];
+    let whole = units.iter().find(|(_, unit)| milliseconds % unit == 0.0);
+    let (name, unit) = whole.unwrap_or(&("ms", 1.0));
+    sure(format!("{}{name}", milliseconds / unit), duration)
+}
+
+fn sure<T>(written: String, read: fn(&str) -> Option<T>) -> Option<String> {
+    read(&written).map(|_| written)
+}
+
+fn split_decimal(text: &str) -> Option<(f64, &str)> {
+    let is_number = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    let (number, unit) = text.split_at(text.bytes().take_while(is_number).count());
+    Some((number.parse().ok()?, unit.trim()))
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -96,6 +153,33 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(duration(text), ms.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_meant_is_known() {
+        for (text, size) in [
+            ("512mb", Some("512MB")),
+            ("512Mi", Some("512MiB")),
+            ("512", Some("512MiB")),
+            ("1.5 GiB", Some("1536MiB")),
+            ("0.5kb", Some("500B")),
+            ("1000000TB", None),
+            ("x", None),
+            ("5 apples", None),
+        ] {
+            assert_eq!(nearest_size(text).as_deref(), size, "{text}");
+        }
+        for (text, duration) in [
+            ("10 seconds", Some("10s")),
+            ("1.5h", Some("90m")),
+            ("90 Min", Some("90m")),
+            ("2w", Some("14d")),
+            ("0.25", Some("250ms")),
+            ("9999999d", None),
+            ("s", None),
+        ] {
+            assert_eq!(nearest_duration(text).as_deref(), duration, "{text}");
         }
     }
 }
