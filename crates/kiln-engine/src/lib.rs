@@ -35,6 +35,7 @@ mod state;
 mod step_network;
 #[allow(unsafe_code)]
 mod sys;
+mod tree;
 mod users;
 
 pub use engine::{Engine, EngineError, EngineOptions, InstanceState, StartError, Started};
@@ -44,3 +45,4 @@ pub use mounts::{MountSource, SandboxMount};
 pub use net::NetError;
 pub use spec::{InstanceSpec, LayerFile, TmpfsSpec};
 pub use step_network::{StepLink, StepNetwork, host_resolver};
+pub use tree::copy_tree;

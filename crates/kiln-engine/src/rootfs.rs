@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mounts::{self, SandboxMount};
 use crate::spec::TmpfsSpec;
+use crate::tree::copy_tree;
 use crate::{overlay, sys};
 
 const DEV_SIZE: &str = "mode=755,size=65536k";
@@ -323,30 +324,6 @@ fn mount_seeded(wanted: &TmpfsSpec) -> Result<(), RootError> {
     sys::mount(Some(seed), target, None, libc::MS_MOVE, None)
         .map_err(RootError::at("mounting the tmpfs", target))?;
     fs::remove_dir(seed).map_err(RootError::at("removing", seed))
-}
-
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, copy) = (entry.path(), to.join(entry.file_name()));
-        let there = fs::symlink_metadata(&source)?;
-        if there.is_dir() {
-            fs::create_dir(&copy)?;
-            copy_tree(&source, &copy)?;
-        } else if there.is_symlink() {
-            symlink(fs::read_link(&source)?, &copy)?;
-            std::os::unix::fs::lchown(&copy, Some(there.uid()), Some(there.gid()))?;
-            continue;
-        } else if there.is_file() {
-            fs::copy(&source, &copy)?;
-        } else {
-            // Sockets and the like are made by the program that uses them.
-            continue;
-        }
-        chown(&copy, Some(there.uid()), Some(there.gid()))?;
-        fs::set_permissions(&copy, there.permissions())?;
-    }
-    Ok(())
 }
 
 /// The paths that the OCI runtime specification's default configuration masks and makes read-only.

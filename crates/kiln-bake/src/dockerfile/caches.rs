@@ -117,7 +117,7 @@ fn fill(folder: &Path, data: &Path, wanted: &Wanted<'_>) -> Result<(), BakeError
         .create(&new)
         .map_err(io(&new))?;
     if let Some(seed) = wanted.seed {
-        copy_tree(seed, &new).map_err(io(seed))?;
+        kiln_engine::copy_tree(seed, &new).map_err(io(seed))?;
     }
     chown(&new, Some(wanted.owner.0), Some(wanted.owner.1)).map_err(io(&new))?;
     fs::set_permissions(&new, fs::Permissions::from_mode(wanted.mode)).map_err(io(&new))?;
@@ -137,32 +137,6 @@ fn sweep(folder: &Path) -> std::io::Result<()> {
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             fs::remove_dir_all(entry.path())?;
         }
-    }
-    Ok(())
-}
-
-/// What is in `from`, with owners and modes. Sockets and devices are left out.
-pub(super) fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, copy) = (entry.path(), to.join(entry.file_name()));
-        let there = fs::symlink_metadata(&source)?;
-        let owner = (Some(there.uid()), Some(there.gid()));
-        if there.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(&source)?, &copy)?;
-            std::os::unix::fs::lchown(&copy, owner.0, owner.1)?;
-            continue;
-        }
-        if there.is_dir() {
-            fs::create_dir(&copy)?;
-            copy_tree(&source, &copy)?;
-        } else if there.is_file() {
-            fs::copy(&source, &copy)?;
-        } else {
-            continue;
-        }
-        chown(&copy, owner.0, owner.1)?;
-        fs::set_permissions(&copy, there.permissions())?;
     }
     Ok(())
 }
