@@ -2,7 +2,7 @@
 
 use kiln_model::{DebianOrigin, DebianSpec};
 
-use crate::image::inside;
+use crate::checks::inside;
 use crate::reader::Reader;
 use crate::section::{Labelled, Section, Shape};
 use crate::value::At;

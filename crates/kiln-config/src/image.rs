@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use kiln_model::{CopySpec, DebianSpec, DockerfileSpec, ImageName, ImageSpec, UserSpec};
 
 use crate::Problem;
+use crate::checks::{absolute, name, user_name, whole_lines};
 use crate::debian;
 use crate::image_dockerfile;
+use crate::image_parts::{allow_leak, copy, user};
 use crate::image_test::{self, TestDraft};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
@@ -54,20 +56,6 @@ const SHAPE: Shape = Shape {
     later: &[
         ("count", "use `for_each`, with a key for each image"),
         ("base", "write `from = image.NAME`"),
-    ],
-};
-
-const USER: Shape = Shape {
-    attributes: &["uid", "gid"],
-    blocks: &[],
-    later: &[],
-};
-const COPY: Shape = Shape {
-    attributes: &["from", "to", "owner"],
-    blocks: &[],
-    later: &[
-        ("mode", "set the mode of the file itself"),
-        ("exclude", "copy folders that hold only what is wanted"),
     ],
 };
 
@@ -382,10 +370,11 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         .map(plain)
         .unwrap_or_default();
     let env = environment_names(reader, &section, false);
-    let run = section
-        .strings(reader, "run")
-        .map(plain)
-        .unwrap_or_default();
+    let run = section.strings(reader, "run");
+    if let Some(lines) = &run {
+        whole_lines(reader, &section.what("run"), &lines.value);
+    }
+    let run = run.map(plain).unwrap_or_default();
     let labels: BTreeMap<String, String> = section
         .map(reader, "labels")
         .into_iter()
@@ -418,186 +407,4 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         allow_leak,
         tests,
     })
-}
-
-/// `RULE:PLACE`, as the error of a leak prints it. Which rules there are is the bake's to know.
-fn allow_leak(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
-    let excuses = section.strings(reader, "allow_leak");
-    let mut good = Vec::new();
-    for excuse in excuses.map(|list| list.value).unwrap_or_default() {
-        let is_whole = excuse
-            .value
-            .split_once(':')
-            .is_some_and(|(rule, place)| !rule.is_empty() && !place.is_empty());
-        if is_whole {
-            good.push(excuse.value);
-        } else {
-            reader.bad_value(
-                &format!("an item of {}", section.what("allow_leak")),
-                format!("`{}`", excuse.value),
-                excuse.span,
-                "a rule and the place of what it found",
-                "write it as the bake's error does, such as \"private-key:/opt/app/test.key\"",
-            );
-        }
-    }
-    good
-}
-
-/// A name of the model's, with its rule as the message.
-pub(crate) fn name<T>(reader: &mut Reader<'_>, label: &At<String>) -> Option<T>
-where
-    T: std::str::FromStr<Err = kiln_model::NameError>,
-{
-    match label.value.parse() {
-        Ok(name) => Some(name),
-        Err(error) => {
-            let mut right: String = label
-                .value
-                .to_ascii_lowercase()
-                .chars()
-                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-                .collect();
-            right = right
-                .trim_matches(|c: char| c == '-' || c.is_ascii_digit())
-                .chars()
-                .take(40)
-                .collect();
-            let help = if right.parse::<T>().is_ok() {
-                format!("write \"{right}\"")
-            } else {
-                "give it another name".to_owned()
-            };
-            reader.bad_value(
-                &format!("the {} name", error.what),
-                format!("`{}`", label.value),
-                label.span.clone(),
-                "a lower-case letter, then at most 39 letters, digits or hyphens, no hyphen last",
-                help,
-            );
-            None
-        }
-    }
-}
-
-fn user(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<UserSpec> {
-    let place = format!("`user \"{}\"`", labelled.label.value);
-    let section = Section::read(
-        reader,
-        &USER,
-        &labelled.block.body,
-        place,
-        labelled.header.clone(),
-    );
-    section.require(reader, "uid", "uid = 1000");
-    // 65534 is nobody's, and (uid_t)-1 is no user at all.
-    let uid = section.whole(reader, "uid", 1, 65_533);
-    let gid = section.whole(reader, "gid", 1, 65_533);
-    let named = user_name(reader, "the user name", &labelled.label);
-    if labelled.label.value == "root" {
-        reader.bad_value(
-            "the user name",
-            "`root`",
-            labelled.label.span.clone(),
-            "a user that the base does not have",
-            "write another name",
-        );
-        return None;
-    }
-    named.then_some(())?;
-    Some(UserSpec {
-        name: labelled.label.value.clone(),
-        uid: uid?.value,
-        gid: gid.map(|at| at.value),
-    })
-}
-
-/// Whether a path stays in the definition's folder.
-pub(crate) fn inside(reader: &mut Reader<'_>, what: &str, path: &At<String>) -> bool {
-    let good = !path.value.is_empty()
-        && !path.value.starts_with('/')
-        && !path.value.contains('\0')
-        && path.value.split('/').all(|part| part != "..");
-    if !good {
-        reader.bad_value(
-            what,
-            format!("`{}`", path.value),
-            path.span.clone(),
-            "a path inside the definition's folder",
-            "write it relative to kiln.hcl, without `..`",
-        );
-    }
-    good
-}
-
-fn copy(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<CopySpec> {
-    let section = Section::read(
-        reader,
-        &COPY,
-        &labelled.block.body,
-        "`copy`".to_owned(),
-        labelled.header.clone(),
-    );
-    section.require(reader, "from", "from = \"app/\"");
-    section.require(reader, "to", "to = \"/opt/app\"");
-    let from = section
-        .string(reader, "from")
-        .filter(|from| inside(reader, &section.what("from"), from));
-    let to = section
-        .string(reader, "to")
-        .filter(|to| absolute(reader, &section.what("to"), to));
-    let owner = section
-        .string(reader, "owner")
-        .filter(|owner| user_name(reader, &section.what("owner"), owner));
-    Some(CopySpec {
-        from: from?.value,
-        to: to?.value,
-        owner: owner.map(|at| at.value),
-    })
-}
-
-/// Absolute, and the same however it is resolved.
-pub(crate) fn absolute(reader: &mut Reader<'_>, what: &str, path: &At<String>) -> bool {
-    let good = path.value.starts_with('/')
-        && !path.value.contains('\0')
-        && path
-            .value
-            .split('/')
-            .all(|part| part != ".." && part != ".");
-    if !good {
-        let help = if path.value.starts_with('/') || path.value.contains("..") {
-            "write the path in full, without `.` and `..`".to_owned()
-        } else {
-            format!("write \"/{}\"", path.value)
-        };
-        reader.bad_value(
-            what,
-            format!("`{}`", path.value),
-            path.span.clone(),
-            "an absolute path",
-            help,
-        );
-    }
-    good
-}
-
-/// A name as Debian's useradd takes it, or a number.
-pub(crate) fn user_name(reader: &mut Reader<'_>, what: &str, user: &At<String>) -> bool {
-    let text = &user.value;
-    let good = text.parse::<u32>().is_ok()
-        || (text.len() <= 32
-            && text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            && text.bytes().all(|byte| {
-                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
-            }));
-    if !good {
-        reader.bad_value(
-            what,
-            format!("`{text}`"),
-            user.span.clone(),
-            "a user name (lower-case letters, digits, `_`, `-`) or a number",
-            "write a name such as \"app\"",
-        );
-    }
-    good
 }

@@ -10,7 +10,8 @@ use kiln_model::{
 };
 
 use crate::Problem;
-use crate::image::{Draft, absolute, user_name};
+use crate::checks::{absolute, user_name, whole_lines};
+use crate::image::Draft;
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
 use crate::service::{environment_names, plain};
@@ -126,8 +127,9 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<T
         );
     }
     let timeout = section.duration(reader, "timeout", Duration::from_millis(100));
-    let mut commands: Vec<CommandCheck> = section
-        .one_or_more(reader, "run")
+    let lines = section.one_or_more(reader, "run");
+    whole_lines(reader, &section.what("run"), &lines);
+    let mut commands: Vec<CommandCheck> = lines
         .into_iter()
         .map(|line| CommandCheck {
             argv: shell(&line.value),

@@ -4,6 +4,7 @@
 //! ([`Outside`]), and gives a spec in which nothing is left open, or every error at once, each with its place in the text. A setting that this
 //! version does nothing with is an error: one that is accepted and ignored would be a lie.
 
+mod checks;
 mod debian;
 mod diagnostic;
 pub mod dockerfile;
@@ -13,6 +14,7 @@ mod format;
 mod functions;
 mod image;
 mod image_dockerfile;
+mod image_parts;
 mod image_test;
 mod load;
 mod probe;

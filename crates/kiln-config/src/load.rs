@@ -16,8 +16,8 @@ use crate::service::ServiceDraft;
 use crate::value::At;
 use crate::variable::{self, VariableValue};
 use crate::{
-    ConfigErrors, Diagnostic, Problem, Source, Sources, image, image_dockerfile, image_test,
-    suggest,
+    ConfigErrors, Diagnostic, Problem, Source, Sources, checks, image, image_dockerfile,
+    image_test, suggest,
 };
 
 /// What a definition is read for.
@@ -156,7 +156,7 @@ fn read<'a>(
     file.require(reader, "project", "project = \"NAME\"");
     let project: Option<ProjectName> = file
         .string(reader, "project")
-        .and_then(|text| image::name(reader, &text));
+        .and_then(|text| checks::name(reader, &text));
 
     let bases = image_dockerfile::bases(reader, &file);
     let mut found: Vec<image::Draft> = Vec::new();
@@ -177,7 +177,7 @@ fn read<'a>(
     for block in file.blocks("service") {
         for round in rounds(reader, block) {
             let (name, draft) = each::in_round(reader, block, round.as_ref(), |reader, block| {
-                let name: Option<ServiceName> = image::name(reader, &block.label);
+                let name: Option<ServiceName> = checks::name(reader, &block.label);
                 (name, ServiceDraft::read(reader, block))
             });
             let Some(name) = name else { continue };
@@ -260,7 +260,7 @@ fn environments(
 ) -> Vec<(EnvName, Overrides)> {
     let mut environments = Vec::new();
     for block in file.blocks("environment") {
-        let name: Option<EnvName> = image::name(reader, &block.label);
+        let name: Option<EnvName> = checks::name(reader, &block.label);
         let place = format!("`environment \"{}\"`", block.label.value);
         let section = Section::read(
             reader,

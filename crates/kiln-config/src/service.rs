@@ -8,7 +8,7 @@ use kiln_model::{
     BlueGreen, Policy, Resources, SecretSpec, ServiceDefinition, ServiceName, Strategy, Tmpfs,
 };
 
-use crate::image::absolute;
+use crate::checks::absolute;
 use crate::probe::ProbeDraft;
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};

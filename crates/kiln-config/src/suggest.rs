@@ -26,8 +26,9 @@ const WORDS: &[(&str, &[&str])] = &[
     ("dockerfile", &["build", "containerfile"]),
     ("drain", &["deregistrationdelay", "prestop"]),
     ("env", &["envs", "variables"]),
-    ("from", &["base", "image", "source"]),
+    ("from", &["base", "image", "source", "src"]),
     ("listen", &["hostport", "publish"]),
+    ("owner", &["chown", "user"]),
     ("port", &["containerport", "expose"]),
     (
         "probe",
@@ -77,6 +78,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ),
     ("test", &["assert", "check", "expect", "goss"]),
     ("tmpfs", &["emptydir", "volume", "volumes"]),
+    ("to", &["dest", "destination", "dst", "target"]),
     ("version", &["tag"]),
 ];
 
