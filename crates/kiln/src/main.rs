@@ -20,6 +20,7 @@ mod interrupt;
 mod locks;
 mod output;
 mod plan_text;
+mod planned;
 mod progress;
 mod rollout;
 mod settings;

@@ -174,58 +174,15 @@ impl Section<'_> {
         })
     }
 
+    /// In bytes.
     pub(crate) fn size(
         &self,
         reader: &mut Reader<'_>,
         name: &str,
         at_least: u64,
     ) -> Option<At<u64>> {
-        let text = match self.value(name)? {
-            At {
-                value: Value::Number(number),
-                span,
-            } => {
-                reader.bad_value(
-                    &self.what(name),
-                    number_text(number),
-                    span,
-                    "a size with its unit",
-                    format!("write \"{number}MiB\" (or KiB, GiB)"),
-                );
-                return None;
-            }
-            _ => self.string(reader, name)?,
-        };
-        match units::size(&text.value) {
-            Some(bytes) if bytes >= at_least => Some(At {
-                value: bytes,
-                span: text.span,
-            }),
-            Some(_) => {
-                let expected = format!("at least {}KiB", at_least.div_ceil(1024));
-                reader.bad_value(
-                    &self.what(name),
-                    format!("`{}`", text.value),
-                    text.span,
-                    &expected,
-                    "write a larger size, such as \"64MiB\"",
-                );
-                None
-            }
-            None => {
-                reader.bad_value(
-                    &self.what(name),
-                    format!("`{}`", text.value),
-                    text.span,
-                    "a whole number with a unit: B, KiB, MiB, GiB, TiB, KB, MB, GB or TB",
-                    match units::nearest_size(&text.value) {
-                        Some(near) => format!("write \"{near}\""),
-                        None => "write a size such as \"256MiB\"".to_owned(),
-                    },
-                );
-                None
-            }
-        }
+        let least = format!("{}KiB", at_least.div_ceil(1024));
+        self.measured(reader, name, &SIZE, at_least, &least)
     }
 
     pub(crate) fn duration(
@@ -234,53 +191,82 @@ impl Section<'_> {
         name: &str,
         at_least: Duration,
     ) -> Option<At<Duration>> {
-        let text = match self.value(name)? {
-            At {
-                value: Value::Number(number),
-                span,
-            } => {
-                reader.bad_value(
-                    &self.what(name),
-                    number_text(number),
-                    span,
-                    "a duration with its unit",
-                    format!("write \"{number}s\" (or ms, m, h, d)"),
-                );
-                return None;
-            }
-            _ => self.string(reader, name)?,
-        };
-        match units::duration(&text.value) {
-            Some(duration) if duration >= at_least => Some(At {
-                value: duration,
-                span: text.span,
-            }),
-            Some(_) => {
-                let least = format!("{}ms", at_least.as_millis());
-                reader.bad_value(
-                    &self.what(name),
-                    format!("`{}`", text.value),
-                    text.span,
-                    &format!("at least {least}"),
-                    format!("write \"{least}\" or more"),
-                );
-                None
-            }
-            None => {
-                reader.bad_value(
-                    &self.what(name),
-                    format!("`{}`", text.value),
-                    text.span,
-                    "a whole number with a unit: ms, s, m, h or d",
-                    match units::nearest_duration(&text.value) {
-                        Some(near) => format!("write \"{near}\""),
-                        None => {
-                            "write a duration such as \"500ms\", \"30s\" or \"1h30m\"".to_owned()
-                        }
-                    },
-                );
-                None
-            }
+        let least = format!("{}ms", at_least.as_millis());
+        self.measured(reader, name, &DURATION, at_least, &least)
+    }
+
+    /// `least`: `at_least` as people write it.
+    fn measured<T: PartialOrd>(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &str,
+        measure: &Measure<T>,
+        at_least: T,
+        least: &str,
+    ) -> Option<At<T>> {
+        if let At {
+            value: Value::Number(number),
+            span,
+        } = self.value(name)?
+        {
+            let number = number_text(number);
+            let help = format!("write \"{number}{}\"", measure.usual);
+            let expected = format!("{} with its unit", measure.what);
+            reader.bad_value(&self.what(name), number, span, &expected, help);
+            return None;
         }
+        let text = self.string(reader, name)?;
+        let (expected, help) = match (measure.read)(&text.value) {
+            Some(value) if value >= at_least => {
+                return Some(At {
+                    value,
+                    span: text.span,
+                });
+            }
+            Some(_) => (
+                format!("at least {least}"),
+                format!("write \"{least}\" or more"),
+            ),
+            None => {
+                let expected = format!("a whole number with a unit: {}", measure.units);
+                let help = match (measure.nearest)(&text.value) {
+                    Some(near) => format!("write \"{near}\""),
+                    None => format!("write {} such as {}", measure.what, measure.examples),
+                };
+                (expected, help)
+            }
+        };
+        let found = format!("`{}`", text.value);
+        reader.bad_value(&self.what(name), found, text.span, &expected, help);
+        None
     }
 }
+
+/// What is written as a number with a unit.
+struct Measure<T> {
+    what: &'static str,
+    /// The unit that a number alone is likely to lack.
+    usual: &'static str,
+    units: &'static str,
+    examples: &'static str,
+    read: fn(&str) -> Option<T>,
+    nearest: fn(&str) -> Option<String>,
+}
+
+const SIZE: Measure<u64> = Measure {
+    what: "a size",
+    usual: "MiB",
+    units: "B, KiB, MiB, GiB, TiB, KB, MB, GB or TB",
+    examples: "\"256MiB\"",
+    read: units::size,
+    nearest: units::nearest_size,
+};
+
+const DURATION: Measure<Duration> = Measure {
+    what: "a duration",
+    usual: "s",
+    units: "ms, s, m, h or d",
+    examples: "\"500ms\", \"30s\" or \"1h30m\"",
+    read: units::duration,
+    nearest: units::nearest_duration,
+};

@@ -1,32 +1,17 @@
 //! `kiln plan`: what would change, and why.
 
-use crate::baking::{self, Baking};
-use crate::client::Client;
 use crate::failure::{Exit, Failure};
-use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
-use crate::{args, definition, plan_text, rollout, settings, start};
+use crate::planned;
+use crate::{args, plan_text};
 
 pub(crate) fn run(args: args::Plan) -> Result<Exit, Failure> {
-    settings::need_root("`kiln plan`")?;
-    let root = settings::root(args.root)?;
-    let definition = definition::read(args.definition.into())?.for_running()?;
-    let client = Client::new(&root);
-    // Before a bake that may take long: without a controller there is nothing to compare with.
-    if !start::is_served(&client)? {
-        return Err(Failure::NotRunning { root });
+    let planned = planned::prepare("`kiln plan`", args.definition, args.root, args.json)?;
+    match planned.audience {
+        Audience::Program => output::json(&planned.plan)?,
+        Audience::Person => output::line(&plan_text::text(&planned.plan))?,
     }
-    let audience = Audience::of(args.json.json);
-    let interrupts = Interrupts::catch()?;
-    let baking = Baking::new(&root, &definition, audience)?;
-    let baked = interrupts.during(|| baking.used(), || start::left(&root, &client))?;
-    let spec = baking::environment(&definition.spec, &baked);
-    let plan = rollout::plan(&client, &spec)?;
-    match audience {
-        Audience::Program => output::json(&plan)?,
-        Audience::Person => output::line(&plan_text::text(&plan))?,
-    }
-    Ok(if plan.changes.is_empty() {
+    Ok(if planned.plan.changes.is_empty() {
         Exit::Done
     } else {
         Exit::Changes
