@@ -231,6 +231,8 @@ impl<'a> Section<'a> {
             format!("kiln's word is `{ours}`")
         } else if let Some(ours) = suggest::ours(name, other.iter().copied()) {
             format!("there is {}", written(ours, !is_block))
+        } else if let Some(place) = suggest::elsewhere(name) {
+            place.to_owned()
         } else {
             "remove it".to_owned()
         };

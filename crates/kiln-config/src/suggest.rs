@@ -82,6 +82,15 @@ const WORDS: &[(&str, &[&str])] = &[
     ("version", &["tag"]),
 ];
 
+/// Attributes that stand in another place than one may look for them.
+pub(crate) fn elsewhere(name: &str) -> Option<&'static str> {
+    match name {
+        "bases" => Some("write `bases` at the top of the definition, outside of all blocks"),
+        "project" => Some("write `project` at the top of the definition, outside of all blocks"),
+        _ => None,
+    }
+}
+
 /// The candidate that other tools call `name`, or that is spelled otherwise (`stopGrace`, `stop-grace`).
 pub(crate) fn ours<'a>(
     name: &str,

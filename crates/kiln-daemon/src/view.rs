@@ -260,7 +260,10 @@ pub(crate) fn text(notice: &Notice) -> String {
             instance, reason, ..
         } => format!("instance {instance}: {reason}"),
         Notice::Switched { to, instances } => {
-            format!("all traffic is with release {to} ({instances} instances)")
+            format!(
+                "all traffic is with release {to} ({instances} instance{})",
+                if *instances == 1 { "" } else { "s" }
+            )
         }
         Notice::WarmUntil { release, until } => {
             format!("release {release} is kept warm until {}", until.rfc3339())

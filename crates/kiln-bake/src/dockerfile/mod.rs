@@ -87,8 +87,16 @@ pub struct DockerfileRequest<'a> {
     pub work: &'a Path,
     /// Where the Dockerfile is in a repository, when no definition names it.
     pub checkout: Option<&'a Checkout>,
-    /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
-    pub move_clock: Option<i32>,
+    pub move_clock: Option<OtherClock<'a>>,
+}
+
+/// A clock for the steps' programs, to find out what depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct OtherClock<'a> {
+    /// Seconds that it is moved by.
+    pub moved: i32,
+    /// Steps, by name, that have the machine's all the same: what is fetched is signed for a time.
+    pub not_for: &'a BTreeSet<String>,
 }
 
 /// A Dockerfile and its context in a Git repository.

@@ -292,9 +292,11 @@ impl Bake<'_> {
             mount_points::find(view.path(), &mut mounts).map_err(BakeError::View)?
         };
         let mut lowers = self.lowers(layers)?;
-        if let Some(seconds) = self.request.move_clock {
+        if let Some(other) = self.request.move_clock
+            && !other.not_for.contains(name)
+        {
             let folder = scratch.folder("clock")?;
-            let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(&work))?;
+            let moved = clock::Moved::new(folder, other.moved).map_err(BakeError::io(&work))?;
             lowers.extend(moved.map(|moved| moved.lower()));
         }
         let is_host = matches!(network, SandboxNetwork::Host);

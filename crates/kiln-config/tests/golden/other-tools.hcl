@@ -9,6 +9,7 @@ image "web" {
   run          = ["apt-get", "-y", "install"]
   stop_signal  = "SIGTREM"
   healthcheck {}
+  bases = { "debian" = image.web }
   test "compiles" { run = ["/usr/bin/perl", "-c", "/srv/app.pl"] }
   cmd = ["/usr/bin/perl"]
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
-    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Lock, StepReport, Tagging,
-    bake, bake_dockerfile,
+    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Lock, OtherClock, StepReport,
+    Tagging, bake, bake_dockerfile,
 };
 use kiln_config::dockerfile::Ignore;
 use kiln_engine::elsewhere;
@@ -31,6 +31,8 @@ pub(super) struct Rebake {
     pub(super) image: String,
     pub(super) what: What,
     pub(super) move_clock: Option<i32>,
+    /// Steps of a Dockerfile that used the network the first time.
+    pub(super) networked: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -198,7 +200,10 @@ impl Rebake {
                     no_cache: false,
                     work,
                     checkout: None,
-                    move_clock: self.move_clock,
+                    move_clock: self.move_clock.map(|moved| OtherClock {
+                        moved,
+                        not_for: &self.networked,
+                    }),
                 };
                 let baked = bake_dockerfile(&store, &request, &mut progress).map_err(failed)?;
                 Ok(Made {

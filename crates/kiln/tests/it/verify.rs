@@ -249,6 +249,32 @@ fn a_dockerfiles_image_that_no_commit_has_all_of_says_what_is_missing() {
     assert_eq!(world.left(), Default::default());
 }
 
+/// An index that is fetched is valid for days, as Debian's is: a clock that is a year ahead would end the step.
+#[test]
+fn a_step_that_used_the_network_has_the_machines_clock() {
+    let world = World::new();
+    let days = std::time::Duration::from_secs(10 * 86_400);
+    let until = (std::time::SystemTime::now() + days)
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    world.write(".dockerignore", ".git\nroot\n");
+    let valid = format!("[ $(date +%s) -lt {} ]", until.as_secs());
+    let asks = "bash -c 'echo ? > /dev/udp/192.0.2.1/9'";
+    world.write(
+        "docker/Dockerfile",
+        &format!("FROM debian:bookworm\nUSER root\nRUN {asks}; {valid} && date +%Y > /dev/null\nRUN touch /made\n"),
+    );
+    world.commit();
+    bake_dockerfile(&world, "asks:1", &["."]);
+    let answer = world.json(&["verify", "asks:1", "--json"]);
+    assert_eq!(answer["same"], true, "{answer}");
+    assert_eq!(answer["other_clock"], true, "{answer}");
+    let used = answer["used_network"].as_array().unwrap();
+    assert_eq!(used.len(), 1, "{answer}");
+    assert!(used[0].as_str().unwrap().contains(asks), "{answer}");
+    assert_eq!(world.left(), Default::default());
+}
+
 #[test]
 fn a_definitions_image_of_a_dockerfile_is_verified() {
     let world = World::new();

@@ -75,6 +75,7 @@ impl Again<'_> {
             image: self.image.to_owned(),
             what,
             move_clock: self.move_clock,
+            networked: self.recorded.networked().into_iter().collect(),
         })
     }
 
