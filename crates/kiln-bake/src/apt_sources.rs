@@ -29,9 +29,6 @@ const KEYRINGS: [&str; 2] = [
     "usr/share/keyrings/debian-archive-keyring.pgp",
 ];
 
-/// Suites that are never released, and have neither updates nor security fixes of their own.
-const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
-
 /// A `sources.list` is some lines.
 const LIST_MAX: u64 = 1 << 20;
 
@@ -90,13 +87,13 @@ fn of(debian: &DebianSpec, absent: &[String]) -> Option<AptSources> {
         }
         named.origin = DebianOrigin::Mirror {
             url: PUBLIC.to_owned(),
+            security: None,
         };
     }
-    let is_rolling = ROLLING.contains(&debian.suite.as_str());
     let mut sources: Vec<(String, String)> = Vec::new();
     let mut frozen = false;
     for source in sources::find(&named) {
-        if source.optional && (is_rolling || absent.contains(&source.suite)) {
+        if source.optional && absent.contains(&source.suite) {
             continue;
         }
         frozen |= source.frozen;
@@ -242,8 +239,11 @@ mod tests {
         );
         machine.keyring = Some("own.gpg".into());
         assert_eq!(of(&machine, &[]), None, "only the machine knows its mirror");
-        let url = "https://m.test/debian/".to_owned();
-        let mirror = debian("trixie", DebianOrigin::Mirror { url });
+        let origin = DebianOrigin::Mirror {
+            url: "https://m.test/debian/".to_owned(),
+            security: None,
+        };
+        let mirror = debian("trixie", origin);
         assert_eq!(
             lines(&of(&mirror, &["trixie-security".into()]).unwrap()),
             ["https://m.test/debian trixie trixie-updates"]

@@ -343,8 +343,12 @@ const FORGOTTEN: &[&str] = &[
     "var/log/lastlog",
     "var/log/faillog",
     "run/*",
+    "run/lock/*",
     "tmp/*",
 ];
+
+/// `/var/lock`, without which scripts and services of some packages end.
+const KEPT: &str = "run/lock";
 
 pub(crate) fn tidy(root: &Path, date: i64) -> io::Result<()> {
     for pattern in FORGOTTEN {
@@ -359,6 +363,9 @@ pub(crate) fn tidy(root: &Path, date: i64) -> io::Result<()> {
         for entry in entries.filter_map(Result::ok) {
             if fits(&name, &entry.file_name().to_string_lossy()) {
                 let kind = entry.file_type()?;
+                if kind.is_dir() && folder.join(entry.file_name()) == Path::new(KEPT) {
+                    continue;
+                }
                 if kind.is_dir() {
                     fs::remove_dir_all(entry.path())?
                 } else {
@@ -408,6 +415,22 @@ mod tests {
         assert_eq!(line_end("one"), None);
         let endless = "x".repeat(limits::LINE + 1);
         assert_eq!(line_end(&endless), Some(endless.len()));
+    }
+
+    #[test]
+    fn of_what_runs_only_the_folder_of_locks_stays() {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["run/lock/apache2", "run/nginx"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        fs::write(root.path().join("run/utmp"), "").unwrap();
+        tidy(root.path(), 0).unwrap();
+        let names = |folder: &str| -> Vec<_> {
+            let entries = fs::read_dir(root.path().join(folder)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect()
+        };
+        assert_eq!(names("run"), ["lock"]);
+        assert!(names("run/lock").is_empty());
     }
 
     #[test]

@@ -445,7 +445,20 @@ mod tests {
         let entry = |text: String| Entry::bytes(text.into_bytes(), 0o644);
         tree.insert("var/lib/dpkg/info/a.md5sums", entry(list))
             .unwrap();
-        for path in ["usr/lib/a.so", "usr/lib/b.so", "usr/lib/mine.so"] {
+        // Configuration files are in no list of sums.
+        let status = format!(
+            "Package: a\nConffiles:\n /etc/a.conf {0}\n /etc/changed {0}\n",
+            sum(&key())
+        );
+        tree.insert("var/lib/dpkg/status", entry(status)).unwrap();
+        tree.insert("etc/changed", entry(format!("{}changed", key())))
+            .unwrap();
+        for path in [
+            "etc/a.conf",
+            "usr/lib/a.so",
+            "usr/lib/b.so",
+            "usr/lib/mine.so",
+        ] {
             tree.insert(path, entry(key())).unwrap();
         }
         tree.insert("usr/lib/c.so", entry(format!("{}changed", key())))
@@ -464,7 +477,11 @@ mod tests {
         assert_eq!(again, found);
         assert_eq!(
             found,
-            ["private-key:/usr/lib/c.so", "private-key:/usr/lib/mine.so"]
+            [
+                "private-key:/etc/changed",
+                "private-key:/usr/lib/c.so",
+                "private-key:/usr/lib/mine.so"
+            ]
         );
     }
 

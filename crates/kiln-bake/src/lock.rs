@@ -134,6 +134,17 @@ impl Lock {
         crate::locking::covers(self, image)
     }
 
+    /// Each image whose archive has no security fixes though they were asked for, with the suite that is absent.
+    pub fn without_fixes(&self) -> impl Iterator<Item = (&ImageName, &str)> {
+        self.images.iter().flat_map(|(name, image)| {
+            let absent = image
+                .absent
+                .iter()
+                .filter(|suite| suite.ends_with("-security"));
+            absent.map(move |suite| (name, suite.as_str()))
+        })
+    }
+
     /// Whether one of the images has a package of that name.
     pub fn has(&self, package: &str) -> bool {
         let mut all = self.images.values().flat_map(|image| &image.packages);

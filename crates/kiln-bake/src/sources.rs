@@ -23,8 +23,11 @@ pub(crate) struct Source {
 /// The sources of a suite, its updates and its security fixes.
 pub(crate) fn find(debian: &DebianSpec) -> Vec<Source> {
     let suite = &debian.suite;
-    let updates = debian.updates.then(|| format!("{suite}-updates"));
-    let security = debian.security.then(|| format!("{suite}-security"));
+    let has = |wanted: bool, name: &str| {
+        (wanted && !debian.is_rolling()).then(|| format!("{suite}-{name}"))
+    };
+    let updates = has(debian.updates, "updates");
+    let security = has(debian.security, "security");
     let source = |uri: &str, suite: &str, optional, frozen| Source {
         uri: uri.trim_end_matches('/').to_owned(),
         suite: suite.to_owned(),
@@ -32,11 +35,12 @@ pub(crate) fn find(debian: &DebianSpec) -> Vec<Source> {
         optional,
         frozen,
     };
-    let all = |url: &str, fixes: Option<&str>, frozen| {
+    let all = |url: &str, fixes: Option<(&str, bool)>, frozen| {
         let mut all = vec![source(url, suite, false, frozen)];
         all.extend(updates.iter().map(|suite| source(url, suite, true, frozen)));
-        let fixes = fixes.zip(security.as_deref());
-        all.extend(fixes.map(|(url, suite)| source(url, suite, true, frozen)));
+        if let (Some((url, is_named)), Some(suite)) = (fixes, &security) {
+            all.push(source(url, suite, !is_named, frozen));
+        }
         all
     };
     match &debian.origin {
@@ -48,14 +52,17 @@ pub(crate) fn find(debian: &DebianSpec) -> Vec<Source> {
                 .collect();
             of_suites(machine(Path::new("/etc/apt")), &wanted, &debian.components)
         }
-        DebianOrigin::Mirror { url } => {
-            let url = url.trim_end_matches('/');
-            let fixes = url
-                .strip_suffix("/debian")
-                .map(|host| format!("{host}/debian-security"));
-            all(url, fixes.as_deref(), false)
+        DebianOrigin::Mirror { url, security } => {
+            let beside = url.trim_end_matches('/').strip_suffix("/debian");
+            let beside = beside.map(|host| format!("{host}/debian-security"));
+            let named = security.as_deref().map(|url| (url, true));
+            all(
+                url,
+                named.or(beside.as_deref().map(|url| (url, false))),
+                false,
+            )
         }
-        DebianOrigin::Snapshot { url, security } => all(url, Some(security), true),
+        DebianOrigin::Snapshot { url, security } => all(url, Some((security, false)), true),
     }
 }
 
@@ -200,6 +207,7 @@ mod tests {
             essential: true,
             origin: DebianOrigin::Mirror {
                 url: "http://m.test/debian/".into(),
+                security: None,
             },
             keyring: None,
         };
@@ -218,6 +226,19 @@ mod tests {
         debian.security = false;
         assert_eq!(found(&debian), all[..1]);
         debian.security = true;
+        debian.origin = DebianOrigin::Mirror {
+            url: "http://m.test/other".into(),
+            security: Some("http://fixes.test/d".into()),
+        };
+        let named = find(&debian);
+        assert_eq!(
+            found(&debian)[1],
+            "http://fixes.test/d trixie-security false"
+        );
+        assert!(!named[1].optional, "what is named has to be there");
+        debian.suite = "sid".into();
+        assert_eq!(found(&debian), ["http://m.test/other sid false"]);
+        debian.suite = "trixie".into();
         debian.origin = DebianOrigin::Snapshot {
             url: "http://s.test/debian/1".into(),
             security: "http://s.test/debian-security/1".into(),

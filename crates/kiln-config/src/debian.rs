@@ -1,5 +1,7 @@
 //! `debian { … }`.
 
+use std::ops::Range;
+
 use kiln_model::{DebianOrigin, DebianSpec};
 
 use crate::checks::inside;
@@ -14,6 +16,7 @@ const SHAPE: Shape = Shape {
         "packages",
         "components",
         "mirror",
+        "security_mirror",
         "snapshot",
         "arch",
         "recommends",
@@ -100,7 +103,6 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         }
     }
     let components = components(reader, &section);
-    let origin = origin(reader, &section);
     let arch = section.string_where(
         reader,
         "arch",
@@ -121,6 +123,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let recommends = section.boolean(reader, "recommends").unwrap_or(false);
     let updates = section.boolean(reader, "updates").unwrap_or(true);
     let security = section.boolean(reader, "security").unwrap_or(true);
+    let (origin, fixes_unknown) = origin(reader, &section, security);
     let slim = section.boolean(reader, "slim").unwrap_or(false);
     let essential = section.boolean(reader, "essential").unwrap_or(true);
     if !essential && names.is_empty() {
@@ -132,7 +135,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
             "name some in `packages`, or start from nothing with `from = \"scratch\"`",
         );
     }
-    Some(DebianSpec {
+    let debian = DebianSpec {
         suite: suite?.value,
         packages: names,
         components,
@@ -144,7 +147,22 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
         essential,
         origin,
         keyring: keyring.map(|at| at.value),
-    })
+    };
+    if let Some(place) = fixes_unknown
+        && debian.security
+        && !debian.is_rolling()
+    {
+        reader.report(
+            Problem::Missing {
+                place: section.place.clone(),
+                name: "security_mirror".to_owned(),
+            },
+            place,
+            "expected where security fixes are: that is known of addresses alone that have `/debian` at their end",
+            "write security_mirror = \"https://HOST/debian-security\", or security = false",
+        );
+    }
+    Some(debian)
 }
 
 fn components(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
@@ -193,15 +211,46 @@ fn components(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
     names
 }
 
-fn origin(reader: &mut Reader<'_>, section: &Section<'_>) -> DebianOrigin {
+/// Where the archive is. Also the place of an address that does not say where security fixes are.
+fn origin(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    security: bool,
+) -> (DebianOrigin, Option<Range<usize>>) {
+    let expected = "an http or https address without a password";
     let mirror = section.string_where(
         reader,
         "mirror",
         is_address,
-        "an http or https address without a password",
+        expected,
         |_| "write it as \"https://HOST/debian\"",
     );
+    let fixes = section.string_where(
+        reader,
+        "security_mirror",
+        is_address,
+        expected,
+        |_| "write it as \"https://HOST/debian-security\"",
+    );
     let snapshot = section.string(reader, "snapshot");
+    if let Some(fixes) = &fixes {
+        let contradiction = if !security {
+            Some(("`security = false`", "remove one of the two"))
+        } else if mirror.is_none() && snapshot.is_none() {
+            Some((
+                "no `mirror`",
+                "name both archives, or none: this machine's apt sources name theirs",
+            ))
+        } else {
+            None
+        };
+        if let Some((what, help)) = contradiction {
+            let what = format!("{} has `security_mirror` and {what}", section.place);
+            let problem = Problem::Contradiction { what };
+            reader.report(problem, fixes.span.clone(), "one of the two", help);
+        }
+    }
+    let fixes = fixes.map(|fixes| fixes.value);
     match (mirror, snapshot) {
         (Some(_), Some(snapshot)) => {
             reader.report(
@@ -212,30 +261,48 @@ fn origin(reader: &mut Reader<'_>, section: &Section<'_>) -> DebianOrigin {
                 "one archive",
                 "write the whole address as `snapshot`, without `mirror`",
             );
-            DebianOrigin::Machine
+            (DebianOrigin::Machine, None)
         }
-        (Some(mirror), None) => DebianOrigin::Mirror { url: mirror.value },
-        (None, Some(snapshot)) => self::snapshot(reader, section, &snapshot),
-        (None, None) => DebianOrigin::Machine,
+        (Some(mirror), None) => {
+            let is_known =
+                fixes.is_some() || mirror.value.trim_end_matches('/').ends_with("/debian");
+            let origin = DebianOrigin::Mirror {
+                url: mirror.value,
+                security: fixes,
+            };
+            (origin, (!is_known).then_some(mirror.span))
+        }
+        (None, Some(snapshot)) => self::snapshot(reader, section, &snapshot, fixes),
+        (None, None) => (DebianOrigin::Machine, None),
     }
 }
 
 /// A day, a time, or the whole address of an archive as it was.
-fn snapshot(reader: &mut Reader<'_>, section: &Section<'_>, at: &At<String>) -> DebianOrigin {
+fn snapshot(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    at: &At<String>,
+    fixes: Option<String>,
+) -> (DebianOrigin, Option<Range<usize>>) {
     if is_address(&at.value) {
         let url = at.value.trim_end_matches('/').to_owned();
         // The archive of security fixes is beside the other, below the same time.
-        let security = match url.rfind("/debian/") {
+        let beside = match url.rfind("/debian/") {
             Some(place) => {
                 let (before, rest) = url.split_at(place);
-                format!("{before}/debian-security{}", &rest["/debian".len()..])
+                Some(format!(
+                    "{before}/debian-security{}",
+                    &rest["/debian".len()..]
+                ))
             }
-            None => match url.strip_suffix("/debian") {
-                Some(before) => format!("{before}/debian-security"),
-                None => url.clone(),
-            },
+            None => url
+                .strip_suffix("/debian")
+                .map(|before| format!("{before}/debian-security")),
         };
-        return DebianOrigin::Snapshot { url, security };
+        let security = fixes.or(beside);
+        let unknown = security.is_none().then(|| at.span.clone());
+        let security = security.unwrap_or_else(|| url.clone());
+        return (DebianOrigin::Snapshot { url, security }, unknown);
     }
     let Some(time) = time(&at.value) else {
         reader.bad_value(
@@ -245,12 +312,11 @@ fn snapshot(reader: &mut Reader<'_>, section: &Section<'_>, at: &At<String>) -> 
             "a day, a time in UTC, or the http or https address of a snapshot",
             "write \"2026-09-01\", \"20260901T143000Z\" or \"https://HOST/archive/debian/20260901T143000Z\"",
         );
-        return DebianOrigin::Machine;
+        return (DebianOrigin::Machine, None);
     };
-    DebianOrigin::Snapshot {
-        url: format!("{SNAPSHOTS}/debian/{time}"),
-        security: format!("{SNAPSHOTS}/debian-security/{time}"),
-    }
+    let security = fixes.unwrap_or_else(|| format!("{SNAPSHOTS}/debian-security/{time}"));
+    let url = format!("{SNAPSHOTS}/debian/{time}");
+    (DebianOrigin::Snapshot { url, security }, None)
 }
 
 fn is_address(text: &str) -> bool {

@@ -117,6 +117,13 @@ pub struct DebianSpec {
     pub keyring: Option<String>,
 }
 
+impl DebianSpec {
+    /// Whether it is never released, so that it has no suites of updates and security fixes.
+    pub fn is_rolling(&self) -> bool {
+        ["sid", "unstable", "experimental", "rc-buggy"].contains(&self.suite.as_str())
+    }
+}
+
 /// Where an archive is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,12 +132,12 @@ pub enum DebianOrigin {
     Machine,
     Mirror {
         url: String,
+        /// The archive of security fixes. `None`: `debian-security` beside it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        security: Option<String>,
     },
     /// An archive as it was at a time, which is never said to be out of date. `security`: the one of security fixes.
-    Snapshot {
-        url: String,
-        security: String,
-    },
+    Snapshot { url: String, security: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

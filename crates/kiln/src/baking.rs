@@ -163,6 +163,11 @@ impl<'a> Baking<'a> {
                 "{} written: commit it with the definition",
                 relocked.path.display()
             ))?;
+            for (image, suite) in relocked.lock.without_fixes() {
+                output::warning(&format!(
+                    "image `{image}`: its archive has no {suite}, so it gets no security fixes; name theirs with debian {{ security_mirror }}, or say security = false"
+                ));
+            }
         }
         Ok(())
     }

@@ -12,11 +12,15 @@ use crate::error::BakeError;
 /// A package of a hundred thousand files has a list of some ten megabytes.
 const SUMS_MAX: u64 = 64 << 20;
 
+/// The sums of configuration files are here alone.
+const STATUS: &str = "var/lib/dpkg/status";
+
 /// The MD5 sums of the files that the layer's packages brought, by path. What everybody can fetch from Debian is no secret: the keys
 /// that libraries test themselves with are in many a package.
 pub(super) fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeError> {
     let mut sums = BTreeMap::new();
     for (path, entry) in tree.iter() {
+        let is_status = path == Path::new(STATUS);
         let is_list = path.starts_with("var/lib/dpkg/info")
             && path
                 .extension()
@@ -24,7 +28,7 @@ pub(super) fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeEr
         let Kind::File { content, size } = &entry.kind else {
             continue;
         };
-        if !is_list || *size > SUMS_MAX {
+        if !is_list && !is_status || *size > SUMS_MAX {
             continue;
         }
         let mut text = vec![0; usize::try_from(*size).unwrap_or(0)];
@@ -33,7 +37,16 @@ pub(super) fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeEr
             .and_then(|file| file.read_within(*size, &mut text, 0))
             .map_err(BakeError::io(path))?;
         for line in String::from_utf8_lossy(&text[..count]).lines() {
-            if let Some((sum, path)) = line.split_once("  ") {
+            let pair = if is_status {
+                // ` /PATH SUM`, with ` obsolete` behind it where no package has the file any more.
+                let line = line
+                    .strip_prefix(" /")
+                    .and_then(|line| line.rsplit_once(' '));
+                line.map(|(path, sum)| (sum, path))
+            } else {
+                line.split_once("  ")
+            };
+            if let Some((sum, path)) = pair {
                 sums.insert(PathBuf::from(path), sum.to_owned());
             }
         }

@@ -107,7 +107,7 @@ impl Locking {
         let date = |lock: &Lock| {
             let text = lock.to_string();
             text.lines()
-                .find(|line| line.contains("date"))
+                .find(|line| line.contains("\"date\":"))
                 .map(str::to_owned)
         };
         let is_kept = date(&lock) == date(&self.lock);

@@ -87,7 +87,10 @@ pub(crate) fn debian(image: &mut ImageSpec) -> &mut DebianSpec {
 }
 
 pub(crate) fn mirror(image: &mut ImageSpec, url: impl Into<String>) {
-    debian(image).origin = DebianOrigin::Mirror { url: url.into() };
+    debian(image).origin = DebianOrigin::Mirror {
+        url: url.into(),
+        security: None,
+    };
 }
 
 pub(crate) fn user(name: &str, uid: u32) -> UserSpec {

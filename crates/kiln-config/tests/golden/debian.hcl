@@ -25,3 +25,29 @@ image "tool" {
   version = "1"
   from    = "scratc"
 }
+
+image "artifacts" {
+  version = "1"
+  debian {
+    suite  = "trixie"
+    mirror = "https://artifacts.example.org/api/debian-remote"
+  }
+}
+
+image "fixes" {
+  version = "1"
+  debian {
+    suite           = "trixie"
+    security_mirror = "https://artifacts.example.org/api/fixes"
+  }
+}
+
+image "none" {
+  version = "1"
+  debian {
+    suite           = "trixie"
+    mirror          = "https://artifacts.example.org/api/debian-remote"
+    security_mirror = "https://artifacts.example.org/api/fixes"
+    security        = false
+  }
+}

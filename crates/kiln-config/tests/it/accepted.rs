@@ -206,7 +206,8 @@ fn an_image_says_everything_that_is_baked() {
             slim: false,
             essential: true,
             origin: DebianOrigin::Mirror {
-                url: "https://mirror.example.org/debian".into()
+                url: "https://mirror.example.org/debian".into(),
+                security: None,
             },
             keyring: Some("keys/mirror.asc".into()),
         })

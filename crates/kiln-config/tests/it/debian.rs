@@ -29,6 +29,21 @@ fn a_snapshot_is_a_day_a_time_or_an_address_and_scratch_is_no_debian() {
             snapshot = "http://snap.test/archive/debian/20260901T143000Z/"
           }
         }
+        image "mirror" {
+          version = "1"
+          debian {
+            suite           = "trixie"
+            mirror          = "https://artifacts.test/api/remote"
+            security_mirror = "https://artifacts.test/fixes"
+          }
+        }
+        image "rolling" {
+          version = "1"
+          debian {
+            suite  = "sid"
+            mirror = "https://artifacts.test/api/remote"
+          }
+        }
         image "nothing" {
           version = "1"
           from    = "scratch"
@@ -64,4 +79,20 @@ fn a_snapshot_is_a_day_a_time_or_an_address_and_scratch_is_no_debian() {
         )
     );
     assert_eq!(debian("nothing"), None);
+    let mirror = |url: &str, security: Option<&str>| DebianOrigin::Mirror {
+        url: url.into(),
+        security: security.map(str::to_owned),
+    };
+    assert_eq!(
+        debian("mirror").unwrap().origin,
+        mirror(
+            "https://artifacts.test/api/remote",
+            Some("https://artifacts.test/fixes")
+        )
+    );
+    assert_eq!(
+        debian("rolling").unwrap().origin,
+        mirror("https://artifacts.test/api/remote", None),
+        "it has no security fixes of its own"
+    );
 }
