@@ -1,6 +1,7 @@
 //! Tasks of the workspace: checks that every commit has to pass, and benchmarks. `cargo xtask help`.
 #![allow(clippy::disallowed_methods)] // a tool that measures: this is where the clock is read
 
+mod apt_choice;
 mod args;
 mod bench;
 mod conformance;
@@ -26,6 +27,8 @@ cargo xtask TASK
                    Dockerfiles baked by kiln and by BuildKit (built under target/peer): the same image?
                    (FOLDER/AREA/NAME.case or FOLDER/AREA/NAME/Dockerfile instead of kiln's own)
                    --record writes what BuildKit makes of all cases, --new of those without a record
+  apt-choice       [--suite bookworm] [--mirror ADDRESS] [--set PACKAGES] [--recommends] [--kiln PROGRAM]
+                   some seventy sets of packages: does kiln take those that apt takes?
   bench switch     [--cycles 50] [--requests 100000] [--workers 32] [--rate 1000]
                    applies and rollbacks in turn under constant load: what is lost
   bench rollback   [--n 200] [--rate 300]
@@ -59,6 +62,8 @@ enum TaskError {
     Layers(#[from] layers::LayersError),
     #[error(transparent)]
     Licences(#[from] licences::LicencesError),
+    #[error(transparent)]
+    AptChoice(#[from] apt_choice::AptChoiceError),
     #[error(transparent)]
     Conformance(#[from] conformance::ConformanceError),
     #[error(transparent)]
@@ -100,6 +105,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             args.end()?;
             println!("licences: {} packages are allowed", licences::check()?);
         }
+        "apt-choice" => apt_choice::run(args)?,
         "conformance" => conformance::run(args)?,
         "bench" => bench::run(args)?,
         "sim" => sim::run(args)?,

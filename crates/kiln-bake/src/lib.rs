@@ -37,6 +37,7 @@ mod listing;
 mod lock;
 mod locking;
 mod look;
+mod mark;
 mod minimal;
 mod onto;
 mod provenance;

@@ -1,7 +1,7 @@
-//! Which packages an image gets: those asked for, the essential ones, and what they need, chosen as apt does: what only one
-//! package gives first, then an alternative that is already there, then the first that goes with what is there.
+//! Which packages an image gets: those asked for, the essential ones, and what they need, chosen as apt does ([`mark`]).
 //!
-//! Where a choice leads to packages that exclude each other, the next alternative is tried.
+//! For the base alone, and where apt's order leads to packages that exclude each other, what only one package gives is taken first, then an
+//! alternative that is already there, then the first that goes with what is there; where that leads nowhere, the next one is tried.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -10,6 +10,7 @@ use kiln_model::ImageName;
 use crate::archive::Package;
 use crate::control::Relation;
 use crate::error::BakeError;
+use crate::mark::mark;
 use crate::universe::{Chosen, Exclusion, Universe};
 
 /// Choices that are tried before the first contradiction is told. Debian's own packages need few.
@@ -188,6 +189,11 @@ impl Resolver<'_> {
         let (base, mut state) = match base {
             Ok(base) => {
                 let alone = base.chosen.all.clone();
+                let chosen = &base.chosen;
+                let marked = mark(&self.universe, chosen, requested, virtuals, recommends);
+                if let Some(marked) = marked {
+                    return Ok((alone, marked.all));
+                }
                 match more(self, base) {
                     Ok(state) => (Some(alone), state),
                     Err(_) => (None, more(self, self.state(essential, requested)?)?),
@@ -205,7 +211,7 @@ impl Resolver<'_> {
                     continue;
                 }
                 for group in self.universe.relations(index).recommends.clone() {
-                    let candidates = self.group(&group);
+                    let candidates = self.universe.group(&group);
                     let known = candidates.iter().any(|c| state.chosen.all.contains(c));
                     if known || candidates.is_empty() {
                         continue;
@@ -243,24 +249,11 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// All that satisfies one of the alternatives, in the order in which apt tries them.
-    fn group(&self, group: &[Relation]) -> Vec<usize> {
-        let mut all: Vec<usize> = Vec::new();
-        for relation in group {
-            for index in self.universe.candidates(relation) {
-                if !all.contains(&index) {
-                    all.push(index);
-                }
-            }
-        }
-        all
-    }
-
     /// Takes what has only one solution, until nothing has.
     fn propagate(&self, state: &mut State) -> Result<(), Contradiction> {
         while let Some(index) = state.queue.pop_front() {
             for group in &self.universe.relations(index).depends {
-                let candidates = self.group(group);
+                let candidates = self.universe.group(group);
                 if candidates.iter().any(|c| state.chosen.all.contains(c)) {
                     continue;
                 }
@@ -328,7 +321,12 @@ impl Resolver<'_> {
     fn needs(&self, index: usize, all: &BTreeSet<usize>) -> Vec<usize> {
         let groups = self.universe.relations(index).depends.iter();
         groups
-            .filter_map(|group| self.group(group).into_iter().find(|c| all.contains(c)))
+            .filter_map(|group| {
+                self.universe
+                    .group(group)
+                    .into_iter()
+                    .find(|c| all.contains(c))
+            })
             .collect()
     }
 
@@ -477,6 +475,30 @@ mod tests {
         let unmet = [&all[..], &[package("needy", "lib (>= 3)")]].concat();
         let unmet = resolved(&unmet, "needy").err();
         assert!(matches!(unmet, Some(BakeError::Unsatisfied { .. })));
+    }
+
+    #[test]
+    fn each_dependency_is_followed_to_its_end_before_the_next() {
+        let mut all = [
+            package("base", ""),
+            package("app", "early, late"),
+            package("early", "first | second"),
+            package("late", "second"),
+            package("first", ""),
+            package("second", ""),
+            package("recommending", "late"),
+        ];
+        assert_eq!(names(&all, "app"), "base / first early second late app");
+        assert_eq!(
+            names(&all, "app second"),
+            "base / second early late app",
+            "what was asked for is there from the start"
+        );
+        all[6].recommends = "early".into();
+        assert_eq!(
+            names(&all, "recommending"),
+            "base / second early late recommending"
+        );
     }
 
     #[test]

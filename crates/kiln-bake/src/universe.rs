@@ -117,6 +117,19 @@ impl<'a> Universe<'a> {
         all
     }
 
+    /// All that satisfies one of the alternatives, in the order in which apt tries them.
+    pub(crate) fn group(&self, group: &[Relation]) -> Vec<usize> {
+        let mut all: Vec<usize> = Vec::new();
+        for relation in group {
+            for index in self.candidates(relation) {
+                if !all.contains(&index) {
+                    all.push(index);
+                }
+            }
+        }
+        all
+    }
+
     /// The first of `chosen` that `index` is never installed beside.
     pub(crate) fn exclusion(&self, index: usize, chosen: &Chosen) -> Option<Exclusion> {
         for (field, relation) in &self.relations(index).excludes {
@@ -209,5 +222,26 @@ impl Chosen {
             all.push((index, field, relation.clone()));
         }
         Ok(true)
+    }
+
+    /// Takes back what was added.
+    pub(crate) fn remove(&mut self, universe: &Universe<'_>, index: usize) {
+        if !self.all.remove(&index) {
+            return;
+        }
+        let Relations {
+            provides, excludes, ..
+        } = universe.relations(index);
+        let own = std::iter::once(&universe.packages[index].name);
+        for name in own.chain(provides.iter().map(|(name, _)| name)) {
+            if let Some(all) = self.names.get_mut(name) {
+                all.retain(|(other, _)| *other != index);
+            }
+        }
+        for (_, relation) in excludes {
+            if let Some(all) = self.enemies.get_mut(&relation.name) {
+                all.retain(|(other, ..)| *other != index);
+            }
+        }
     }
 }

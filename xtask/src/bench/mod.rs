@@ -59,12 +59,12 @@ pub(crate) enum BenchError {
 /// The workspace and the binary under test.
 pub(crate) struct Setting {
     workspace: PathBuf,
-    kiln: PathBuf,
+    pub(crate) kiln: PathBuf,
 }
 
 impl Setting {
     /// Builds kiln as it is shipped, or with features that only measurements have.
-    fn build(features: &[&str]) -> Result<Self, BenchError> {
+    pub(crate) fn build(features: &[&str]) -> Result<Self, BenchError> {
         let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let workspace = manifest.parent().unwrap_or(&manifest).to_owned();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
