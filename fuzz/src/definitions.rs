@@ -14,10 +14,7 @@ fn source(name: &str, data: &[u8]) -> Option<Source> {
 
 /// Whatever is wrong can be shown, and so can every warning.
 pub(crate) fn dockerfile(data: &[u8]) -> bool {
-    let Some(source) = source("Dockerfile", data) else {
-        return false;
-    };
-    match Dockerfile::parse(source) {
+    match Dockerfile::parse_bytes("Dockerfile".to_owned(), data.to_vec(), None) {
         Ok(file) => {
             assert!(!file.stages.is_empty());
             let ignore = Ignore::default();

@@ -8,7 +8,6 @@ use kiln_bake::{
     BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Registries,
     Tagging,
 };
-use kiln_config::Source;
 use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
 use kiln_oci::{Output, Store};
 
@@ -150,12 +149,12 @@ impl DockerfileSettings {
     }
 
     pub(crate) fn read(&self) -> Result<Dockerfile, Failure> {
-        let text = match &self.unpacked {
+        let bytes = match &self.unpacked {
             // A file of the context, and none of the host's.
-            Some(folder) => files::read_text_inside(folder.path(), CONTEXT, &self.path),
-            None => std::fs::read_to_string(&self.path),
+            Some(folder) => files::read_inside(folder.path(), CONTEXT, &self.path),
+            None => std::fs::read(&self.path),
         };
-        parsed(text, &self.typed, &self.build_args)
+        parsed(bytes, &self.typed, &self.build_args)
     }
 
     /// All warnings, without baking: of the target and what it needs, or of every stage.
@@ -340,7 +339,7 @@ pub(crate) fn read(
     path: &Path,
     build_args: &BTreeMap<String, String>,
 ) -> Result<Dockerfile, Failure> {
-    parsed(std::fs::read_to_string(path), path, build_args)
+    parsed(std::fs::read(path), path, build_args)
 }
 
 /// A Dockerfile that must be inside `root`, which is called `name`.
@@ -350,22 +349,22 @@ pub(crate) fn read_inside(
     path: &Path,
     build_args: &BTreeMap<String, String>,
 ) -> Result<Dockerfile, Failure> {
-    parsed(files::read_text_inside(root, name, path), path, build_args)
+    parsed(files::read_inside(root, name, path), path, build_args)
 }
 
 /// `typed` is what a person calls it.
 fn parsed(
-    text: std::io::Result<String>,
+    bytes: std::io::Result<Vec<u8>>,
     typed: &Path,
     build_args: &BTreeMap<String, String>,
 ) -> Result<Dockerfile, Failure> {
-    let text = text.map_err(|source| Failure::ReadDockerfile {
+    let bytes = bytes.map_err(|source| Failure::ReadDockerfile {
         path: typed.to_owned(),
         source,
     })?;
     let name = typed.display().to_string();
     let check = build_args.get(CHECK).map(String::as_str);
-    Ok(Dockerfile::parse_checked(Source { name, text }, check)?)
+    Ok(Dockerfile::parse_bytes(name, bytes, check)?)
 }
 
 fn ignore_files(dockerfile: &Path, context: &Path) -> [PathBuf; 2] {

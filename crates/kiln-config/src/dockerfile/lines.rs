@@ -136,6 +136,24 @@ pub(super) struct Raw {
 }
 
 impl Raw {
+    /// Where something was replaced that was no UTF-8, and is not only told.
+    pub(super) fn no_utf8(&self) -> Option<Complaint> {
+        if ["LABEL", "MAINTAINER"].contains(&self.keyword.text.to_uppercase().as_str()) {
+            return None;
+        }
+        let contents = self.heredocs.iter().map(|heredoc| &heredoc.content);
+        let mut texts = [&self.keyword, &self.rest].into_iter().chain(contents);
+        texts.find_map(|text| {
+            let at = text.text.find(char::REPLACEMENT_CHARACTER)?;
+            let end = at + char::REPLACEMENT_CHARACTER.len_utf8();
+            Some(Complaint::error(
+                text.span(at..end),
+                "this is no UTF-8",
+                "save the Dockerfile as UTF-8; other bytes may stand in comments, LABEL and MAINTAINER",
+            ))
+        })
+    }
+
     pub(super) fn span(&self) -> Range<usize> {
         let start = self.keyword.whole();
         let end = self.rest.whole().end.max(start.end);

@@ -138,6 +138,31 @@ impl Dockerfile {
         }
     }
 
+    /// Of any bytes. What is no UTF-8 may stand in comments, and is U+FFFD in LABEL and MAINTAINER, as BuildKit has it; in any other
+    /// instruction it is an error.
+    pub fn parse_bytes(
+        name: String,
+        bytes: Vec<u8>,
+        check: Option<&str>,
+    ) -> Result<Self, DockerfileError> {
+        let (text, is_utf8) = match String::from_utf8(bytes) {
+            Ok(text) => (text, true),
+            Err(error) => (
+                String::from_utf8_lossy(error.as_bytes()).into_owned(),
+                false,
+            ),
+        };
+        let file = Source { name, text };
+        if !is_utf8
+            && let Ok((_, raws)) = lines::read(&file)
+            && let Some(complaint) = raws.iter().find_map(lines::Raw::no_utf8)
+        {
+            let complaint = Box::new(complaint);
+            return Err(DockerfileError { file, complaint });
+        }
+        Self::parse_checked(file, check)
+    }
+
     /// Instructions that another file has, such as a base's ONBUILD.
     pub fn of_instructions(file: Source, escape: char) -> Self {
         Self {
