@@ -61,8 +61,8 @@ pub use archive::arch;
 pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
-    BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, OtherClock, ResolvedBase,
-    Tagging, bake_dockerfile, images_named, known_base,
+    BakedDockerfile, Checkout, ContextFolder, ContextRepository, DockerfileRequest, Granted,
+    OtherClock, ResolvedBase, Tagging, bake_dockerfile, images_named, known_base,
 };
 pub use error::BakeError;
 pub use git::object as git_objects;

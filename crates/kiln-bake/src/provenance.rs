@@ -102,6 +102,16 @@ pub(crate) struct Material {
     pub(crate) digest: String,
 }
 
+/// What a context of a Dockerfile is known by.
+pub(crate) struct ContextMaterial {
+    pub(crate) name: String,
+    /// Of the repository that it is of.
+    pub(crate) uri: Option<String>,
+    /// `gitCommit`, or `kilnFiles`: what was taken of it.
+    pub(crate) kind: &'static str,
+    pub(crate) digest: String,
+}
+
 /// What of a Dockerfile's image is told about where it came from.
 pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) name: &'a str,
@@ -117,6 +127,7 @@ pub(crate) struct DockerfileOrigin<'a> {
     pub(crate) granted: &'a Granted,
     /// The names of the folders besides the context.
     pub(crate) contexts: Vec<&'a String>,
+    pub(crate) context_materials: Vec<ContextMaterial>,
     pub(crate) allow_leaks: &'a [String],
 }
 
@@ -139,6 +150,7 @@ impl DockerfileOrigin<'_> {
             checkout,
             granted,
             contexts,
+            context_materials,
             allow_leaks,
         } = self;
         let repository = env!("CARGO_PKG_REPOSITORY");
@@ -148,6 +160,19 @@ impl DockerfileOrigin<'_> {
             .iter()
             .map(|(sha, _)| json!({"name": "context", "digest": {"gitCommit": sha}}))
             .collect();
+        for ContextMaterial {
+            name,
+            uri,
+            kind,
+            digest,
+        } in context_materials
+        {
+            let mut material = json!({"name": name, "digest": {*kind: digest}});
+            if let Some(uri) = uri {
+                material["uri"] = json!(uri);
+            }
+            materials.push(material);
+        }
         materials.push(json!({"name": "Dockerfile", "digest": {"sha256": dockerfile.hex()}}));
         materials.extend(
             bases
@@ -245,6 +270,7 @@ mod tests {
             checkout: None,
             granted: &Granted::default(),
             contexts: Vec::new(),
+            context_materials: Vec::new(),
             allow_leaks: &[],
         };
         let statement = origin.statement(&Digest::of(b""), &[], &[]).unwrap();

@@ -146,7 +146,19 @@ pub(crate) fn file_name(url: &str) -> String {
     }
 }
 
-fn percent_decoded(text: &str) -> String {
+/// Whoever has the image is not to have a password for where it is from.
+pub(crate) fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+pub(crate) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
@@ -171,6 +183,12 @@ fn percent_decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_told_to_nobody() {
+        assert_eq!(without_user("https://u:p@x.io/a@b"), "https://x.io/a@b");
+        assert_eq!(without_user("git://x.io"), "git://x.io");
+    }
 
     #[test]
     fn files_are_named_by_their_address() {

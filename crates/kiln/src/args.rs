@@ -248,7 +248,7 @@ pub(crate) struct Dockerfile {
         requires = "dockerfile"
     )]
     pub(crate) insecure_registries: Vec<String>,
-    /// A folder that `--from=NAME` copies from, or the image that NAME means: docker-image://NAME or oci-layout://DIR[:TAG]
+    /// A folder or Git repository that FROM NAME and `--from=NAME` mean, or an image: docker-image://NAME or oci-layout://DIR[:TAG]
     #[arg(long = "build-context", value_name = "NAME=DIR", value_parser = variable, requires = "dockerfile")]
     pub(crate) build_contexts: Vec<(String, String)>,
     /// The platform, which has to be this machine's

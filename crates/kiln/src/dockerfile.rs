@@ -11,8 +11,11 @@ use kiln_bake::{
 use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
 use kiln_oci::{Output, Store};
 
+mod contexts;
+
 use crate::baking::{readable, tell, write_out};
 use crate::failure::Failure;
+use crate::granted::{Entitlement, Network};
 use crate::output;
 use crate::progress::{Live, Reporting};
 use crate::{args, files, git, granted, settings, upkeep};
@@ -21,6 +24,14 @@ const CONTEXT: &str = "the context";
 
 /// The build argument that is in place of the `check` directive.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// As it was typed.
+struct Given {
+    secrets: Vec<String>,
+    ssh: Vec<String>,
+    allow: Vec<Entitlement>,
+    network: Network,
+}
 
 pub(crate) struct DockerfileSettings {
     path: PathBuf,
@@ -36,8 +47,11 @@ pub(crate) struct DockerfileSettings {
     registries: Registries,
     /// Where the context is no folder of the caller's.
     unpacked: Option<ContextFolder>,
-    contexts: BTreeMap<String, PathBuf>,
+    /// Folders, and addresses of repositories.
+    contexts: BTreeMap<String, String>,
     platform: Option<String>,
+    given: Given,
+    /// What was given, once it is read.
     granted: Granted,
     allow_leaks: Vec<String>,
     no_cache: bool,
@@ -133,19 +147,37 @@ impl DockerfileSettings {
             named_images,
             registries: settings::registries(pull, insecure_registries),
             unpacked: None,
-            contexts: folders
-                .into_iter()
-                .map(|(name, path)| (name, PathBuf::from(path)))
-                .collect(),
+            contexts: folders.into_iter().collect(),
             platform,
+            given: Given {
+                secrets,
+                ssh,
+                allow,
+                network,
+            },
             granted: Granted {
                 shell_on_error,
-                ..granted::granted(&secrets, &ssh, &allow, network)?
+                ..Granted::default()
             },
             allow_leaks,
             no_cache,
             check,
         })
+    }
+
+    /// Reads what the steps are given: once, since it may come through a pipe.
+    pub(crate) fn take_granted(&mut self) -> Result<(), Failure> {
+        let Given {
+            secrets,
+            ssh,
+            allow,
+            network,
+        } = &self.given;
+        self.granted = Granted {
+            shell_on_error: self.granted.shell_on_error,
+            ..granted::granted(secrets, ssh, allow, *network)?
+        };
+        Ok(())
     }
 
     pub(crate) fn read(&self) -> Result<Dockerfile, Failure> {
@@ -188,54 +220,6 @@ impl DockerfileSettings {
         }))
     }
 
-    /// Whether the context has to be unpacked or fetched before anything can be read.
-    pub(crate) fn is_packed(&self) -> bool {
-        let text = self.context.to_string_lossy();
-        text == "-" || ContextFolder::is_repository(&text) || self.context.is_file()
-    }
-
-    /// Makes a folder of a context that is an archive, standard input or a repository. The Dockerfile is then a file of it.
-    pub(crate) fn unpack(&mut self, root: &Path) -> Result<(), Failure> {
-        let name = self.context.display().to_string();
-        let failed = |source| Failure::Context {
-            path: PathBuf::from(&name),
-            source,
-        };
-        let work = settings::work(root)?;
-        let folder = if ContextFolder::is_repository(&name) {
-            ContextFolder::check_out(&work, &name, &self.granted.secrets)
-        } else if name == "-" {
-            // Swept with those of killed bakes.
-            let folder = work.join(format!("step-{}-stdin", std::process::id()));
-            let path = folder.join("context");
-            let copied = std::fs::create_dir_all(&folder)
-                .and_then(|()| std::fs::File::create(&path))
-                .and_then(|mut file| std::io::copy(&mut std::io::stdin().lock(), &mut file));
-            let unpacked = copied
-                .map_err(failed)
-                .map(|_| ContextFolder::unpack(&work, &path, "on standard input"));
-            // What can't be removed now is swept later.
-            let _ = std::fs::remove_dir_all(&folder);
-            unpacked?
-        } else {
-            ContextFolder::unpack(&work, &self.context, &name)
-        };
-        let folder = folder.map_err(|source| Failure::Bake {
-            image: self.tag.clone().unwrap_or_default(),
-            source: Box::new(source),
-        })?;
-        // Also where the name has `..` or is absolute: a file of the context, never one of the host.
-        let inside = self
-            .path
-            .components()
-            .filter(|part| matches!(part, std::path::Component::Normal(_)));
-        let path = folder.path().join(inside.collect::<PathBuf>());
-        self.path = path;
-        self.context = folder.path().to_owned();
-        self.unpacked = Some(folder);
-        Ok(())
-    }
-
     /// Where the Dockerfile and its context are in a repository that has both. `None` also where nothing of one can be had again.
     fn checkout(&self, ignore: &Ignore) -> Option<Checkout> {
         let dockerfile = self.path.canonicalize().ok()?;
@@ -266,20 +250,10 @@ impl DockerfileSettings {
         outputs: &[Output],
         reporting: Reporting,
     ) -> Result<BakedDockerfile, Failure> {
-        for folder in self.contexts.values().chain([&self.context]) {
-            let is_folder = folder.metadata().map(|there| there.is_dir());
-            let source = match is_folder {
-                Ok(true) => continue,
-                Ok(false) => ErrorKind::NotADirectory.into(),
-                Err(error) => error,
-            };
-            return Err(Failure::Context {
-                path: folder.clone(),
-                source,
-            });
-        }
+        contexts::must_be_folder(&self.context)?;
         let ignore = read_ignore(&self.path, &self.context)?;
         let work = settings::work(root)?;
+        let contexts = self.named_contexts(&work)?;
         let store = Store::open(root)?;
         let tag = self.tag.clone().unwrap_or_default();
         let checkout = self.checkout(&ignore);
@@ -294,7 +268,8 @@ impl DockerfileSettings {
             bases: &self.bases,
             named_images: &self.named_images,
             registries: &self.registries,
-            contexts: &self.contexts,
+            contexts: &contexts.folders,
+            repositories: &contexts.repositories,
             granted: &self.granted,
             allow_leaks: &self.allow_leaks,
             platform: self.platform.as_deref(),

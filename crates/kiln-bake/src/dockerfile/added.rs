@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_config::dockerfile::{Complaint, Copy, Dockerfile, Text};
 use kiln_model::Digest;
+use serde::Serialize;
 
 use super::Bake;
 use super::copy::copy_error;
@@ -13,9 +14,9 @@ use super::stage::Walk;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::bake::{BakeProgress, Scratch};
 use crate::error::BakeError;
-use crate::git::{GitSource, Oid};
+use crate::git::{GitSource, Resolved};
 use crate::provenance::Material;
-use crate::remote;
+use crate::remote::{self, without_user};
 
 /// BuildKit's mode of what it fetches.
 const FETCHED_MODE: u32 = 0o600;
@@ -83,37 +84,46 @@ impl Walk {
         bake: &Bake<'_>,
         file: &Dockerfile,
         copy: &Copy,
-        repositories: &[(GitSource, &Text)],
-    ) -> Result<Vec<(GitSource, Oid)>, BakeError> {
+        repositories: Vec<(GitSource, &Text)>,
+    ) -> Result<Vec<Commit>, BakeError> {
         let complain = |text: &Text, what: String, help: String| {
             BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
         };
         let mut commits = Vec::new();
         for (source, text) in repositories {
-            if !source.is_http() {
+            if !source.is_reachable() {
                 return Err(complain(
                     text,
                     format!(
-                        "the Git repository `{}` is reached by ssh or git://, which kiln does not speak",
+                        "the Git repository `{}` is reached by ssh, which kiln does not speak",
                         source.url
                     ),
                     "write its https:// address".to_owned(),
                 ));
             }
+            if copy.keep_git_dir && source.keep_git_dir == Some(false) {
+                return Err(complain(
+                    text,
+                    "its query says keep-git-dir=false, and the instruction --keep-git-dir"
+                        .to_owned(),
+                    "take one of them out".to_owned(),
+                ));
+            }
             bake.tell(BakeProgress::Downloading {
                 url: source.url.clone(),
             });
-            let commit = source
+            let found = source
                 .resolve(&bake.request.granted.secrets)
                 .map_err(|error| {
                     let place = Complaint::error(text.whole(), "this can't be had", "");
                     super::at(file.error(place), error)
                 })?;
-            let name = commit.to_string();
+            let name = found.commit.to_string();
             match &copy.checksum {
                 Some(wanted) => {
                     let value = self.expand(bake, file, wanted)?;
-                    if copy.sources.len() > 1 || value.len() < 7 || !name.starts_with(&value) {
+                    let is_wanted = value.len() >= 7 && GitSource::is_wanted(&value, &found);
+                    if copy.sources.len() > 1 || !is_wanted {
                         return Err(complain(
                             wanted,
                             format!("`{}` is the commit {name} now, and not {value}", text.text),
@@ -121,7 +131,7 @@ impl Walk {
                         ));
                     }
                 }
-                None if name != source.reference => bake.warn(
+                None if name != source.reference && source.checksum.is_none() => bake.warn(
                     self.index,
                     vec![Complaint::warning(
                         "FetchedWithoutChecksum",
@@ -140,7 +150,11 @@ impl Walk {
                 kind: "gitCommit",
                 digest: name,
             });
-            commits.push((source.clone(), commit));
+            commits.push(Commit {
+                keep: copy.keep_git_dir || source.keep_git_dir == Some(true),
+                source,
+                found,
+            });
         }
         Ok(commits)
     }
@@ -200,15 +214,7 @@ impl Walk {
 
 /// An address without what may be somebody's secret: a user and a query.
 fn told(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or(url);
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = authority.rsplit('@').next().unwrap_or(authority);
-            format!("{scheme}://{host}{path}")
-        }
-        None => url.to_owned(),
-    }
+    without_user(url.split(['?', '#']).next().unwrap_or(url))
 }
 
 /// Unpacks the source, where it is an archive. False: it is to be copied as it is.
@@ -263,10 +269,40 @@ pub(super) fn unpacked(
     Ok(true)
 }
 
-/// What of the repositories is in the key: the commit says all but which folder is taken.
-pub(super) fn commits_keyed(commits: &[(GitSource, Oid)]) -> Vec<(String, String)> {
-    commits
-        .iter()
-        .map(|(source, commit)| (commit.to_string(), source.folder.clone()))
-        .collect()
+/// A commit that is taken.
+pub(super) struct Commit {
+    pub(super) source: GitSource,
+    pub(super) found: Resolved,
+    /// With `.git`.
+    pub(super) keep: bool,
+}
+
+/// What of a commit is in the key: it says all but which folder is taken, and what `.git` has besides.
+#[derive(Serialize)]
+pub(super) struct CommitKey<'a> {
+    commit: String,
+    folder: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    without_submodules: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<(&'a str, Option<&'a str>, Option<String>)>,
+}
+
+impl Commit {
+    pub(super) fn key(&self) -> CommitKey<'_> {
+        let Self {
+            source,
+            found,
+            keep,
+        } = self;
+        CommitKey {
+            commit: found.commit.to_string(),
+            folder: &source.folder,
+            without_submodules: !source.submodules,
+            kept: keep.then(|| {
+                let tag = found.tag.map(|tag| tag.to_string());
+                (source.url.as_str(), found.name.as_deref(), tag)
+            }),
+        }
+    }
 }

@@ -69,6 +69,9 @@ impl Bake<'_> {
         name: &str,
         span: &std::ops::Range<usize>,
     ) -> Result<Arc<Stage>, BakeError> {
+        if let Some((name, path)) = self.context_named(name) {
+            return self.folder_stage(name, path, span).map(Arc::new);
+        }
         let mapped = self
             .request
             .bases

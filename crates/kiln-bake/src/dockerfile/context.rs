@@ -14,21 +14,37 @@ use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::bake::Scratch;
 use crate::error::BakeError;
 use crate::git::GitSource;
+use crate::remote::without_user;
 
 /// Gone with its folder when dropped.
 pub struct ContextFolder {
     path: PathBuf,
+    repository: Option<ContextRepository>,
     _scratch: Scratch,
 }
 
+/// The commit that a context is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextRepository {
+    /// Without a user, who may be somebody's secret.
+    pub url: String,
+    pub commit: String,
+}
+
 impl ContextFolder {
+    /// None: of an archive.
+    pub fn repository(&self) -> Option<&ContextRepository> {
+        self.repository.as_ref()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether `text` is the address of a Git repository.
     pub fn is_repository(text: &str) -> bool {
-        GitSource::parse(text).is_some()
+        // What is wrong with one is told when it is fetched.
+        !matches!(GitSource::parse_context(text), Ok(None))
     }
 
     /// The files of a tar, compressed or not. `name` is for errors.
@@ -87,30 +103,42 @@ impl ContextFolder {
         }
         Ok(Self {
             path,
+            repository: None,
             _scratch: scratch,
         })
     }
 
-    /// The files of a repository, or of a folder of it: `https://host/path.git#reference:folder`.
+    /// The files of a repository, or of a folder of it: `https://host/path.git#reference:folder`. With `keep_git_dir` its `.git`
+    /// is one of them, as where the address says so.
     pub fn check_out(
         work: &Path,
         address: &str,
+        keep_git_dir: bool,
         secrets: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Self, BakeError> {
-        let wrong = |reason: &str| BakeError::Context {
-            context: address.to_owned(),
-            reason: reason.to_owned(),
+        let wrong = |reason: String| BakeError::Context {
+            context: without_user(address),
+            reason,
         };
-        let source = GitSource::parse(address)
-            .filter(GitSource::is_http)
+        let source = GitSource::parse_context(address)
+            .map_err(wrong)?
+            .filter(GitSource::is_reachable)
             .ok_or_else(|| {
-                wrong("only https:// and http:// addresses of repositories can be had")
+                wrong(
+                    "of repositories, https://, http:// and git:// addresses can be had".to_owned(),
+                )
             })?;
         let scratch = Scratch::new(work)?;
         let path = scratch.folder("context")?;
-        source.check_out(source.resolve(secrets)?, &path, secrets)?;
+        let found = source.resolve(secrets)?;
+        let keep = keep_git_dir || source.keep_git_dir == Some(true);
+        source.check_out(&found, keep, &path, secrets)?;
         Ok(Self {
             path,
+            repository: Some(ContextRepository {
+                url: without_user(&source.url),
+                commit: found.commit.to_string(),
+            }),
             _scratch: scratch,
         })
     }

@@ -7,7 +7,7 @@ use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, I
 use kiln_oci::{Layer, Tree};
 
 use super::Bake;
-use super::added::{Added, commits_keyed, is_remote, unpacked};
+use super::added::{Added, Commit, is_remote, unpacked};
 use super::from::CopyFrom;
 use super::mode::Chmod;
 use super::owner::owner;
@@ -44,7 +44,9 @@ impl Walk {
             None => None,
         };
         let chmod_text = match &copy.chmod {
-            Some(text) => Some((self.expand(bake, file, text)?, text)),
+            Some(text) => {
+                Some((self.expand(bake, file, text)?, text)).filter(|(mode, _)| !mode.is_empty())
+            }
             None => None,
         };
         let chmod = match &chmod_text {
@@ -74,7 +76,10 @@ impl Walk {
             match source {
                 CopySource::Path(text) => {
                     let path = self.expand(bake, file, text)?;
-                    let repository = GitSource::parse(&path);
+                    let repository = GitSource::parse(&path).map_err(|problem| {
+                        let what = format!("`{path}` can't be had: {problem}");
+                        complain(text, what, "write it as https://HOST/PATH.git?ref=BRANCH")
+                    })?;
                     if !is_add && (is_remote(&path) || repository.is_some()) {
                         return Err(complain(
                             text,
@@ -137,10 +142,10 @@ impl Walk {
         };
         let ignore_of_folder;
         let mut found = Vec::new();
-        if let CopyFrom::Folder { path, is_context } = &from {
+        if let CopyFrom::Folder { path, name: of } = &from {
             found = find(&mut Root {
                 path,
-                ignore: Some(if *is_context {
+                ignore: Some(if of.is_none() {
                     bake.request.ignore
                 } else {
                     ignore_of_folder =
@@ -150,18 +155,11 @@ impl Walk {
                 exclude: &exclude,
                 seen: Some(&mut lock(&bake.seen)),
             })?;
-        }
-        if copy.keep_git_dir {
-            let what = if repositories.is_empty() {
-                "--keep-git-dir is for Git repositories"
-            } else {
-                "--keep-git-dir is not supported by this version of kiln, which fetches one commit's files alone"
-            };
-            return Err(complain(&copy.to, what.to_owned(), "take it out"));
+            bake.take(of.as_deref(), &found)?;
         }
         // What is in the context is unpacked unless it is said, what is fetched only where it is.
         let unpack = is_add && copy.unpack.unwrap_or(remotes.is_empty());
-        let commits = self.commits(bake, file, copy, &repositories)?;
+        let commits = self.commits(bake, file, copy, repositories)?;
         let checksum = if commits.is_empty() {
             self.checksum(bake, file, copy, remotes.len())?
         } else {
@@ -212,7 +210,7 @@ impl Walk {
             chmod: chmod_text.as_ref().map(|(mode, _)| mode.as_str()),
             link,
             times: &times,
-            git: &commits_keyed(&commits),
+            git: &commits.iter().map(Commit::key).collect::<Vec<_>>(),
             unpack: is_add && added.iter().any(|one| one.unpack),
         };
         let (layers, date) = (self.stage.layers.clone(), self.stage.date);
@@ -272,9 +270,12 @@ impl Walk {
                 }
                 (Origin::Layers { .. }, CopyFrom::Folder { .. }) => {}
             }
-            for (index, (source, commit)) in commits.iter().enumerate() {
+            for (index, commit) in commits.iter().enumerate() {
                 let folder = scratch.folder(&format!("git-{index}"))?;
-                source.check_out(*commit, &folder, &bake.request.granted.secrets)?;
+                let secrets = &bake.request.granted.secrets;
+                commit
+                    .source
+                    .check_out(&commit.found, commit.keep, &folder, secrets)?;
                 let mut root = Root {
                     path: &folder,
                     ignore: None,
@@ -327,7 +328,7 @@ impl Walk {
         match &copy.from {
             None => Ok(CopyFrom::Folder {
                 path: bake.request.context.to_owned(),
-                is_context: true,
+                name: None,
             }),
             Some(name) => self.named(bake, file, name),
         }
@@ -352,7 +353,7 @@ pub(super) fn placed(step: &str, error: PlaceError) -> BakeError {
 }
 
 /// The `.dockerignore` of a named context.
-fn ignore_of(folder: &Path) -> Result<Ignore, String> {
+pub(super) fn ignore_of(folder: &Path) -> Result<Ignore, String> {
     let path = folder.join(".dockerignore");
     match std::fs::read_to_string(&path) {
         Ok(text) => Ignore::parse(&text)

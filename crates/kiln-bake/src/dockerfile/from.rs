@@ -12,7 +12,11 @@ use crate::error::BakeError;
 
 /// Where a COPY or a mount takes from.
 pub(super) enum CopyFrom {
-    Folder { path: PathBuf, is_context: bool },
+    /// Of the caller's: the context, or a named one.
+    Folder {
+        path: PathBuf,
+        name: Option<String>,
+    },
     Stage(Arc<Stage>),
 }
 
@@ -25,10 +29,10 @@ impl Walk {
         name: &Text,
     ) -> Result<CopyFrom, BakeError> {
         let stages = bake.request.dockerfile;
-        if let Some(path) = bake.request.contexts.get(&name.text) {
+        if let Some((known, path)) = bake.context_named(&name.text) {
             return Ok(CopyFrom::Folder {
-                path: path.clone(),
-                is_context: false,
+                path: path.to_owned(),
+                name: Some(known.to_owned()),
             });
         }
         if let Some(index) = stages.stage(&name.text, self.index) {

@@ -9,6 +9,7 @@ mod base;
 mod caches;
 mod config;
 mod context;
+mod contexts;
 mod copy;
 mod from;
 mod granted;
@@ -50,7 +51,7 @@ use crate::provenance::{self, Done, Material};
 use crate::registry::Registries;
 use crate::seen::Seen;
 pub use base::known_base;
-pub use context::ContextFolder;
+pub use context::{ContextFolder, ContextRepository};
 pub use granted::Granted;
 pub use needs::images_named;
 use needs::predefined;
@@ -73,8 +74,10 @@ pub struct DockerfileRequest<'a> {
     pub registries: &'a Registries,
     /// Those of `bases` that are in place of a stage of their name, too.
     pub named_images: &'a BTreeSet<String>,
-    /// Folders that COPY and RUN know by a name.
+    /// Folders that the Dockerfile knows by a name.
     pub contexts: &'a BTreeMap<String, PathBuf>,
+    /// Where contexts are of repositories of the network: by name, that of the context itself with an empty one.
+    pub repositories: &'a BTreeMap<String, ContextRepository>,
     /// Secrets and the like, and what a RUN may do.
     pub granted: &'a Granted,
     /// What looks secret and is none, as `RULE:PLACE`.
@@ -248,6 +251,8 @@ struct Notes {
     bases: BTreeSet<ResolvedBase>,
     /// By ADD.
     fetched: BTreeSet<Material>,
+    /// Of contexts that no commit has, by their names: what each instruction took.
+    taken: BTreeMap<String, BTreeSet<Digest>>,
 }
 
 /// Arguments that need no ARG, and are in no key: what they are is the network's business.
@@ -266,6 +271,8 @@ pub(crate) const PROXIES: [&str; 10] = [
 /// Further ones that need no ARG.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 const PREDECLARED: [&str; 2] = [EPOCH, "BUILDKIT_SANDBOX_HOSTNAME"];
+/// What begins so is for who bakes, and no ARG has to take it.
+const OF_BUILDER: &str = "BUILDKIT_";
 
 /// Bakes the Dockerfile's target. To be called from a thread that lives until the end.
 pub fn bake_dockerfile(
@@ -344,6 +351,7 @@ pub fn bake_dockerfile(
         used_args,
         bases,
         fetched,
+        taken,
     } = std::mem::take(&mut *lock(&notes));
     // Within a stage they are in its order.
     reports.sort_by_key(|(stage, _)| *stage);
@@ -366,6 +374,7 @@ pub fn bake_dockerfile(
         .map(String::as_str)
         .filter(|name| !used_args.contains(*name))
         .filter(|name| !PROXIES.contains(name) && !PREDECLARED.contains(name))
+        .filter(|name| !name.starts_with(OF_BUILDER))
         .collect();
     if !unused.is_empty() {
         let span = file.stages[target].from.span.clone();
@@ -390,6 +399,7 @@ pub fn bake_dockerfile(
     steps.extend(tests);
     describe(store, request.work, &digest)?;
     let bases: Vec<ResolvedBase> = bases.into_iter().collect();
+    let contexts = contexts::materials(request, &taken)?;
     let origin = provenance::DockerfileOrigin {
         name: request.tag.name(),
         dockerfile: Digest::of(file.file.text.as_bytes()),
@@ -402,6 +412,7 @@ pub fn bake_dockerfile(
         checkout: request.checkout,
         granted: request.granted,
         contexts: request.contexts.keys().collect(),
+        context_materials: contexts,
         allow_leaks: request.allow_leaks,
     };
     let statement = origin.statement(&digest, &done, &passed)?;

@@ -75,7 +75,8 @@ fn change(mode: u32, who: u32, operator: char, what: &str, is_folder: bool) -> u
                 (if who & 0o700 != 0 { 0o4000 } else { 0 })
                     | (if who & 0o070 != 0 { 0o2000 } else { 0 })
             }
-            't' => 0o1000,
+            // Only for others it says nothing.
+            't' if who & 0o770 != 0 => 0o1000,
             'u' => (((mode >> 6) & 7) * 0o111) & who,
             'g' => (((mode >> 3) & 7) * 0o111) & who,
             'o' => ((mode & 7) * 0o111) & who,
@@ -113,6 +114,8 @@ mod tests {
             ("g=u", 0o640, false, 0o660),
             ("u=rwX,go=rX", 0o700, true, 0o755),
             ("u+s,+t", 0o755, false, 0o5755),
+            ("o+t,g+t", 0o755, false, 0o1755),
+            ("o+t", 0o755, false, 0o755),
         ] {
             let found = Chmod::parse(text).unwrap().apply(before, folder);
             assert_eq!(found, after, "{text} {before:o}: {found:o}");

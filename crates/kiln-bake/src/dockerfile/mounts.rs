@@ -206,7 +206,7 @@ impl Walk {
                 }
                 (MountKind::Bind, None) => Some(CopyFrom::Folder {
                     path: bake.request.context.to_owned(),
-                    is_context: true,
+                    name: None,
                 }),
                 _ => None,
             };
@@ -219,11 +219,11 @@ impl Walk {
                     exclude: Vec::new(),
                     parents: false,
                 }),
-                Some(CopyFrom::Folder { path, is_context }) => {
+                Some(CopyFrom::Folder { path, name: of }) => {
                     let nothing = Ignore::default();
                     let mut root = Root {
                         path,
-                        ignore: Some(if *is_context {
+                        ignore: Some(if of.is_none() {
                             bake.request.ignore
                         } else {
                             &nothing
@@ -240,6 +240,7 @@ impl Walk {
                             "the source is relative to the context, the folder at the end of the command",
                         ),
                     })?;
+                    bake.take(of.as_deref(), &found)?;
                     let found = found.into_iter().map(Cow::Owned);
                     Some(Origin::Files(found.collect()))
                 }

@@ -10,11 +10,12 @@ const PASSWD_LIMIT: u64 = 1 << 20;
 /// `user`, `user:group` or `:group`, by the image's own files; a number needs none.
 pub(super) fn owner(text: &str, view: &Path) -> Result<(u32, u32), String> {
     let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
     let (uid, primary) = match (user, user.parse::<u32>()) {
-        ("", _) => (0, 0),
+        // No image has to say who root is.
+        ("" | "root", _) => (0, 0),
         (_, Ok(number)) => (number, number),
         (name, Err(_)) => line(view, "etc/passwd", name)?
             .and_then(|fields| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))
@@ -26,6 +27,7 @@ pub(super) fn owner(text: &str, view: &Path) -> Result<(u32, u32), String> {
     };
     let gid = match group.map(|group| (group, group.parse::<u32>())) {
         None => primary,
+        Some(("" | "root", _)) => 0,
         Some((_, Ok(number))) => number,
         Some((name, Err(_))) => line(view, "etc/group", name)?
             .and_then(|fields| fields.get(2)?.parse().ok())
@@ -66,8 +68,11 @@ mod tests {
             ("5", Some((5, 5))),
             ("5:6", Some((5, 6))),
             (":6", Some((0, 6))),
-            ("root", None),
-            ("app:root", None),
+            ("root", Some((0, 0))),
+            ("app:root", Some((1000, 0))),
+            ("app:", Some((1000, 0))),
+            ("none", None),
+            ("app:none", None),
         ] {
             assert_eq!(owner(text, view.path()).ok(), expected, "{text}");
         }

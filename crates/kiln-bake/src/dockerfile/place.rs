@@ -89,12 +89,24 @@ impl Placing<'_> {
                         Some(Chmod::Octal(mode)) => mode & 0o777,
                         Some(Chmod::Symbolic(_)) | None => 0o755,
                     };
-                    Entry::dir(mode).owner(uid, gid).mtime(self.date)
+                    // As mkdir(2) has it.
+                    let special = self.set_group_id(&inside)?;
+                    Entry::dir(mode | special).owner(uid, gid).mtime(self.date)
                 }
             };
             self.tree.insert(&inside, entry)?;
         }
         Ok(())
+    }
+
+    /// That bit, where the folder that `path` is in has it.
+    fn set_group_id(&self, path: &Path) -> Result<u32, PlaceError> {
+        let above = path.parent().unwrap_or(Path::new(""));
+        let mode = match self.tree.get(above) {
+            Some(entry) => entry.mode,
+            None => self.there(above)?.map_or(0, |there| there.mode()),
+        };
+        Ok(mode & 0o2000)
     }
 
     /// Where `to` is in the image, links followed.

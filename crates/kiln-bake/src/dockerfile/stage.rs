@@ -28,7 +28,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
     let from = &file.stages[index].from;
     // As BuildKit has it, a named context is in place of the stage of that name.
     if let Some(name) = &file.stages[index].name
-        && bake.request.named_images.contains(name)
+        && (bake.request.named_images.contains(name) || bake.context_named(name).is_some())
     {
         let image = bake.image(name, &from.span)?;
         return Ok(Stage::clone(&image));
@@ -249,9 +249,14 @@ impl Walk {
                         "WORKDIR is empty once its variables are replaced, and changes nothing";
                     self.empty(bake, file, text, what);
                 }
-                let path = self.absolute(&path);
-                let path = super::source::lexical(&path);
-                self.workdir(bake, format!("/{}", path.display()))?;
+                // As BuildKit has it, what is absolute is kept as it is written.
+                let path = if path.starts_with('/') {
+                    path
+                } else {
+                    let path = super::source::lexical(&self.absolute(&path));
+                    format!("/{}", path.display())
+                };
+                self.workdir(bake, path)?;
             }
             Action::User(user) => self.user(bake, file, user)?,
             Action::Expose(ports) => self.expose(bake, file, ports)?,

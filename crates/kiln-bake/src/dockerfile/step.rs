@@ -10,6 +10,7 @@ use kiln_oci::{Layer, Store, Tree};
 use serde::{Deserialize, Serialize};
 
 use super::Bake;
+use super::added::CommitKey;
 use super::mounts::MountKey;
 use super::run::Network;
 use super::schedule::lock;
@@ -23,7 +24,7 @@ use crate::provenance::Done;
 use crate::step_lock::StepLock;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,8 +50,8 @@ pub(super) enum Inputs<'a> {
         #[serde(skip_serializing_if = "<[i64]>::is_empty")]
         times: &'a [i64],
         /// The commits and folders of repositories.
-        #[serde(skip_serializing_if = "<[(String, String)]>::is_empty")]
-        git: &'a [(String, String)],
+        #[serde(skip_serializing_if = "<[CommitKey]>::is_empty")]
+        git: &'a [CommitKey<'a>],
         /// Archives are unpacked.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         unpack: bool,

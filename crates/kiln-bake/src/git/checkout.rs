@@ -5,13 +5,14 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kiln_oci::unpacked_max;
 
-use super::GitSource;
 use super::object::{self, Kind, Mode, Oid, TreeItem};
 use super::pack::Pack;
+use super::transport::Trust;
+use super::{GitSource, PACK_MAX, Resolved, kept, modules};
 use crate::error::BakeError;
 
 /// As deep as any path of Linux can be (PATH_MAX), with names of one letter.
@@ -19,81 +20,151 @@ const DEPTH_MAX: usize = 2048;
 /// Chromium has half a million. A tree may name another again and again, so that a small pack has any number.
 const FILES_MAX: u64 = 4 << 20;
 
-pub(super) fn write(
-    source: &GitSource,
-    pack: &Pack,
-    commit: Oid,
-    to: &Path,
-) -> Result<(), BakeError> {
-    let bytes_max = unpacked_max(pack.length());
-    within(source, pack, commit, to, FILES_MAX, bytes_max)
+/// Kubernetes, LLVM and Qt have dozens.
+const MODULES_MAX: u32 = 512;
+/// Of submodules in one another. Each level holds a pack.
+const NESTED_MAX: usize = 16;
+
+/// A commit with its submodules on its way into a folder. The bounds are those of all of them together.
+pub(super) struct Checkout<'a> {
+    trust: Trust<'a>,
+    /// With `.git`.
+    keep: bool,
+    files_left: u64,
+    modules_left: u32,
+    pack_left: u64,
 }
 
-fn within(
-    source: &GitSource,
-    pack: &Pack,
-    commit: Oid,
-    to: &Path,
-    files_max: u64,
-    bytes_max: u64,
-) -> Result<(), BakeError> {
-    let failed = |problem: String| source.error(problem);
-    let bytes = pack.object(commit, Kind::Commit).map_err(failed)?;
-    let mut tree =
-        object::tree_of(&bytes).ok_or_else(|| failed(format!("its commit {commit} is damaged")))?;
-    for part in source
-        .folder
-        .split('/')
-        .filter(|part| !matches!(*part, "" | "."))
-    {
-        let entries = read(pack, tree).map_err(failed)?;
-        let entry = entries
-            .into_iter()
-            .find(|entry| entry.name == part.as_bytes() && entry.mode == Mode::Folder);
-        tree = entry
-            .map(|entry| entry.oid)
-            .ok_or_else(|| failed(format!("it has no folder `{}`", source.folder)))?;
-    }
-    let mut writing = Writing {
-        source,
-        pack,
-        files_max,
-        bytes_max,
-        files: 0,
-        bytes: 0,
-    };
-    writing.folder(tree, to, 0)
-}
-
-struct Writing<'a> {
+/// One repository of them.
+struct Module<'a> {
     source: &'a GitSource,
     pack: &'a Pack,
-    files_max: u64,
+    /// Of the commit that is taken.
+    root: Oid,
     bytes_max: u64,
-    files: u64,
-    bytes: u64,
+    bytes_left: u64,
+    /// In submodules, from the caller's repository on.
+    nested: usize,
+    /// The folder that has its `.git`, where that is kept.
+    kept: Option<&'a Path>,
+    known: Option<Vec<modules::Module>>,
+    /// The submodules that were written.
+    written: Vec<kept::Submodule>,
 }
 
-impl Writing<'_> {
-    /// `to` is a new folder of ours, so that nothing in it is a link that is followed.
-    fn folder(&mut self, tree: Oid, to: &Path, depth: usize) -> Result<(), BakeError> {
-        if depth > DEPTH_MAX {
-            return Err(self.source.error("its folders are too deep"));
+impl<'a> Checkout<'a> {
+    pub(super) fn new(trust: Trust<'a>, keep: bool) -> Self {
+        Self {
+            trust,
+            keep,
+            files_left: FILES_MAX,
+            modules_left: MODULES_MAX,
+            pack_left: PACK_MAX,
         }
-        let items = read(self.pack, tree).map_err(|problem| self.source.error(problem))?;
-        for TreeItem { mode, name, oid } in items {
-            self.files += 1;
-            if self.files > self.files_max {
-                let problem = format!("it has more than {} files and folders", self.files_max);
-                return Err(self.source.error(problem));
+    }
+
+    pub(super) fn write(
+        mut self,
+        source: &GitSource,
+        found: &Resolved,
+        to: &Path,
+    ) -> Result<(), BakeError> {
+        let git = self.keep.then(|| to.join(".git"));
+        self.repository(source, found, to, 0, git.as_deref())
+    }
+
+    /// `git`: where what is kept of its own goes; a submodule's is not in its folder.
+    fn repository(
+        &mut self,
+        source: &GitSource,
+        found: &Resolved,
+        to: &Path,
+        nested: usize,
+        git: Option<&Path>,
+    ) -> Result<(), BakeError> {
+        let pack = source.pack(found, self.trust, self.pack_left)?;
+        self.pack_left = self.pack_left.saturating_sub(pack.length());
+        let bytes_max = unpacked_max(pack.length());
+        self.packed(source, found, &pack, (to, nested, git), bytes_max)
+    }
+
+    fn packed(
+        &mut self,
+        source: &GitSource,
+        found: &Resolved,
+        pack: &Pack,
+        (to, nested, git): (&Path, usize, Option<&Path>),
+        bytes_max: u64,
+    ) -> Result<(), BakeError> {
+        let failed = |problem: String| source.error(problem);
+        let commit = found.commit;
+        let bytes = pack.object(commit, Kind::Commit).map_err(failed)?;
+        let root = object::tree_of(&bytes)
+            .ok_or_else(|| failed(format!("its commit {commit} is damaged")))?;
+        let mut module = Module {
+            source,
+            pack,
+            root,
+            bytes_max,
+            bytes_left: bytes_max,
+            nested,
+            kept: git,
+            known: None,
+            written: Vec::new(),
+        };
+        let (mut tree, mut inside) = (root, PathBuf::new());
+        let mut parts = super::folders(&source.folder);
+        while let Some(part) = parts.next() {
+            let entries = read(pack, tree).map_err(failed)?;
+            let entry = entries
+                .into_iter()
+                .find(|entry| entry.name == part.as_bytes());
+            inside.push(part);
+            match entry.map(|entry| (entry.mode, entry.oid)) {
+                Some((Mode::Folder, oid)) => tree = oid,
+                Some((Mode::Submodule, oid)) if source.submodules => {
+                    let rest = parts.collect::<Vec<_>>().join("/");
+                    return self.submodule(&mut module, &inside, oid, &rest, to);
+                }
+                _ => return Err(failed(format!("it has no folder `{}`", source.folder))),
             }
-            let path = to.join(OsStr::from_bytes(&name));
+        }
+        self.folder(&mut module, tree, &inside, to, 0)?;
+        match git {
+            None => Ok(()),
+            Some(git) => kept::write(git, to, source, found, pack, root, &module.written),
+        }
+    }
+
+    /// `to` is a new folder of ours, so that nothing in it is a link that is followed. `inside` is where it is in its repository.
+    fn folder(
+        &mut self,
+        module: &mut Module<'_>,
+        tree: Oid,
+        inside: &Path,
+        to: &Path,
+        depth: usize,
+    ) -> Result<(), BakeError> {
+        let source = module.source;
+        if depth > DEPTH_MAX {
+            return Err(source.error("its folders are too deep"));
+        }
+        let items = read(module.pack, tree).map_err(|problem| source.error(problem))?;
+        for TreeItem { mode, name, oid } in items {
+            self.files_left = self.files_left.checked_sub(1).ok_or_else(|| {
+                source.error("it has more files and folders than any repository has")
+            })?;
+            let name = OsStr::from_bytes(&name);
+            let (path, inside) = (to.join(name), inside.join(name));
             let io = || BakeError::io(&path);
+            let new_folder = || {
+                DirBuilder::new().create(&path).map_err(io())?;
+                fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(io())
+            };
             match mode {
                 Mode::Folder => {
-                    DirBuilder::new().create(&path).map_err(io())?;
-                    fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(io())?;
-                    self.folder(oid, &path, depth + 1)?;
+                    new_folder()?;
+                    self.folder(module, oid, &inside, &path, depth + 1)?;
                 }
                 Mode::File | Mode::Executable => {
                     let mut file = File::options()
@@ -102,24 +173,109 @@ impl Writing<'_> {
                         .mode(0o600)
                         .open(&path)
                         .map_err(io())?;
-                    file.write_all(&self.blob(oid)?).map_err(io())?;
+                    file.write_all(&module.blob(oid)?).map_err(io())?;
                     let mode = if mode == Mode::File { 0o644 } else { 0o755 };
                     file.set_permissions(Permissions::from_mode(mode))
                         .map_err(io())?;
                 }
                 Mode::Link => {
-                    let target = self.blob(oid)?;
+                    let target = module.blob(oid)?;
                     symlink(OsStr::from_bytes(&target), &path).map_err(io())?;
                 }
                 Mode::Submodule => {
-                    return Err(self.source.error(format!(
-                        "it has the submodule `{}`, which kiln does not fetch: ADD that repository itself, and this one by its folders",
-                        String::from_utf8_lossy(&name)
-                    )));
+                    new_folder()?;
+                    if source.submodules {
+                        self.submodule(module, &inside, oid, "", &path)?;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Writes the submodule at `inside`, or its folder `folder`, into `to`.
+    fn submodule(
+        &mut self,
+        module: &mut Module<'_>,
+        inside: &Path,
+        commit: Oid,
+        folder: &str,
+        to: &Path,
+    ) -> Result<(), BakeError> {
+        let outer = module.source;
+        let Some(found) = module.called(inside)? else {
+            return Ok(());
+        };
+        let failed = |reason: String| {
+            outer.error(format!(
+                "its submodule `{}` can't be had: {reason}",
+                inside.display()
+            ))
+        };
+        let address = modules::address(&outer.url, &found.url)
+            .ok_or_else(|| failed(format!("`{}` leads above its server", found.url)))?;
+        if module.nested == NESTED_MAX {
+            return Err(failed(format!(
+                "it is in more than {NESTED_MAX} others, one in another"
+            )));
+        }
+        self.modules_left = self
+            .modules_left
+            .checked_sub(1)
+            .ok_or_else(|| failed(format!("there are more than {MODULES_MAX}")))?;
+        let source = GitSource {
+            folder: folder.to_owned(),
+            ..GitSource::new(&address, commit.to_string())
+        };
+        let git = module
+            .kept
+            .map(|kept| kept.join("modules").join(&found.name));
+        let resolved = Resolved {
+            commit,
+            tag: None,
+            name: None,
+        };
+        self.repository(&source, &resolved, to, module.nested + 1, git.as_deref())
+            .map_err(|error| failed(told(&error)))?;
+        module.written.push(kept::Submodule {
+            name: found.name,
+            url: address,
+        });
+        Ok(())
+    }
+}
+
+impl Module<'_> {
+    /// What `.gitmodules` says of the submodule at `inside`; none where nobody is to get it.
+    fn called(&mut self, inside: &Path) -> Result<Option<modules::Module>, BakeError> {
+        let failed = |problem: &str| {
+            let place = inside.display();
+            self.source
+                .error(format!("its submodule `{place}` can't be had: {problem}"))
+        };
+        let known = match self.known.take() {
+            Some(known) => known,
+            None => {
+                let items = read(self.pack, self.root).map_err(|problem| failed(&problem))?;
+                let file = items.into_iter().find(|item| item.name == b".gitmodules");
+                let file = file.filter(|item| matches!(item.mode, Mode::File | Mode::Executable));
+                let file = file.ok_or_else(|| failed("it has no .gitmodules"))?;
+                let text = self.blob(file.oid)?;
+                let text = String::from_utf8(text).map_err(|_| failed(".gitmodules is no text"))?;
+                modules::parse(&text).ok_or_else(|| failed(".gitmodules is not what Git writes"))?
+            }
+        };
+        let known = self.known.insert(known);
+        let found = known.iter().find(|known| Path::new(&known.path) == inside);
+        match found {
+            Some(found) if found.is_left_out => Ok(None),
+            Some(found) if found.url.is_empty() => Err(failed(".gitmodules has no url for it")),
+            Some(found) if !modules::is_name(&found.name) => Err(failed(
+                "no folder may have the name that .gitmodules gives it",
+            )),
+            Some(found) => Ok(Some(found.clone())),
+            None => Err(failed(".gitmodules does not name it")),
+        }
     }
 
     fn blob(&mut self, oid: Oid) -> Result<Vec<u8>, BakeError> {
@@ -127,16 +283,27 @@ impl Writing<'_> {
             .pack
             .object(oid, Kind::Blob)
             .map_err(|problem| self.source.error(problem))?;
-        self.bytes += bytes.len() as u64;
-        if self.bytes > self.bytes_max {
+        let left = self.bytes_left.checked_sub(bytes.len() as u64);
+        self.bytes_left = left.ok_or_else(|| {
             let problem = format!("it unpacks to more than {} bytes", self.bytes_max);
-            return Err(self.source.error(problem));
-        }
+            self.source.error(problem)
+        })?;
         Ok(bytes)
     }
 }
 
-fn read(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
+/// An error with its causes, on one line.
+fn told(error: &BakeError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+pub(super) fn read(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
     let bytes = pack.object(tree, Kind::Tree)?;
     object::tree(&bytes)
         .filter(|items| items.iter().all(|item| object::is_file_name(&item.name)))
@@ -148,8 +315,27 @@ mod tests {
     use super::super::pack::tests::packed;
     use super::*;
 
-    fn source() -> GitSource {
-        GitSource::parse("https://x.io/a.git").unwrap()
+    fn within(
+        pack: &Pack,
+        commit: Oid,
+        to: &Path,
+        files: u64,
+        bytes: u64,
+    ) -> Result<(), BakeError> {
+        let secrets = Default::default();
+        let trust = Trust {
+            secrets: &secrets,
+            host: "x.io",
+        };
+        let found = Resolved {
+            commit,
+            tag: None,
+            name: None,
+        };
+        let source = GitSource::new("https://x.io/a.git", String::new());
+        let mut checkout = Checkout::new(trust, false);
+        checkout.files_left = files;
+        checkout.packed(&source, &found, pack, (to, 0, None), bytes)
     }
 
     fn tree(items: &[(&str, &str, Oid)]) -> Vec<u8> {
@@ -181,11 +367,11 @@ mod tests {
         let pack = Pack::read(packed(&objects)).unwrap();
         let written = |files: u64, bytes: u64| {
             let to = tempfile::tempdir().unwrap();
-            let error = within(&source(), &pack, name, to.path(), files, bytes).unwrap_err();
+            let error = within(&pack, name, to.path(), files, bytes).unwrap_err();
             error.to_string()
         };
         let files = written(500, u64::MAX);
-        assert!(files.contains("more than 500 files"), "{files}");
+        assert!(files.contains("more files and folders"), "{files}");
         let bytes = written(u64::MAX, 3 << 10);
         assert!(bytes.contains("unpacks to more than"), "{bytes}");
     }
@@ -206,7 +392,7 @@ mod tests {
             ];
             let pack = Pack::read(packed(&objects)).unwrap();
             let to = tempfile::tempdir().unwrap();
-            let written = write(&source(), &pack, commit_name, to.path());
+            let written = within(&pack, commit_name, to.path(), 10, 1 << 20);
             assert_eq!(written.is_ok(), is_right, "{name}");
         }
     }

@@ -1,25 +1,19 @@
 //! ADD: archives that are unpacked, and files of the network.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kiln_bake::{BakedDockerfile, MEDIA_IN_TOTO};
 use kiln_model::Digest;
 
 use crate::dockerfile::Bench;
-use crate::server::{Answer, Asked, Server};
-use crate::world::told;
+use crate::server::{Answer, Server};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("added_archives_are_unpacked", archives),
     ("added_archives_that_are_hostile_are_refused", hostile),
-    ("added_repositories_are_checked_out", repositories),
     ("added_names_that_are_no_text_are_kept", bytes),
     ("added_files_of_the_network_are_fetched_once", network),
 ];
@@ -277,236 +271,6 @@ fn network() {
             "of one source",
         ),
         (format!("COPY {url} /"), "2:6", "ADD fetches"),
-    ] {
-        let text = bench.refused(&format!("FROM busybox\n{instruction}\n"));
-        assert!(
-            text.contains(&format!("Dockerfile:{place}")) && text.contains(said),
-            "{instruction}: {text}"
-        );
-    }
-}
-
-fn git(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("git")
-        .args([
-            "-c",
-            "user.name=a",
-            "-c",
-            "user.email=a@example.org",
-            "-c",
-            "init.defaultBranch=main",
-        ])
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// Git's own server, by CGI.
-fn backend(root: &Path, asked: &Asked) -> Answer {
-    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
-    let mut child = Command::new("git")
-        .arg("http-backend")
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("GIT_PROJECT_ROOT", root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("REQUEST_METHOD", &asked.method)
-        .env("PATH_INFO", path)
-        .env("QUERY_STRING", query)
-        .env(
-            "CONTENT_TYPE",
-            asked.header("content-type").unwrap_or_default(),
-        )
-        .env(
-            "GIT_PROTOCOL",
-            asked.header("git-protocol").unwrap_or_default(),
-        )
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(&asked.body).unwrap();
-    let output = child.wait_with_output().unwrap().stdout;
-    let end = output
-        .windows(4)
-        .position(|part| part == b"\r\n\r\n")
-        .unwrap();
-    let head = String::from_utf8_lossy(&output[..end]).into_owned();
-    let status = head.lines().find_map(|line| line.strip_prefix("Status: "));
-    let status = status.map_or(200, |status| status[..3].parse().unwrap());
-    Answer::new(status, &output[end + 4..])
-}
-
-/// All that is attached to the image about where it came from.
-fn provenance(bench: &Bench, baked: &BakedDockerfile) -> String {
-    let all = bench.store.referrers(&baked.digest).unwrap();
-    all.iter()
-        .filter(|referrer| referrer.artifact_type == MEDIA_IN_TOTO)
-        .map(|referrer| bench.store.referrer_document(&referrer.digest).unwrap())
-        .map(|document| String::from_utf8(document).unwrap())
-        .collect()
-}
-
-fn private_repository(host: &str) {
-    let mut bench = Bench::new();
-    let text = format!("FROM busybox\nADD http://{host}/private/a.git#v1 /o\n");
-    let said = bench.refused(&text);
-    assert!(said.contains("--secret id=GIT_AUTH_TOKEN"), "{said}");
-    let mut give = |name: &str, token: &str| {
-        bench.granted.secrets = BTreeMap::from([(name.to_owned(), token.as_bytes().to_vec())]);
-        bench.bake("git:private", &text).map(|baked| {
-            let statement = provenance(&bench, &baked);
-            assert!(!statement.contains("sesame"), "{statement}");
-        })
-    };
-    let wrong = give("GIT_AUTH_TOKEN", "wrong").unwrap_err();
-    assert!(told(&wrong).contains("has this token"), "{}", told(&wrong));
-    give("GIT_AUTH_TOKEN", "sesame").unwrap();
-    // That of the server goes before that of all.
-    give(&format!("GIT_AUTH_TOKEN.{host}"), "sesame\n").unwrap();
-    let other = give("GIT_AUTH_TOKEN.example.org", "sesame").unwrap_err();
-    assert!(told(&other).contains("401"), "{}", told(&other));
-}
-
-fn repositories() {
-    let bench = Bench::new();
-    let root = bench.root.path().join("repositories");
-    let work = root.join("a.git");
-    fs::create_dir_all(work.join("sub/deep")).unwrap();
-    git(&work, &["init", "-q"]);
-    fs::write(work.join("file"), "one").unwrap();
-    fs::write(work.join("sub/deep/big"), "line of a file\n".repeat(10_000)).unwrap();
-    symlink("../file", work.join("sub/link")).unwrap();
-    fs::write(work.join("run"), "#!/bin/sh").unwrap();
-    fs::set_permissions(
-        work.join("run"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    git(&work, &["add", "."]);
-    git(&work, &["commit", "-qm", "one"]);
-    git(&work, &["tag", "-a", "v1", "-m", "v1"]);
-    let first = git(&work, &["rev-parse", "HEAD"]);
-    git(&work, &["checkout", "-qb", "next"]);
-    fs::write(work.join("file"), "two").unwrap();
-    fs::write(work.join("sub/deep/big"), "line of a file\n".repeat(10_001)).unwrap();
-    git(&work, &["commit", "-qam", "two"]);
-    git(&work, &["checkout", "-q", "main"]);
-    // Packed, with deltas.
-    git(&work, &["gc", "-q"]);
-    let served = root.clone();
-    // `x-access-token:sesame`
-    let right = "Basic eC1hY2Nlc3MtdG9rZW46c2VzYW1l";
-    let server = Server::start(move |asked| {
-        if let Some(rest) = asked.path.strip_prefix("/moved") {
-            let place = format!("http://{}{rest}", asked.header("host").unwrap());
-            return Answer::new(301, "").with("Location", place);
-        }
-        let Some(rest) = asked.path.strip_prefix("/private") else {
-            return backend(&served, asked);
-        };
-        if asked.header("authorization") != Some(right) {
-            return Answer::new(401, "");
-        }
-        let path = rest.to_owned();
-        backend(
-            &served,
-            &Asked {
-                path,
-                method: asked.method.clone(),
-                headers: asked.headers.clone(),
-                body: asked.body.clone(),
-            },
-        )
-    });
-    let url = format!("http://{}/a.git", server.host);
-    let moved = format!("http://{}/moved/a.git", server.host);
-    let run = "run \"#!/bin/sh\" 0:0 755";
-    for (number, (source, text, whole)) in [
-        (url.clone(), "one", true),
-        (format!("{url}#main"), "one", true),
-        (format!("{url}#v1"), "one", true),
-        (format!("{moved}#refs/tags/v1"), "one", true),
-        (format!("{url}#next"), "two", true),
-        (format!("{url}#{first}"), "one", true),
-        (format!("{url}#next:sub"), "two", false),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let baked = bench.baked(
-            &format!("git:{number}"),
-            &format!("FROM busybox\nADD {source} /o\n"),
-        );
-        let tree = bench.tree(&baked, "o");
-        if whole {
-            assert_eq!(tree[0], format!("file {text:?} 0:0 644"), "{source}");
-            assert!(
-                tree.contains(&run.to_owned()) && tree.contains(&"sub/link -> ../file".to_owned()),
-                "{tree:?}"
-            );
-            assert!(!tree.iter().any(|line| line.starts_with(".git")));
-        } else {
-            assert_eq!(tree[0], "deep/ 0:0 755", "{source}");
-        }
-    }
-    // A whole name of a commit is asked for once, and not at all when its step is there.
-    server.asked();
-    let text = format!("FROM busybox\nADD --chown=7:8 {url}#{first} /o\n");
-    let baked = bench.baked("git:own", &text);
-    assert!(
-        bench
-            .tree(&baked, "o")
-            .contains(&"file \"one\" 7:8 644".to_owned())
-    );
-    assert_eq!(server.asked().len(), 2);
-    assert!(baked.warnings.is_empty());
-    bench.baked("git:own", &text);
-    assert!(server.asked().is_empty());
-    let statement = provenance(&bench, &baked);
-    assert!(
-        statement.contains(&format!(
-            "{{\"digest\":{{\"gitCommit\":\"{first}\"}},\"uri\":\"{url}\"}}"
-        )),
-        "{statement}"
-    );
-    private_repository(&server.host);
-    let none = format!("http://{}/none.git", server.host);
-    for (instruction, place, said) in [
-        (
-            format!("ADD {url}#none /"),
-            "2:5",
-            "no branch and no tag `none`",
-        ),
-        (
-            format!("ADD {url}#main:none /"),
-            "2:1",
-            "has no folder `none`",
-        ),
-        (format!("ADD {none} /"), "2:5", "its server answers 404"),
-        (
-            format!("ADD {url}#{} /", "0".repeat(40)),
-            "2:1",
-            "can't be had",
-        ),
-        (
-            "ADD git@example.org:a.git /".to_owned(),
-            "2:5",
-            "https:// address",
-        ),
-        (
-            format!("ADD --keep-git-dir {url} /"),
-            "2:",
-            "--keep-git-dir is not supported",
-        ),
-        (
-            format!("ADD --checksum=0000000 {url} /"),
-            "2:16",
-            &*format!("is the commit {first} now"),
-        ),
     ] {
         let text = bench.refused(&format!("FROM busybox\n{instruction}\n"));
         assert!(

@@ -143,6 +143,7 @@ impl Bench {
             target,
             bases,
             registries: &self.registries,
+            repositories: &BTreeMap::new(),
             granted: &self.granted,
             allow_leaks: &self.allow_leaks,
             contexts: &BTreeMap::new(),

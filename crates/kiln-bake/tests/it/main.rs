@@ -17,6 +17,7 @@ mod faults;
 mod image_tests;
 mod locks;
 mod packages;
+mod repositories;
 mod runs;
 mod server;
 mod verify;
@@ -39,6 +40,7 @@ fn main() {
         .chain(image_tests::TESTS)
         .chain(locks::TESTS)
         .chain(packages::TESTS)
+        .chain(repositories::TESTS)
         .chain(explain::TESTS)
         .chain(verify::TESTS)
         .chain(around::TESTS);

@@ -76,6 +76,7 @@ impl Baking<'_> {
             registries: &settings::registries(false, Vec::new()),
             contexts: &BTreeMap::new(),
             // A definition has no secrets yet.
+            repositories: &BTreeMap::new(),
             granted: &Granted::default(),
             allow_leaks: &spec.allow_leak,
             platform: None,

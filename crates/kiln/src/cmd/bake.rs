@@ -129,6 +129,10 @@ fn dockerfile(path: PathBuf, args: args::Bake) -> Result<Exit, Failure> {
     let explain = args.explain;
     let mut settings = DockerfileSettings::new(path, args.dockerfile, args.images)?;
     let interrupts = Interrupts::catch()?;
+    // To read a Dockerfile needs no secret, unless its repository does.
+    if !settings.check || settings.is_repository() {
+        settings.take_granted()?;
+    }
     if settings.is_packed() {
         settings::need_root("a context that is unpacked first")?;
         let root = settings::root(args.root.clone())?;

@@ -191,6 +191,7 @@ impl Rebake {
                     bases,
                     registries: &settings::registries(false, Vec::new()),
                     contexts: &BTreeMap::new(),
+                    repositories: &BTreeMap::new(),
                     granted: &Granted {
                         no_network: *no_network,
                         ..Granted::default()

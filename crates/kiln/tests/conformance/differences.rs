@@ -24,6 +24,10 @@ const LEAVING: &str =
 const INSIDE_LINK: &str = "a link in an archive is one in the image: what is below it is put where it leads, never outside";
 const WHITEOUT: &str =
     "BuildKit takes the file for a mark of a layer, and deletes one of the image";
+const FOLDER_HISTORY: &str =
+    "BuildKit puts an entry for the folder's layer behind all others; it is no instruction's";
+const FOLDER_PLATFORM: &str =
+    "BuildKit has no platform for such an image and can't write it; the folder's files are clear";
 
 const NO_UTF8: &str = "a text that is no UTF-8 can't be written into an image's configuration, and steps would see another one";
 
@@ -40,6 +44,8 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("exclude/file-source", "/srv/a.txt", EXCLUDED_SOURCE),
     ("exclude/file-source", "/two/b.txt", EXCLUDED_SOURCE),
     ("exclude/from-stage", "/opt/marked", ATTRIBUTES),
+    ("from/folder", "history", FOLDER_HISTORY),
+    ("from/folder-for-base", "result", FOLDER_PLATFORM),
     ("from/tree", "/opt/marked", ATTRIBUTES),
     ("onbuild/unknown", "result", UNKNOWN_TRIGGER),
     ("parse/latin1-env", "result", NO_UTF8),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // waits have deadlines
 
+mod contexts;
 mod dockerfiles;
 mod proving;
 mod prune;

@@ -1,0 +1,176 @@
+//! Contexts: what of them was taken, which their provenance says, and those that stand where an image stands.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use kiln_config::dockerfile::{Complaint, Ignore};
+use kiln_model::Digest;
+use kiln_oci::{RunConfig, Tree, same_name};
+
+use super::base::scratch;
+use super::copy::{copy_error, ignore_of, placed};
+use super::place::Placing;
+use super::schedule::lock;
+use super::source::{Found, Root};
+use super::step::{Inputs, Origin};
+use super::{Bake, DockerfileRequest, Stage, at, created};
+use crate::bake::Scratch;
+use crate::error::BakeError;
+use crate::graph::digest_of;
+use crate::leaks;
+use crate::provenance::ContextMaterial;
+
+impl Bake<'_> {
+    /// The folder that `--build-context` calls so, in any of the ways in which an image's name is written.
+    pub(super) fn context_named(&self, name: &str) -> Option<(&str, &Path)> {
+        let mut all = self.request.contexts.iter();
+        all.find(|(known, _)| same_name(known, name))
+            .map(|(known, path)| (known.as_str(), path.as_path()))
+    }
+
+    /// Notes what was taken of a context, but where a commit says it.
+    pub(super) fn take(&self, name: Option<&str>, found: &[Found]) -> Result<(), BakeError> {
+        let name = name.unwrap_or_default();
+        if is_committed(self.request, name) {
+            return Ok(());
+        }
+        for one in found {
+            let taken = digest_of(&(one.at.as_os_str().as_bytes(), one))?;
+            let mut notes = self.notes();
+            notes
+                .taken
+                .entry(name.to_owned())
+                .or_default()
+                .insert(taken);
+        }
+        Ok(())
+    }
+
+    /// What BuildKit makes of `FROM NAME` where NAME is a folder: its files as a layer, and no configuration.
+    pub(super) fn folder_stage(
+        &self,
+        name: &str,
+        path: &Path,
+        span: &Range<usize>,
+    ) -> Result<Stage, BakeError> {
+        let mut stage = scratch();
+        stage.config.config = RunConfig {
+            env: std::mem::take(&mut stage.config.config.env),
+            working_dir: "/".to_owned(),
+            ..RunConfig::default()
+        };
+        if let Some(date) = self.date {
+            stage.date = date;
+            stage.config.created = Some(created(date));
+        }
+        let step = format!("context {name}");
+        let made = self.folder_layer(&step, name, path, stage.date);
+        let layer = made.map_err(|error| {
+            let place = Complaint::error(span.clone(), "this context can't be used", "");
+            at(self.request.dockerfile.error(place), error)
+        })?;
+        stage.layers.push(layer);
+        Ok(stage)
+    }
+
+    fn folder_layer(
+        &self,
+        step: &str,
+        name: &str,
+        path: &Path,
+        date: i64,
+    ) -> Result<kiln_oci::Layer, BakeError> {
+        let ignore = ignore_of(path).map_err(|reason| copy_error(step, reason))?;
+        let exclude = Ignore::default();
+        // What was seen is let go before the step asks for it again.
+        let found = Root {
+            path,
+            ignore: Some(&ignore),
+            exclude: &exclude,
+            seen: Some(&mut lock(&self.seen)),
+        }
+        .find(".")
+        .map_err(|error| error.of(step))?;
+        self.take(Some(name), &found)?;
+        let origin = Origin::Files(found.iter().map(Cow::Borrowed).collect());
+        let inputs = Inputs::Copy {
+            origin: &origin,
+            heredocs: &[],
+            to: "/",
+            owner: None,
+            chmod: None,
+            link: false,
+            times: &[],
+            git: &[],
+            unpack: false,
+        };
+        self.step(0, step, &[], date, &inputs, || {
+            let scratch = Scratch::new(self.request.work)?;
+            let mut placing = Placing {
+                view: &scratch.folder("empty")?,
+                owner: None,
+                chmod: None,
+                date,
+                tree: Tree::new(),
+                replaced: Vec::new(),
+            };
+            let known = |inside: &Path| lock(&self.seen).known(&path.join(inside));
+            for one in &found {
+                placing
+                    .put(one, path, "/", &known)
+                    .map_err(|error| placed(step, error))?;
+            }
+            let mut tree = placing.tree;
+            tree.clamp_mtime(date);
+            Ok(super::step::Made {
+                given: leaks::given(&tree, self.request.granted.secrets.values())?,
+                layer: self.add(&tree)?,
+                used_network: false,
+            })
+        })
+    }
+}
+
+/// Whether a commit says what is in a context.
+fn is_committed(request: &DockerfileRequest<'_>, name: &str) -> bool {
+    let clean = |dirty: bool| name.is_empty() && !dirty;
+    request.repositories.contains_key(name)
+        || request.checkout.is_some_and(|found| clean(found.dirty))
+        || request.tag.commit().is_some_and(|found| clean(found.dirty))
+}
+
+/// What the contexts are known by: a repository's commit, or a digest of what was taken.
+pub(super) fn materials(
+    request: &DockerfileRequest<'_>,
+    taken: &BTreeMap<String, BTreeSet<Digest>>,
+) -> Result<Vec<ContextMaterial>, BakeError> {
+    let mut all = Vec::new();
+    for (name, repository) in request.repositories {
+        all.push(ContextMaterial {
+            name: called(name),
+            uri: Some(repository.url.clone()),
+            kind: "gitCommit",
+            digest: repository.commit.clone(),
+        });
+    }
+    for (name, digests) in taken {
+        all.push(ContextMaterial {
+            name: called(name),
+            uri: None,
+            kind: "kilnFiles",
+            digest: digest_of(digests)?.hex(),
+        });
+    }
+    Ok(all)
+}
+
+fn called(name: &str) -> String {
+    if name.is_empty() {
+        "context".to_owned()
+    } else {
+        format!("context {name}")
+    }
+}

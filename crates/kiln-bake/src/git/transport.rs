@@ -1,0 +1,317 @@
+//! How repositories are asked: by version 2 of the smart protocol, over HTTP and over plain TCP (gitprotocol-v2(5), gitprotocol-pack(5)).
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ureq::ResponseExt;
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
+
+use super::packets::{self, Line, Lines};
+use super::source::{GitSource, Reached};
+use crate::error::BakeError;
+use crate::remote::agent;
+
+/// The references of a large repository have some megabytes.
+pub(super) const REFS_MAX: u64 = 64 << 20;
+const VERSION: (&str, &str) = ("Git-Protocol", "version=2");
+const NO_VERSION: &str =
+    "its server does not speak version 2 of Git's protocol, which all of 2018 and later do";
+/// Of git:// (gitprotocol-pack(5)).
+const PORT: u16 = 9418;
+const CONNECT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(60);
+/// The ids of secrets that BuildKit has for repositories: a token, and a whole header.
+const AUTH_TOKEN: &str = "GIT_AUTH_TOKEN";
+const AUTH_HEADER: &str = "GIT_AUTH_HEADER";
+
+/// What the caller keeps to itself, by id.
+pub(crate) type Secrets = BTreeMap<String, Vec<u8>>;
+
+/// What servers are told of the secrets: each its own, and that of the caller's repository those that are for any.
+#[derive(Clone, Copy)]
+pub(super) struct Trust<'a> {
+    pub(super) secrets: &'a Secrets,
+    pub(super) host: &'a str,
+}
+
+/// The name and port of a server.
+pub(super) fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit('@').next().unwrap_or(authority)
+}
+
+impl Trust<'_> {
+    /// By BuildKit's names of secrets, those of the server first.
+    fn authorization(&self, url: &str) -> Option<String> {
+        let host = host(url);
+        let text = |name: &str| {
+            let secret = self.secrets.get(name)?;
+            Some(String::from_utf8_lossy(secret).trim().to_owned())
+        };
+        let basic = |token: String| {
+            let user = format!("x-access-token:{token}");
+            format!("Basic {}", STANDARD.encode(user))
+        };
+        let of_any = |found: Option<String>| found.filter(|_| host == self.host);
+        text(&format!("{AUTH_HEADER}.{host}"))
+            .or_else(|| text(&format!("{AUTH_TOKEN}.{host}")).map(basic))
+            .or_else(|| of_any(text(AUTH_HEADER)))
+            .or_else(|| of_any(text(AUTH_TOKEN).map(basic)))
+    }
+}
+
+/// A repository that answered.
+pub(super) enum Repository<'a> {
+    Http {
+        root: String,
+        authorization: Option<String>,
+    },
+    Tcp {
+        host: &'a str,
+        path: &'a str,
+    },
+}
+
+impl GitSource {
+    pub(super) fn open(&self, trust: Trust<'_>) -> Result<Repository<'_>, BakeError> {
+        match self.reached() {
+            Reached::Http => self.open_by_http(trust),
+            Reached::Tcp { host, path } => Ok(Repository::Tcp { host, path }),
+            Reached::Ssh => Err(self.error(
+                "it is reached by ssh, which kiln does not speak: write its https:// address",
+            )),
+            Reached::Otherwise => Err(self
+                .error("it is reached by nothing that kiln speaks: https://, http:// and git://")),
+        }
+    }
+
+    fn open_by_http(&self, trust: Trust<'_>) -> Result<Repository<'_>, BakeError> {
+        let asked = format!(
+            "{}/info/refs?service=git-upload-pack",
+            self.url.trim_end_matches('/')
+        );
+        let authorization = trust.authorization(&self.url);
+        let mut request = agent().get(&asked).header(VERSION.0, VERSION.1);
+        if let Some(authorization) = &authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let mut response = request.call().map_err(|error| self.error(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let help = match (status.as_u16(), &authorization) {
+                (401 | 403 | 404, None) => {
+                    ": there is none, or not for everybody: --secret id=GIT_AUTH_TOKEN,env=VARIABLE gives a token"
+                }
+                (401 | 403 | 404, Some(_)) => ": there is none, or not for who has this token",
+                _ => "",
+            };
+            return Err(self.error(format!("its server answers {status}{help}")));
+        }
+        // Where it has moved to, it is asked from then on.
+        let last = response.get_uri().to_string();
+        let root = last.split("/info/refs").next().unwrap_or(&last).to_owned();
+        let mut bytes = Vec::new();
+        response
+            .body_mut()
+            .with_config()
+            .limit(u64::MAX)
+            .reader()
+            .take(REFS_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.error(error))?;
+        if !speaks_version_2(&bytes) {
+            return Err(self.error(NO_VERSION));
+        }
+        // What is for one server is told to no other.
+        let authorization = authorization.filter(|_| host(&root) == host(&self.url));
+        Ok(Repository::Http {
+            root,
+            authorization,
+        })
+    }
+}
+
+fn speaks_version_2(bytes: &[u8]) -> bool {
+    let mut lines = Lines(bytes);
+    lines.any(|line| matches!(line, Ok(Line::Text(b"version 2\n"))))
+}
+
+impl Repository<'_> {
+    /// What it answers to one command, of at most `limit` bytes.
+    pub(super) fn ask(
+        &self,
+        source: &GitSource,
+        request: &[u8],
+        limit: u64,
+    ) -> Result<Vec<u8>, BakeError> {
+        let (root, authorization) = match self {
+            Self::Tcp { host, path } => return by_tcp(source, host, path, request, limit),
+            Self::Http {
+                root,
+                authorization,
+            } => (root, authorization),
+        };
+        let mut post = agent()
+            .post(format!("{root}/git-upload-pack"))
+            .header(VERSION.0, VERSION.1)
+            .header(CONTENT_TYPE, "application/x-git-upload-pack-request");
+        if let Some(authorization) = authorization {
+            post = post.header(AUTHORIZATION, authorization);
+        }
+        let mut response = post.send(request).map_err(|error| source.error(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(source.error(format!("its server answers {status}")));
+        }
+        let mut bytes = Vec::new();
+        response
+            .body_mut()
+            .with_config()
+            .limit(u64::MAX)
+            .reader()
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| source.error(error))?;
+        if bytes.len() as u64 > limit {
+            return Err(too_large(source, limit));
+        }
+        Ok(bytes)
+    }
+}
+
+fn too_large(source: &GitSource, limit: u64) -> BakeError {
+    source.error(format!("it sends more than {} MiB", limit >> 20))
+}
+
+/// A connection for each command: the server ends it when nothing more is asked.
+fn by_tcp(
+    source: &GitSource,
+    host: &str,
+    path: &str,
+    request: &[u8],
+    limit: u64,
+) -> Result<Vec<u8>, BakeError> {
+    let failed = |error: std::io::Error| source.error(error);
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => match port.parse() {
+            Ok(port) => (name, port),
+            Err(_) => return Err(source.error(format!("`{port}` is no port"))),
+        },
+        _ => (host, PORT),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let mut last = None;
+    let addresses = (name, port).to_socket_addrs().map_err(failed)?;
+    let stream = addresses.into_iter().find_map(|address| {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                last = Some(error);
+                None
+            }
+        }
+    });
+    let mut stream = match (stream, last) {
+        (Some(stream), _) => stream,
+        (None, Some(error)) => return Err(failed(error)),
+        (None, None) => return Err(source.error(format!("`{name}` has no address"))),
+    };
+    stream.set_read_timeout(Some(SILENCE)).map_err(failed)?;
+    stream.set_write_timeout(Some(SILENCE)).map_err(failed)?;
+    let mut hello = Vec::new();
+    let asked = format!("git-upload-pack {path}\0host={host}\0\0version=2\0");
+    packets::line(&mut hello, &asked);
+    stream.write_all(&hello).map_err(failed)?;
+    let greeting = until_flush(source, &mut stream, REFS_MAX)?;
+    if let Some(Err(problem)) = Lines(&greeting).find(Result::is_err) {
+        return Err(source.error(problem));
+    }
+    if !speaks_version_2(&greeting) {
+        return Err(source.error(NO_VERSION));
+    }
+    stream.write_all(request).map_err(failed)?;
+    until_flush(source, &mut stream, limit)
+}
+
+/// All packets up to the one that ends an answer, or up to an error.
+fn until_flush(
+    source: &GitSource,
+    stream: &mut TcpStream,
+    limit: u64,
+) -> Result<Vec<u8>, BakeError> {
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => source.error(format!(
+            "its server says nothing for {} s",
+            SILENCE.as_secs()
+        )),
+        ErrorKind::UnexpectedEof => source.error("its server's answer breaks off"),
+        _ => source.error(error),
+    };
+    let mut bytes = Vec::new();
+    let mut stream = std::io::BufReader::with_capacity(64 << 10, stream);
+    loop {
+        let mut head = [0; 4];
+        let read = stream.read(&mut head[..1]).map_err(failed)?;
+        // Servers that refuse say why, and end the connection.
+        if read == 0 && !bytes.is_empty() {
+            return Ok(bytes);
+        }
+        stream.read_exact(&mut head[read..]).map_err(failed)?;
+        let length = packets::length(&head)
+            .ok_or_else(|| source.error("its server does not speak Git's protocol"))?;
+        bytes.extend(head);
+        if length == 0 {
+            return Ok(bytes);
+        }
+        let rest = length.saturating_sub(4) as u64;
+        if bytes.len() as u64 + rest > limit {
+            return Err(too_large(source, limit));
+        }
+        let read = (&mut stream).take(rest).read_to_end(&mut bytes);
+        if read.map_err(failed)? as u64 != rest {
+            return Err(failed(ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_for_its_server_before_it_is_for_all() {
+        let url = "https://user@x.io:8443/a.git";
+        let said = |given: &[(&str, &str)], main: &str| {
+            let given = given
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+            let secrets: Secrets = given.collect();
+            let trust = Trust {
+                secrets: &secrets,
+                host: main,
+            };
+            trust.authorization(url)
+        };
+        let own_host = "x.io:8443";
+        assert_eq!(said(&[("GIT_AUTH_TOKEN.y.io", "t")], own_host), None);
+        let basic = |token: &str| {
+            let user = format!("x-access-token:{token}");
+            Some(format!("Basic {}", STANDARD.encode(user)))
+        };
+        let all = ("GIT_AUTH_TOKEN", "all\n");
+        assert_eq!(said(&[all], own_host), basic("all"));
+        let own = ("GIT_AUTH_TOKEN.x.io:8443", "own");
+        assert_eq!(said(&[all, own], own_host), basic("own"));
+        let header = ("GIT_AUTH_HEADER", "bearer x");
+        assert_eq!(said(&[all, header], own_host), Some("bearer x".to_owned()));
+        assert_eq!(said(&[own, header], own_host), basic("own"));
+        // A submodule elsewhere gets nothing but what has its server's name.
+        assert_eq!(said(&[all, header], "y.io"), None);
+        assert_eq!(said(&[own, header], "y.io"), basic("own"));
+    }
+}
