@@ -2,31 +2,31 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
-use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
-use kiln_oci::{ImageConfig, Layer, Prepared, RunConfig, Store, Tree};
+use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 
 use crate::apt_sources;
 use crate::archive;
-use crate::configure::{self, Ground};
-use crate::debian::Debian;
+use crate::carry_out::{carry_out, recorded};
+use crate::configure;
 use crate::error::BakeError;
 use crate::fetch::Client;
-use crate::graph::{self, Step, Work};
+use crate::finish::{check_command, describe, give_tag};
+use crate::graph::{self, Work};
 use crate::image_tests::{self, Subject};
 use crate::leak_check;
 use crate::leaks;
 use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
-use crate::minimal;
+use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done};
-pub(crate) use crate::scratch::{Scratch, sweep};
+use crate::scratch::sweep;
 use crate::seen::Seen;
 use crate::step_lock::StepLock;
-use crate::{clock, copy, explain, look, sbom, scratch, users};
+use crate::{copy, explain};
 
 pub struct BakeRequest<'a> {
     pub image: &'a ImageSpec,
@@ -52,43 +52,6 @@ pub struct CommitInfo {
     pub definition: String,
 }
 
-/// What a bake is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BakeProgress {
-    /// The archive is asked what it has.
-    Resolving {
-        suite: String,
-    },
-    /// A base that is elsewhere is looked at, and brought here.
-    Importing {
-        image: String,
-    },
-    /// A file that a Dockerfile names by its address is looked for.
-    Downloading {
-        url: String,
-    },
-    Fetching {
-        done: usize,
-        of: usize,
-    },
-    /// A step begins; one that is cached ends at once.
-    Step {
-        name: String,
-        cached: bool,
-    },
-    /// A line that a step said. Of a Dockerfile, several may be carried out at the same time.
-    Said {
-        step: String,
-        line: String,
-    },
-    /// A shell follows where a step failed; or why it can't.
-    Shell {
-        why: String,
-    },
-    /// A step has its layer.
-    Ended(StepReport),
-}
-
 pub struct Baked {
     pub name: String,
     pub tag: String,
@@ -97,17 +60,6 @@ pub struct Baked {
     /// To be written as `kiln.lock` where it differs.
     pub lock: Lock,
     pub config: ImageConfig,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StepReport {
-    pub name: String,
-    pub cached: bool,
-    pub duration_ms: u64,
-    /// `None`: a test, which makes no layer.
-    pub key: Option<Digest>,
-    /// What changed since the last bake of the image; empty for a cached step, and while the bake goes on.
-    pub reasons: Vec<String>,
 }
 
 /// Bakes one image. To be called from a thread that lives until the end: the steps' containers are tied to it.
@@ -255,74 +207,6 @@ pub fn bake(
     })
 }
 
-/// Attaches the image's SBOM, unless an earlier bake did.
-pub(crate) fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError> {
-    // Another version of kiln may say more.
-    let key = Digest::of(&canonical_json(&(
-        "sbom",
-        env!("CARGO_PKG_VERSION"),
-        digest,
-    ))?);
-    let is_described = |attached: Vec<kiln_oci::Referrer>| {
-        let is_sbom = |one: &kiln_oci::Referrer| one.artifact_type == sbom::MEDIA_SPDX;
-        attached.iter().any(is_sbom)
-    };
-    if store.cache_get(&key).is_some() && is_described(store.referrers(digest)?) {
-        return Ok(());
-    }
-    let image = store.image(digest)?;
-    let scratch = Scratch::new(work)?;
-    let view = Overlay::mount(&image.erofs_paths(store)?, scratch.path())
-        .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
-    let created = image.config.created.as_deref();
-    let document = sbom::document(view.path(), digest, created)?.map_err(BakeError::View)?;
-    store.attach(digest, sbom::MEDIA_SPDX, &document)?;
-    store.cache_put(&key, b"")?;
-    Ok(())
-}
-
-/// `NAME:VERSION-COMMIT`, or for what no commit has `NAME:VERSION-dirty.DIGEST`.
-fn tag(name: &str, version: &str, commit: Option<&CommitInfo>, digest: &Digest) -> String {
-    match commit {
-        Some(CommitInfo {
-            sha, dirty: false, ..
-        }) => {
-            format!("{name}:{version}-{}", &sha[..sha.len().min(12)])
-        }
-        _ => format!("{name}:{version}-dirty.{}", digest.short()),
-    }
-}
-
-/// Gives the image of a definition its tag.
-pub(crate) fn give_tag(
-    store: &Store,
-    name: &str,
-    version: &str,
-    commit: Option<&CommitInfo>,
-    digest: &Digest,
-) -> Result<String, BakeError> {
-    let tag = tag(name, version, commit, digest);
-    store.tag(&tag, digest).or_else(|error| match error {
-        // The same version of the same commit with other inputs (an updated lock): the first keeps the tag.
-        kiln_oci::StoreError::TagTaken { .. } => Ok(()),
-        error => Err(error),
-    })?;
-    match store.resolve(&tag) {
-        Ok(there) if there == *digest => Ok(tag),
-        _ => {
-            let own = format!("{name}:{version}-{}", digest.short());
-            store.tag(&own, digest)?;
-            Ok(own)
-        }
-    }
-}
-
-pub(crate) fn recorded(store: &Store, key: &Digest) -> Option<Layer> {
-    let layer: Layer = serde_json::from_slice(&store.cache_get(key)?).ok()?;
-    // A record whose blob is gone is no record.
-    store.has(&layer.blob.digest).then_some(layer)
-}
-
 /// What the image is made of. One that starts from nothing has no packages.
 fn locked(
     store: &Store,
@@ -349,173 +233,6 @@ fn locked(
         now: request.now,
     };
     locking::locked(store, &lock, debian, client, progress)
-}
-
-pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
-    move |line| {
-        progress(BakeProgress::Said {
-            step: step.to_owned(),
-            line: line.to_owned(),
-        })
-    }
-}
-
-fn carry_out(
-    store: &Store,
-    request: &BakeRequest<'_>,
-    client: &Client,
-    (locked, layers): (&ImageLock, &[Layer]),
-    (image, step): (&ImageSpec, &Step),
-    seen: &mut Seen,
-    progress: &mut dyn FnMut(BakeProgress),
-) -> Result<Layer, BakeError> {
-    let (base, packages) = locked.split();
-    let room = match &step.work {
-        Work::Debian { .. } => scratch::room_for(base),
-        Work::Packages { .. } => scratch::room_for(packages),
-        Work::AptSources(_)
-        | Work::Minimal { .. }
-        | Work::Users { .. }
-        | Work::Copy { .. }
-        | Work::Run { .. } => None,
-    };
-    let mut carry_out = |scratch: &Scratch| {
-        let (step, place) = ((image, step), (scratch, locked, layers));
-        carry_out_at(place, store, request, client, step, seen, progress)
-    };
-    if let Some(size) = room {
-        let scratch = Scratch::in_memory(request.work, size)?;
-        match carry_out(&scratch) {
-            // On the disk there may be more room than thought.
-            Err(_) if scratch.is_full() => {}
-            done => return done,
-        }
-    }
-    carry_out(&Scratch::new(request.work)?)
-}
-
-fn carry_out_at(
-    (scratch, locked, layers): (&Scratch, &ImageLock, &[Layer]),
-    store: &Store,
-    request: &BakeRequest<'_>,
-    client: &Client,
-    (image, step): (&ImageSpec, &Step),
-    seen: &mut Seen,
-    progress: &mut dyn FnMut(BakeProgress),
-) -> Result<Layer, BakeError> {
-    let lowers = store.lowers(layers)?;
-    let view = || -> Result<Overlay, BakeError> {
-        let folder = scratch.folder("look")?;
-        Overlay::mount(&lowers, &folder)
-            .map_err(|error| BakeError::View(std::io::Error::other(error)))
-    };
-    let name = image.name.to_string();
-    let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
-    let mut ground = Ground::sealed(&name, &step.name, lowers.clone(), (&upper, &work));
-    if let Some(seconds) = request.move_clock {
-        let folder = scratch.folder("clock")?;
-        let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(request.work))?;
-        match (moved, lowers.is_empty()) {
-            (Some(moved), true) => ground.mounts = moved.mounts(),
-            (Some(moved), false) => ground.lowers.push(moved.lower()),
-            (None, _) => {}
-        }
-    }
-    let prepared = Prepared::default();
-    // Steps are made of what the image has.
-    let missing = |what: &str| BakeError::View(std::io::Error::other(format!("no `{what}`")));
-    let mut tree = match &step.work {
-        Work::Debian { .. } | Work::Packages { .. } => {
-            let debian = Debian {
-                store,
-                image,
-                debian: image.debian.as_ref().ok_or_else(|| missing("debian"))?,
-                client,
-                locked,
-                ground: &ground,
-                prepared: &prepared,
-            };
-            if lowers.is_empty() {
-                debian.base(progress)?;
-                clock::Moved::remove_mount_points(&ground).map_err(BakeError::io(&upper))?;
-            } else {
-                let view = view()?;
-                debian.packages(view.path(), progress)?;
-            }
-            Tree::from_upper(&upper)?
-        }
-        Work::AptSources(apt) => {
-            let view = view()?;
-            let places = (request.context, view.path());
-            apt_sources::layer(apt, image, places, locked.date)?
-        }
-        Work::Minimal { only } => {
-            let wanted = minimal::Wanted {
-                packages: only,
-                arch: &locked.arch,
-                date: locked.date,
-            };
-            let mut new = Tree::new();
-            if let Some((_, over)) = layers.split_first().filter(|(_, over)| !over.is_empty()) {
-                let folder = scratch.folder("over")?;
-                let over = Overlay::mount(&store.lowers(over)?, &folder)
-                    .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
-                new = Tree::from_upper(over.path())?;
-            }
-            let view = view()?;
-            let whole = Tree::from_upper(view.path())?;
-            minimal::tree(&wanted, view.path(), &whole, &new)?
-        }
-        Work::Users { .. } => users::layer(image, view()?.path(), locked.date)?,
-        Work::Copy { to, owner, files } => {
-            let copy = image
-                .copies
-                .iter()
-                .find(|copy| {
-                    copy.to == *to && copy.owner == *owner && step.name.contains(&copy.from)
-                })
-                .ok_or_else(|| BakeError::View(std::io::ErrorKind::NotFound.into()))?;
-            let view = view()?;
-            copy::layer(
-                image,
-                copy,
-                files,
-                request.context,
-                view.path(),
-                locked.date,
-                seen,
-            )?
-        }
-        Work::Run {
-            command,
-            user,
-            workdir,
-            env,
-        } => {
-            let mut environment = configure::environment();
-            for (name, value) in env {
-                environment.retain(|(known, _)| known != name);
-                environment.push((name.clone(), value.clone()));
-            }
-            environment.push(("SOURCE_DATE_EPOCH".to_owned(), locked.date.to_string()));
-            let user = user.as_deref().unwrap_or("");
-            let cwd = workdir.as_deref().unwrap_or("");
-            let mut said = said(&step.name, progress);
-            configure::run(
-                &ground,
-                &["/bin/sh", "-c", command],
-                environment,
-                user,
-                cwd,
-                &mut said,
-            )?;
-            Tree::from_upper(&upper)?
-        }
-    };
-    tree.clamp_mtime(locked.date);
-    let (layer, clean) = leaks::add_prepared(store, &tree, &prepared, &seen.clean())?;
-    seen.are_clean(&clean);
-    Ok(layer)
 }
 
 fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {
@@ -546,56 +263,4 @@ fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {
         },
         ..ImageConfig::default()
     }
-}
-
-/// What the image is for is in it: found now rather than when it is started.
-fn check_command(
-    store: &Store,
-    request: &BakeRequest<'_>,
-    layers: &[Layer],
-    config: &ImageConfig,
-) -> Result<(), BakeError> {
-    let run = &config.config;
-    let Some(command) = run.entrypoint.iter().chain(&run.cmd).next() else {
-        return Ok(());
-    };
-    let scratch = Scratch::new(request.work)?;
-    let lowers = store.lowers(layers)?;
-    let view = Overlay::mount(&lowers, scratch.path())
-        .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
-    let path = run
-        .env
-        .iter()
-        .find_map(|pair| pair.strip_prefix("PATH="))
-        .unwrap_or(configure::PATH);
-    let candidates: Vec<PathBuf> = if command.contains('/') {
-        vec![Path::new(&run.working_dir).join(command)]
-    } else {
-        path.split(':')
-            .map(|folder| Path::new(folder).join(command))
-            .collect()
-    };
-    let image = request.image.name.to_string();
-    let found = candidates
-        .iter()
-        .find_map(|path| mode_inside(view.path(), path));
-    match found {
-        None => Err(BakeError::NoCommand {
-            image,
-            command: command.clone(),
-        }),
-        Some(mode) if mode & 0o111 == 0 => Err(BakeError::NotExecutable {
-            image,
-            command: command.clone(),
-        }),
-        Some(_) => Ok(()),
-    }
-}
-
-/// The mode of a file inside `root`, links followed inside it.
-fn mode_inside(root: &Path, path: &Path) -> Option<u32> {
-    let file = look::open(root, path, rustix::fs::OFlags::PATH).ok()?;
-    let there = rustix::fs::fstat(&file).ok()?;
-    (rustix::fs::FileType::from_raw_mode(there.st_mode) == rustix::fs::FileType::RegularFile)
-        .then_some(there.st_mode)
 }

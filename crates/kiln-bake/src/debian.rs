@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use kiln_model::{DebianSpec, ImageSpec};
 use kiln_oci::{Prepared, Store, Tree};
 
-use crate::bake::{BakeProgress, said};
+use crate::carry_out::said;
 use crate::configure::{self, Ground};
 use crate::database::{Before, info_name};
 use crate::error::BakeError;
@@ -16,6 +16,7 @@ use crate::install;
 use crate::lock::{ImageLock, LockedPackage};
 use crate::locking::package_roots;
 use crate::onto::Onto;
+use crate::progress::BakeProgress;
 use crate::slim;
 
 pub(crate) struct Debian<'a> {

@@ -9,9 +9,9 @@ use kiln_oci::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::bake::StepReport;
 use crate::error::BakeError;
 use crate::leaks;
+use crate::progress::StepReport;
 
 /// Of one step; more are counted.
 const REASONS: usize = 20;

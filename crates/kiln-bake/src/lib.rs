@@ -9,6 +9,7 @@
 mod apt_sources;
 mod archive;
 mod bake;
+mod carry_out;
 mod changelog;
 mod civil;
 mod clock;
@@ -23,6 +24,7 @@ mod dockerfile;
 mod error;
 mod explain;
 mod fetch;
+mod finish;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod git;
@@ -40,6 +42,7 @@ mod look;
 mod mark;
 mod minimal;
 mod onto;
+mod progress;
 mod provenance;
 mod registry;
 mod remote;
@@ -58,7 +61,7 @@ mod verify;
 mod version;
 
 pub use archive::arch;
-pub use bake::{BakeProgress, BakeRequest, Baked, CommitInfo, StepReport, bake};
+pub use bake::{BakeRequest, Baked, CommitInfo, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
     BakedDockerfile, Checkout, ContextFolder, ContextRepository, DockerfileRequest, Granted,
@@ -68,6 +71,7 @@ pub use error::BakeError;
 pub use git::object as git_objects;
 pub use lock::{Lock, LockError};
 pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
+pub use progress::{BakeProgress, StepReport};
 pub use provenance::{MEDIA_IN_TOTO, is_own_provenance};
 pub use registry::Registries;
 pub use sbom::{MEDIA_SPDX, is_own_sbom};

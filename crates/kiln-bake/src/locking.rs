@@ -12,13 +12,13 @@ use kiln_oci::Store;
 use serde::Serialize;
 
 use crate::archive::{self, Index, Package};
-use crate::bake::BakeProgress;
 use crate::changelog;
 use crate::copy;
 use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::install;
 use crate::lock::{ImageLock, Lock, LockedPackage, Options};
+use crate::progress::BakeProgress;
 use crate::repack;
 use crate::resolve::{self, Resolved, Wanted};
 use crate::signature::Keys;

@@ -12,11 +12,12 @@ use super::place::Placing;
 use super::source::{Found, Taken};
 use super::stage::Walk;
 use super::unpack::{UnpackError, tar_stream, unpack};
-use crate::bake::{BakeProgress, Scratch};
 use crate::error::BakeError;
 use crate::git::{GitSource, Resolved};
+use crate::progress::BakeProgress;
 use crate::provenance::Material;
 use crate::remote::{self, without_user};
+use crate::scratch::Scratch;
 
 /// BuildKit's mode of what it fetches.
 const FETCHED_MODE: u32 = 0o600;

@@ -12,8 +12,8 @@ use kiln_oci::{
 };
 
 use super::{Bake, Based, ResolvedBase, Stage, created};
-use crate::bake::BakeProgress;
 use crate::error::BakeError;
+use crate::progress::BakeProgress;
 use crate::{archive, configure, leaks};
 
 /// The first day that every archive format can hold (that of zip): what stands on nothing has it.

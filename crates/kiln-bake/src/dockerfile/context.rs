@@ -11,10 +11,10 @@ use kiln_oci::{ContentReader, Kind, Tree};
 
 use super::place::Placing;
 use super::unpack::{UnpackError, tar_stream, unpack};
-use crate::bake::Scratch;
 use crate::error::BakeError;
 use crate::git::GitSource;
 use crate::remote::without_user;
+use crate::scratch::Scratch;
 
 /// Gone with its folder when dropped.
 pub struct ContextFolder {

@@ -17,11 +17,11 @@ use super::schedule::lock;
 use super::source::{Found, Root};
 use super::step::{Inputs, Origin};
 use super::{Bake, DockerfileRequest, Stage, at, created};
-use crate::bake::Scratch;
 use crate::error::BakeError;
 use crate::graph::digest_of;
 use crate::leaks;
 use crate::provenance::ContextMaterial;
+use crate::scratch::Scratch;
 
 impl Bake<'_> {
     /// The folder that `--build-context` calls so, in any of the ways in which an image's name is written.

@@ -16,10 +16,10 @@ use super::schedule::lock;
 use super::source::{Root, SourceError};
 use super::stage::Walk;
 use super::step::{Inputs, Made, Origin};
-use crate::bake::Scratch;
 use crate::error::BakeError;
 use crate::git::GitSource;
 use crate::leaks;
+use crate::scratch::Scratch;
 
 impl Walk {
     pub(super) fn copy(

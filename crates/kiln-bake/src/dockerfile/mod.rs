@@ -41,14 +41,17 @@ use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 
 use crate::archive;
-use crate::bake::{BakeProgress, CommitInfo, StepReport, describe, give_tag, sweep};
+use crate::bake::CommitInfo;
 use crate::error::BakeError;
 use crate::explain;
+use crate::finish::{describe, give_tag};
 use crate::image_tests::{self, Subject};
 use crate::leak_check;
 use crate::leaks::{self, Finding};
+use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done, Material};
 use crate::registry::Registries;
+use crate::scratch::sweep;
 use crate::seen::Seen;
 pub use base::known_base;
 pub use context::{ContextFolder, ContextRepository};

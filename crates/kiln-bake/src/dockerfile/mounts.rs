@@ -19,9 +19,9 @@ use super::schedule::lock;
 use super::source::{Found, Root, SourceError, TakenKind, lexical};
 use super::stage::Walk;
 use super::step::Origin;
-use crate::bake::Scratch;
 use crate::error::BakeError;
 use crate::look;
+use crate::scratch::Scratch;
 
 const SECRETS: &str = "/run/secrets";
 const SECRET_MODE: u32 = 0o400;

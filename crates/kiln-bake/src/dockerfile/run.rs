@@ -18,11 +18,12 @@ use super::schedule::lock;
 use super::stage::Walk;
 use super::step::{Inputs, Made};
 use super::{Bake, PROXIES};
-use crate::bake::{BakeProgress, Scratch};
 use crate::clock;
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
 use crate::leaks;
+use crate::progress::BakeProgress;
+use crate::scratch::Scratch;
 
 /// Where a here-document that is a script of its own is found while it runs.
 const SCRIPTS: &str = "run/kiln-heredoc";

@@ -15,11 +15,11 @@ use super::mounts::MountKey;
 use super::run::Network;
 use super::schedule::lock;
 use super::source::Found;
-use crate::bake::{BakeProgress, StepReport};
 use crate::error::BakeError;
 use crate::explain;
 use crate::graph::digest_of;
 use crate::leaks::{self, Finding};
+use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::Done;
 use crate::step_lock::StepLock;
 

@@ -8,8 +8,8 @@ use super::owner::owner;
 use super::place::Placing;
 use super::stage::Walk;
 use super::step::Inputs;
-use crate::bake::Scratch;
 use crate::error::BakeError;
+use crate::scratch::Scratch;
 
 impl Walk {
     /// The folder is made where it is not there, as its user's.

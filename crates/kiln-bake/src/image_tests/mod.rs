@@ -18,8 +18,9 @@ use kiln_engine::Overlay;
 use kiln_model::{Digest, TestSpec, TextCheck, canonical_json};
 use kiln_oci::{ImageConfig, Layer, Store};
 
-use crate::bake::{BakeProgress, Scratch, StepReport};
 use crate::error::BakeError;
+use crate::progress::{BakeProgress, StepReport};
+use crate::scratch::Scratch;
 
 /// Changed whenever a test that passed could fail now.
 const FORMAT: u32 = 1;

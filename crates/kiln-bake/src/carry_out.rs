@@ -1,0 +1,190 @@
+//! A step of a definition, carried out: what it makes is a layer.
+
+use kiln_engine::Overlay;
+use kiln_model::{Digest, ImageSpec};
+use kiln_oci::{Layer, Prepared, Store, Tree};
+
+use crate::bake::BakeRequest;
+use crate::configure::{self, Ground};
+use crate::debian::Debian;
+use crate::error::BakeError;
+use crate::fetch::Client;
+use crate::graph::{Step, Work};
+use crate::lock::ImageLock;
+use crate::progress::BakeProgress;
+use crate::scratch::{self, Scratch};
+use crate::seen::Seen;
+use crate::{apt_sources, clock, copy, leaks, minimal, users};
+
+pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
+    move |line| {
+        progress(BakeProgress::Said {
+            step: step.to_owned(),
+            line: line.to_owned(),
+        })
+    }
+}
+
+pub(crate) fn carry_out(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    client: &Client,
+    (locked, layers): (&ImageLock, &[Layer]),
+    (image, step): (&ImageSpec, &Step),
+    seen: &mut Seen,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Layer, BakeError> {
+    let (base, packages) = locked.split();
+    let room = match &step.work {
+        Work::Debian { .. } => scratch::room_for(base),
+        Work::Packages { .. } => scratch::room_for(packages),
+        Work::AptSources(_)
+        | Work::Minimal { .. }
+        | Work::Users { .. }
+        | Work::Copy { .. }
+        | Work::Run { .. } => None,
+    };
+    let mut carry_out = |scratch: &Scratch| {
+        let (step, place) = ((image, step), (scratch, locked, layers));
+        carry_out_at(place, store, request, client, step, seen, progress)
+    };
+    if let Some(size) = room {
+        let scratch = Scratch::in_memory(request.work, size)?;
+        match carry_out(&scratch) {
+            // On the disk there may be more room than thought.
+            Err(_) if scratch.is_full() => {}
+            done => return done,
+        }
+    }
+    carry_out(&Scratch::new(request.work)?)
+}
+
+fn carry_out_at(
+    (scratch, locked, layers): (&Scratch, &ImageLock, &[Layer]),
+    store: &Store,
+    request: &BakeRequest<'_>,
+    client: &Client,
+    (image, step): (&ImageSpec, &Step),
+    seen: &mut Seen,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Layer, BakeError> {
+    let lowers = store.lowers(layers)?;
+    let view = || -> Result<Overlay, BakeError> {
+        let folder = scratch.folder("look")?;
+        Overlay::mount(&lowers, &folder)
+            .map_err(|error| BakeError::View(std::io::Error::other(error)))
+    };
+    let name = image.name.to_string();
+    let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
+    let mut ground = Ground::sealed(&name, &step.name, lowers.clone(), (&upper, &work));
+    if let Some(seconds) = request.move_clock {
+        let folder = scratch.folder("clock")?;
+        let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(request.work))?;
+        match (moved, lowers.is_empty()) {
+            (Some(moved), true) => ground.mounts = moved.mounts(),
+            (Some(moved), false) => ground.lowers.push(moved.lower()),
+            (None, _) => {}
+        }
+    }
+    let prepared = Prepared::default();
+    // Steps are made of what the image has.
+    let missing = |what: &str| BakeError::View(std::io::Error::other(format!("no `{what}`")));
+    let mut tree = match &step.work {
+        Work::Debian { .. } | Work::Packages { .. } => {
+            let debian = Debian {
+                store,
+                image,
+                debian: image.debian.as_ref().ok_or_else(|| missing("debian"))?,
+                client,
+                locked,
+                ground: &ground,
+                prepared: &prepared,
+            };
+            if lowers.is_empty() {
+                debian.base(progress)?;
+                clock::Moved::remove_mount_points(&ground).map_err(BakeError::io(&upper))?;
+            } else {
+                let view = view()?;
+                debian.packages(view.path(), progress)?;
+            }
+            Tree::from_upper(&upper)?
+        }
+        Work::AptSources(apt) => {
+            let view = view()?;
+            let places = (request.context, view.path());
+            apt_sources::layer(apt, image, places, locked.date)?
+        }
+        Work::Minimal { only } => {
+            let wanted = minimal::Wanted {
+                packages: only,
+                arch: &locked.arch,
+                date: locked.date,
+            };
+            let mut new = Tree::new();
+            if let Some((_, over)) = layers.split_first().filter(|(_, over)| !over.is_empty()) {
+                let folder = scratch.folder("over")?;
+                let over = Overlay::mount(&store.lowers(over)?, &folder)
+                    .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
+                new = Tree::from_upper(over.path())?;
+            }
+            let view = view()?;
+            let whole = Tree::from_upper(view.path())?;
+            minimal::tree(&wanted, view.path(), &whole, &new)?
+        }
+        Work::Users { .. } => users::layer(image, view()?.path(), locked.date)?,
+        Work::Copy { to, owner, files } => {
+            let copy = image
+                .copies
+                .iter()
+                .find(|copy| {
+                    copy.to == *to && copy.owner == *owner && step.name.contains(&copy.from)
+                })
+                .ok_or_else(|| BakeError::View(std::io::ErrorKind::NotFound.into()))?;
+            let view = view()?;
+            copy::layer(
+                image,
+                copy,
+                files,
+                request.context,
+                view.path(),
+                locked.date,
+                seen,
+            )?
+        }
+        Work::Run {
+            command,
+            user,
+            workdir,
+            env,
+        } => {
+            let mut environment = configure::environment();
+            for (name, value) in env {
+                environment.retain(|(known, _)| known != name);
+                environment.push((name.clone(), value.clone()));
+            }
+            environment.push(("SOURCE_DATE_EPOCH".to_owned(), locked.date.to_string()));
+            let user = user.as_deref().unwrap_or("");
+            let cwd = workdir.as_deref().unwrap_or("");
+            let mut said = said(&step.name, progress);
+            configure::run(
+                &ground,
+                &["/bin/sh", "-c", command],
+                environment,
+                user,
+                cwd,
+                &mut said,
+            )?;
+            Tree::from_upper(&upper)?
+        }
+    };
+    tree.clamp_mtime(locked.date);
+    let (layer, clean) = leaks::add_prepared(store, &tree, &prepared, &seen.clean())?;
+    seen.are_clean(&clean);
+    Ok(layer)
+}
+
+pub(crate) fn recorded(store: &Store, key: &Digest) -> Option<Layer> {
+    let layer: Layer = serde_json::from_slice(&store.cache_get(key)?).ok()?;
+    // A record whose blob is gone is no record.
+    store.has(&layer.blob.digest).then_some(layer)
+}
