@@ -1,6 +1,6 @@
 //! Bakes a definition into an image: a chain of steps, each cached by the digest of its inputs.
 //!
-//! [`graph`] says which steps there are and what their keys are made of, and is pure; [`bake`] carries them out: the Debian base
+//! [`graph`] says which steps there are and what their keys are made of, and is pure; [`carry_out`] carries them out for [`bake`]: the Debian base
 //! from a verified archive ([`archive`], [`install`]), users, copied files, and commands in sealed containers. The other front end,
 //! [`dockerfile`], makes other steps over the same chain.
 
