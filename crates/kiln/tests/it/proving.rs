@@ -131,6 +131,43 @@ fn the_same_inputs_are_the_same_image_on_another_path_for_another_user_with_othe
     assert_eq!(second.both(|arguments| second.command(arguments)), wanted);
 }
 
+/// At whatever point there is no more room: what was done before counts, and is right.
+#[test]
+fn a_disk_that_gets_full_and_free_again_gives_the_same_image() {
+    let first = World::new();
+    first.set_up();
+    let wanted = first.both(|arguments| first.command(arguments));
+
+    let second = World::files();
+    second.mount(&["-t", "tmpfs", "-o", "size=2g", "kiln-test"]);
+    second.set_up();
+    second.take_packages(&first);
+    let used = || {
+        let there = rustix::fs::statvfs(second.root()).unwrap();
+        (there.f_blocks - there.f_bfree) * there.f_frsize
+    };
+    let packages = used();
+    let mut refused = 0;
+    for more in [1, 24, 60, 100] {
+        let size = format!("remount,size={}", packages + (more << 20));
+        second.mount(&["-o", &size]);
+        let output = second.kiln(&["bake", "--json"]);
+        if output.status.success() {
+            break;
+        }
+        refused += 1;
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("o space left") && !said.contains("panicked"),
+            "{said}"
+        );
+        assert_eq!(second.left(), Default::default());
+    }
+    assert!(refused > 1, "it was never full");
+    second.mount(&["-o", "remount,size=2g"]);
+    assert_eq!(second.both(|arguments| second.command(arguments)), wanted);
+}
+
 /// Each time a little later, until it comes through.
 #[test]
 fn a_bake_that_is_killed_at_any_point_leaves_nothing_wrong() {
