@@ -438,7 +438,7 @@ mod tests {
             sum.iter().map(|byte| format!("{byte:02x}")).collect()
         };
         let list = format!(
-            "{0}  usr/lib/a.so\n{0}  lib/b.so\n{0}  usr/lib/c.so\n",
+            "{0}  usr/lib/a.so\n{0}  lib/b.so\n{0}  usr/lib/c.so\n{0}  usr/lib/p/key.py\n",
             sum(&key())
         );
         let mut tree = Tree::new();
@@ -458,6 +458,9 @@ mod tests {
             "usr/lib/a.so",
             "usr/lib/b.so",
             "usr/lib/mine.so",
+            "usr/lib/p/key.py",
+            "usr/lib/p/__pycache__/key.cpython-311.pyc",
+            "usr/lib/p/__pycache__/mine.cpython-311.pyc",
         ] {
             tree.insert(path, entry(key())).unwrap();
         }
@@ -480,7 +483,8 @@ mod tests {
             [
                 "private-key:/etc/changed",
                 "private-key:/usr/lib/c.so",
-                "private-key:/usr/lib/mine.so"
+                "private-key:/usr/lib/mine.so",
+                "private-key:/usr/lib/p/__pycache__/mine.cpython-311.pyc"
             ]
         );
     }

@@ -16,6 +16,9 @@ const FORMAT: u32 = 2;
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     format: u32,
+    /// What the layers of the images are written with: another version gives the same files, and another digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compressor: Option<String>,
     pub(crate) images: BTreeMap<ImageName, ImageLock>,
 }
 
@@ -151,11 +154,29 @@ impl Lock {
         all.any(|one| one.name == package)
     }
 
+    /// What another version of kiln wrote layers with, where that is not what this one does.
+    pub fn other_compressor(&self) -> Option<&str> {
+        let written = self.compressor.as_deref();
+        written.filter(|written| *written != kiln_oci::compressor())
+    }
+
+    /// The same packages, as this version of kiln writes the images.
+    #[must_use]
+    pub fn by_this_version(self) -> Self {
+        let compressor = (!self.images.is_empty()).then(kiln_oci::compressor);
+        Self { compressor, ..self }
+    }
+
     pub(crate) fn with(&self, image: &ImageName, packages: ImageLock) -> Self {
         let mut images = self.images.clone();
         images.insert(image.clone(), packages);
         Self {
             format: FORMAT,
+            // The first image decides; what is said of others is not changed in passing.
+            compressor: Some(match &self.compressor {
+                Some(written) => written.clone(),
+                None => kiln_oci::compressor(),
+            }),
             images,
         }
     }
@@ -165,7 +186,11 @@ impl Lock {
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = |value: &dyn erased::Json| value.json();
-        writeln!(f, "{{\n  \"format\": {FORMAT},\n  \"images\": {{")?;
+        writeln!(f, "{{\n  \"format\": {FORMAT},")?;
+        if let Some(compressor) = &self.compressor {
+            writeln!(f, "  \"compressor\": {},", json(compressor))?;
+        }
+        writeln!(f, "  \"images\": {{")?;
         for (index, (name, image)) in self.images.iter().enumerate() {
             let ImageLock {
                 suite,
@@ -259,6 +284,16 @@ mod tests {
                 .count(),
             4
         );
+        let own = kiln_oci::compressor();
+        assert!(text.contains(&format!("\n  \"compressor\": \"{own}\",\n")));
+        assert_eq!(lock.other_compressor(), None);
+        let other = Lock::parse(&text.replace(&own, "zstd 0.1")).unwrap();
+        assert_eq!(other.other_compressor(), Some("zstd 0.1"));
+        assert_eq!(other.by_this_version(), lock);
+        // As before it was written down.
+        let line = format!("  \"compressor\": \"{own}\",\n");
+        let before = Lock::parse(&text.replace(&line, "")).unwrap();
+        assert_eq!(before.other_compressor(), None);
         assert!(matches!(Lock::parse("{}"), Err(LockError::Syntax(_))));
         assert!(matches!(
             Lock::parse(r#"{"format":9,"images":{}}"#),

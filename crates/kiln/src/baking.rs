@@ -90,6 +90,12 @@ impl<'a> Baking<'a> {
         // Written before anything is baked: what a failed bake found is not looked for again, and an image of a lock that no commit
         // has is no commit's.
         let relocked = self.lock(names, &Update::Nothing)?;
+        if let Some(other) = relocked.lock.other_compressor() {
+            output::warning(&format!(
+                "{} was written by another version of kiln, which compresses with {other}: the images have the same files and other digests; `kiln lock` makes it this version's",
+                relocked.path.display()
+            ));
+        }
         self.write_lock(&relocked)?;
         let mut progress = Progress {
             lock: relocked.lock,

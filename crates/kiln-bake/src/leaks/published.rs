@@ -54,7 +54,7 @@ pub(super) fn published(tree: &Tree) -> Result<BTreeMap<PathBuf, String>, BakeEr
     Ok(sums)
 }
 
-/// Whether the file is, byte for byte, one that a package brought.
+/// Whether the file is, byte for byte, one that a package brought, or compiled from such a one.
 pub(super) fn is_published(
     tree: &Tree,
     published: &BTreeMap<PathBuf, String>,
@@ -62,6 +62,8 @@ pub(super) fn is_published(
     buffer: &mut [u8],
 ) -> Result<bool, BakeError> {
     let path = Path::new(finding.place.trim_start_matches('/'));
+    let source = compiled_from(path);
+    let path = source.as_deref().unwrap_or(path);
     // Packages from before /usr was merged name what is in /usr/lib as /lib.
     let before = path.strip_prefix("usr").unwrap_or(path);
     let Some(sum) = published.get(path).or_else(|| published.get(before)) else {
@@ -88,4 +90,14 @@ pub(super) fn is_published(
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(hex == *sum)
+}
+
+/// What a script of a package compiles has what its source has: `a/__pycache__/b.cpython-311.pyc` is made of `a/b.py`.
+fn compiled_from(path: &Path) -> Option<PathBuf> {
+    let folder = path
+        .parent()
+        .filter(|folder| folder.ends_with("__pycache__"))?;
+    let name = path.file_name()?.to_str()?.strip_suffix(".pyc")?;
+    let (module, _) = name.split_once(".cpython-")?;
+    Some(folder.parent()?.join(format!("{module}.py")))
 }

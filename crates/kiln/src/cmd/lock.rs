@@ -36,7 +36,8 @@ pub(crate) fn run(args: args::Lock) -> Result<Exit, Failure> {
         Some(packages) => Update::Packages(packages.into_iter().collect()),
     };
     let baking = Baking::new(&root, &definition, audience)?;
-    let relocked = baking.lock(&names, &update)?;
+    let mut relocked = baking.lock(&names, &update)?;
+    relocked.lock = relocked.lock.by_this_version();
     let changed = relocked.is_changed();
     if audience == Audience::Person {
         for image in &relocked.images {
@@ -46,6 +47,8 @@ pub(crate) fn run(args: args::Lock) -> Result<Exit, Failure> {
         }
         if !changed {
             output::line("nothing changes")?;
+        } else if relocked.images.is_empty() {
+            output::line("no package changes, but the version of kiln that writes the images")?;
         }
     }
     if !args.check {

@@ -37,18 +37,6 @@ impl Comparing<'_> {
         self.entry_differs(entry.as_ref(), &input.path, input)
     }
 
-    /// What is not committed is no difference.
-    pub(super) fn differs_where_committed(&self, path: &Path) -> Result<bool, GitError> {
-        let inside = self.inside(path).unwrap_or(path);
-        match find(self.objects, self.root, inside)? {
-            Some(entry) => {
-                let input = Input::from(path.to_owned());
-                self.entry_differs(Some(&entry), path, &input)
-            }
-            None => Ok(false),
-        }
-    }
-
     fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
         path.strip_prefix(self.work_tree).ok()
     }

@@ -1,9 +1,9 @@
 //! The commit that a definition is at, and whether what is baked is what the commit holds. Git itself is not
 //! executed: baking needs no program of the host.
 //!
-//! Dirty is decided about the inputs of the bake alone: the definition, `kiln.lock` where the commit has one, and
+//! Dirty is decided about the inputs of the bake alone: the definition, `kiln.lock`, and
 //! every file below a copied path, ignored and untracked ones included, because they are copied too; what `.dockerignore`
-//! leaves out is not. A `kiln.lock` that the commit does not have is not counted: the first bake has just written it.
+//! leaves out is not. A `kiln.lock` that no commit has makes dirty too: nobody else has the packages that it names.
 //! Files that are as Git's index notes them are not read.
 //!
 //! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
@@ -102,7 +102,7 @@ pub(crate) fn commit_without_lock(
     compared(folder, inputs, &[])
 }
 
-/// `optional`: files that may be there without being committed.
+/// `optional`: files of `folder` that there may be, and that are inputs then.
 fn compared(
     folder: &Path,
     inputs: &[Input<'_>],
@@ -140,7 +140,7 @@ fn compared(
             dirty = dirty || comparing.differs(&input)?;
         }
         for name in optional {
-            dirty = dirty || comparing.differs_where_committed(&folder.join(name))?;
+            dirty = dirty || comparing.differs(&Input::from(folder.join(name)))?;
         }
     }
     Ok(Some(Commit {
