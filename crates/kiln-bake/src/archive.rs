@@ -1,5 +1,7 @@
 //! What the archive has: `InRelease` verified, the indices that it names compared with their digests, the packages in them.
 
+use std::collections::HashMap;
+
 use kiln_model::Digest;
 use kiln_oci::Store;
 
@@ -38,6 +40,8 @@ pub(crate) struct Package {
     pub(crate) sha256: Digest,
     /// It comes from the suite of security fixes.
     pub(crate) security: bool,
+    /// Where the index first names the package, in its own paragraph or in another's: by this apt decides between equals.
+    pub(crate) named: usize,
 }
 
 /// How much a system is expected to have a package (Debian policy, section 2.5); the most expected first.
@@ -68,6 +72,8 @@ pub(crate) struct Index {
     pub(crate) date: i64,
     /// Suites that may be absent, and are.
     pub(crate) absent: Vec<String>,
+    /// How many names there are in it.
+    named: usize,
 }
 
 /// Reads every source, all at once. `now`: seconds since 1970. An index that the store has is not fetched again.
@@ -95,11 +101,17 @@ pub(crate) fn read(
         packages: Vec::new(),
         date: 0,
         absent: Vec::new(),
+        named: 0,
     };
+    let mut named = 0;
     // In the sources' order, whichever was read first.
     for (source, index) in sources.iter().zip(read) {
         match index? {
-            Some(index) => {
+            Some(mut index) => {
+                for package in &mut index.packages {
+                    package.named += named;
+                }
+                named += index.named;
                 all.packages.extend(index.packages);
                 all.date = all.date.max(index.date);
             }
@@ -163,6 +175,7 @@ fn read_one(
         packages: Vec::new(),
         date,
         absent: Vec::new(),
+        named: 0,
     };
     for component in &source.components {
         let name = format!("{component}/binary-{arch}/Packages.xz");
@@ -207,11 +220,8 @@ fn read_one(
                 reason: error.to_string(),
             })?;
         let security = source.suite.ends_with("-security");
-        packages(
-            &String::from_utf8_lossy(&text),
-            security,
-            &mut index.packages,
-        );
+        let text = String::from_utf8_lossy(&text);
+        index.named = packages(&text, security, index.named, &mut index.packages);
     }
     Ok(Some(index))
 }
@@ -251,11 +261,14 @@ fn listed(release: &Paragraph, name: &str) -> Option<(Digest, u64)> {
     })
 }
 
-/// The fields that choosing needs, read in one pass: an index has some tens of thousands of paragraphs.
-fn packages(text: &str, security: bool, all: &mut Vec<Package>) {
+/// The fields that choosing needs, read in one pass: an index has some tens of thousands of paragraphs. `before`: how many names there
+/// are in the components before; gives how many there are with these.
+fn packages(text: &str, security: bool, before: usize, all: &mut Vec<Package>) -> usize {
+    let mut named: HashMap<&str, usize> = HashMap::new();
+    let first = all.len();
     for paragraph in text.split("\n\n") {
-        let mut fields: [&str; 14] = [""; 14];
-        const NAMES: [&str; 14] = [
+        let mut fields: [&str; 17] = [""; 17];
+        const NAMES: [&str; 17] = [
             "Package",
             "Version",
             "Architecture",
@@ -270,6 +283,9 @@ fn packages(text: &str, security: bool, all: &mut Vec<Package>) {
             "Filename",
             "Size",
             "SHA256",
+            "Suggests",
+            "Replaces",
+            "Enhances",
         ];
         for line in paragraph.lines() {
             if let Some((name, value)) = line.split_once(':')
@@ -293,7 +309,23 @@ fn packages(text: &str, security: bool, all: &mut Vec<Package>) {
             path,
             size,
             sha256,
+            suggests,
+            replaces,
+            enhances,
         ] = fields;
+        // In the order in which apt reads them. Names with an architecture are others to it.
+        for field in [
+            name, pre, depends, conflicts, breaks, recommends, suggests, replaces, enhances,
+            provides,
+        ] {
+            for relation in field.split([',', '|']) {
+                let name = relation.split_whitespace().next().unwrap_or_default();
+                if !name.is_empty() && !name.contains(':') {
+                    let next = before + named.len();
+                    named.entry(name).or_insert(next);
+                }
+            }
+        }
         let (Ok(size), Ok(sha256)) = (size.parse(), Digest::from_hex(sha256)) else {
             continue;
         };
@@ -317,8 +349,16 @@ fn packages(text: &str, security: bool, all: &mut Vec<Package>) {
             size,
             sha256,
             security,
+            named: 0,
         });
     }
+    for package in &mut all[first..] {
+        package.named = named
+            .get(package.name.as_str())
+            .copied()
+            .unwrap_or_default();
+    }
+    before + named.len()
 }
 
 #[cfg(test)]
@@ -332,8 +372,9 @@ mod tests {
             "Package: a\nVersion: 1\nArchitecture: amd64\nEssential: yes\nPre-Depends: b\nDepends: c\nFilename: pool/a.deb\nSize: 3\nSHA256: {digest}\n\nPackage: broken\n"
         );
         let mut all = Vec::new();
-        packages(&text, false, &mut all);
-        assert_eq!(all.len(), 1);
+        // `b` and `c` are named besides.
+        assert_eq!(packages(&text, false, 5, &mut all), 9);
+        assert_eq!((all.len(), all[0].named), (1, 5));
         assert!(all[0].essential && all[0].depends == "b, c");
     }
 }

@@ -191,6 +191,8 @@ pub(crate) fn package(store: &Store, package: &LockedPackage) -> Result<Package,
         size,
         sha256,
         security: false,
+        // Where other versions of it are.
+        named: usize::MAX,
     })
 }
 

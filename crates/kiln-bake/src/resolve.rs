@@ -78,7 +78,7 @@ pub(crate) fn resolve(wanted: &Wanted<'_>, packages: &[Package]) -> Result<Resol
         };
         match universe.real(&relation) {
             Some(index) => requested.push(index),
-            None => match universe.candidates(&relation) {
+            None => match universe.asked_for(&relation) {
                 none if none.is_empty() => {
                     return Err(Unresolved {
                         error: Box::new(BakeError::NoPackage {
@@ -411,6 +411,7 @@ mod tests {
             size: 0,
             sha256: Digest::of(name.as_bytes()),
             security: false,
+            named: 0,
         }
     }
 
@@ -523,6 +524,14 @@ mod tests {
             names(&all, "a-mta needs-mta"),
             "m-awk base / a-mta needs-mta"
         );
+        all.push(package("needs-db", "db"));
+        all[5].named = 7;
+        assert_eq!(
+            names(&all, "needs-db"),
+            "m-awk base / x-db needs-db",
+            "what nobody asked for is chosen as apt does"
+        );
+        assert_eq!(names(&all, "db"), "m-awk base / w-db");
         assert_eq!(names(&all, "needs-2"), "m-awk base / versioned needs-2");
         assert!(resolved(&all, "needs-4").is_err());
     }

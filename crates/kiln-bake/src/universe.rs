@@ -1,6 +1,7 @@
 //! The packages of an archive as choosing sees them: the newest version of each name, who provides what, who excludes whom.
 
 use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::archive::Package;
@@ -12,6 +13,8 @@ pub(crate) struct Universe<'a> {
     /// The newest version of each name.
     pub(crate) newest: BTreeMap<&'a str, usize>,
     providers: BTreeMap<String, Vec<(usize, Option<String>)>>,
+    /// Where the indexes first name each.
+    named: BTreeMap<&'a str, usize>,
     /// An index has some tens of thousands of packages, and few of them are looked at.
     read: Vec<OnceCell<Relations>>,
 }
@@ -37,6 +40,11 @@ pub(crate) struct Exclusion {
 impl<'a> Universe<'a> {
     pub(crate) fn new(packages: &'a [Package], arch: &'a str) -> Self {
         let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+        for package in packages {
+            let first = named.entry(&package.name).or_insert(package.named);
+            *first = package.named.min(*first);
+        }
         for (index, package) in packages.iter().enumerate() {
             let best = newest.entry(&package.name).or_insert(index);
             if crate::version::compare(&package.version, &packages[*best].version).is_gt() {
@@ -54,6 +62,7 @@ impl<'a> Universe<'a> {
             packages,
             newest,
             providers,
+            named,
             read: packages.iter().map(|_| OnceCell::new()).collect(),
         }
     }
@@ -88,8 +97,24 @@ impl<'a> Universe<'a> {
     }
 
     /// All that satisfy it, the one that apt would take first: the package of that name, then providers, the essential ones first,
-    /// then by priority. Between equals Debian's own default (`default-mta`) is taken, else the name that sorts first.
+    /// then by priority. Between equals Debian's own default (`default-mta`) is taken, else the name that the index has last.
     pub(crate) fn candidates(&self, relation: &Relation) -> Vec<usize> {
+        self.providing(relation, |package| {
+            Reverse(self.named.get(package.name.as_str()).copied())
+        })
+    }
+
+    /// The same for what apt would not choose for anybody: a name that was asked for and that several packages provide. Between equals the
+    /// name that sorts first is taken.
+    pub(crate) fn asked_for(&self, relation: &Relation) -> Vec<usize> {
+        self.providing(relation, |_| ())
+    }
+
+    fn providing<T: Ord>(
+        &self,
+        relation: &Relation,
+        between_equals: impl Fn(&Package) -> T,
+    ) -> Vec<usize> {
         let mut all: Vec<usize> = self
             .providers
             .get(&relation.name)
@@ -108,6 +133,7 @@ impl<'a> Universe<'a> {
                 !package.essential,
                 package.priority,
                 !is_default,
+                between_equals(package),
                 package.name.as_str(),
             )
         });
