@@ -208,6 +208,9 @@ if [ ! -e /etc/hosts ]; then
     printf '127.0.0.1 localhost\n127.0.1.1 kiln.localdomain kiln\n' > /etc/hosts
     own_hosts=1
 fi
+# There is no init that scripts could tell of new libraries: libc6's would wait a second for it.
+printf '#!/bin/sh\nexit 0\n' > /usr/sbin/ischroot
+chmod 755 /usr/sbin/ischroot
 "#;
 
 /// The first packages: preinst of each in order, with all of them unpacked, then dpkg's own order for the rest.
@@ -243,7 +246,7 @@ pub(crate) const WAITING: &str = "var/lib/dpkg/tmp.kiln";
 const REST: &str = "dpkg --force-unsafe-io --configure -a";
 
 const END: &str = "
-rm -f /usr/sbin/policy-rc.d
+rm -f /usr/sbin/policy-rc.d /usr/sbin/ischroot
 if [ -n \"$own_hosts\" ]; then
     rm -f /etc/hosts
 fi

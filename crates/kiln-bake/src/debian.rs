@@ -17,6 +17,7 @@ use crate::lock::{ImageLock, LockedPackage};
 use crate::locking::package_roots;
 use crate::onto::Onto;
 use crate::progress::BakeProgress;
+use crate::repack;
 use crate::slim;
 
 pub(crate) struct Debian<'a> {
@@ -38,7 +39,7 @@ enum Told {
 impl Debian<'_> {
     /// The base, as the root. The packages that come over it are fetched meanwhile.
     pub(crate) fn base(&self, progress: &mut dyn FnMut(BakeProgress)) -> Result<(), BakeError> {
-        let (base, _) = self.locked.split();
+        let (base, over) = self.locked.split();
         let onto = Onto::new(self.ground.upper, None);
         install::make_merged(self.ground.upper)?;
         let before = Before::nothing(self.debian.slim);
@@ -75,7 +76,8 @@ impl Debian<'_> {
                 .map(|one| info_name(&one.paragraph))
                 .collect();
             let (arch, date) = (&self.locked.arch, self.locked.date);
-            self.while_preparing(|| {
+            let meanwhile = |stop: &(dyn Fn() -> bool + Sync)| repack::ahead(store, over, stop);
+            self.while_preparing(meanwhile, || {
                 let said = &mut said(self.ground.step, progress);
                 configure::base(self.ground, &names, arch, date, said)
             })
@@ -144,16 +146,21 @@ impl Debian<'_> {
             install::unpack(self.store, packages, &mut installed, which, place)?;
             install::register(self.store, &name, packages, &mut installed, which, place)?;
         }
-        self.while_preparing(|| {
-            let said = &mut said(self.ground.step, progress);
-            configure::rest(self.ground, arch, date, said)
-        })?;
+        self.while_preparing(
+            |_| {},
+            || {
+                let said = &mut said(self.ground.step, progress);
+                configure::rest(self.ground, arch, date, said)
+            },
+        )?;
         self.tidy()
     }
 
-    /// Runs scripts, which hardly ever use more than one processor, while others compress what is unpacked.
+    /// Runs scripts, which hardly ever use more than one processor, while others compress what is unpacked, and then do
+    /// `meanwhile`.
     fn while_preparing(
         &self,
+        meanwhile: impl FnOnce(&(dyn Fn() -> bool + Sync)) + Send,
         scripts: impl FnOnce() -> Result<(), BakeError>,
     ) -> Result<(), BakeError> {
         let mut tree = Tree::from_upper(self.ground.upper)?;
@@ -165,7 +172,10 @@ impl Debian<'_> {
         }
         tree.clamp_mtime(self.locked.date);
         std::thread::scope(|scope| {
-            scope.spawn(|| self.store.prepare(&tree, self.prepared));
+            scope.spawn(|| {
+                self.store.prepare(&tree, self.prepared);
+                meanwhile(&|| self.prepared.is_stopped());
+            });
             let ran = scripts();
             self.prepared.stop();
             ran

@@ -125,13 +125,16 @@ pub(crate) fn unpack(
     which: &[usize],
     (onto, before): (&Onto, &Before),
 ) -> Result<(), BakeError> {
+    // The largest first: none of them is left for one processor at the end.
+    let mut which = which.to_vec();
+    which.sort_by_key(|index| std::cmp::Reverse(packages[*index].size));
     let unpacked = parallel(which.len(), |number| {
         let index = which[number];
         let place = |path: &Path| database::place(before, &installed[index], path);
         Some(unpack_one(store, &packages[index], onto, &place))
     });
-    for (index, unpacked) in which.iter().zip(unpacked) {
-        installed[*index].unpacked = unpacked?;
+    for (index, unpacked) in which.into_iter().zip(unpacked) {
+        installed[index].unpacked = unpacked?;
     }
     Ok(())
 }

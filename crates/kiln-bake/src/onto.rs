@@ -26,6 +26,20 @@ pub(crate) struct Onto {
     copied: Mutex<HashMap<PathBuf, i64>>,
     /// Folders that were not there before.
     made: Mutex<HashSet<PathBuf>>,
+    /// Folders of the upper one by paths without links: as long as this lives, they stay.
+    folders: Mutex<HashSet<PathBuf>>,
+    /// Of those, the ones that hide nothing of what the image below has.
+    open: Mutex<HashSet<PathBuf>>,
+}
+
+fn has(known: &Mutex<HashSet<PathBuf>>, path: &Path) -> bool {
+    let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    known.contains(path)
+}
+
+fn add(known: &Mutex<HashSet<PathBuf>>, path: &Path) {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    known.insert(path.to_owned());
 }
 
 enum There {
@@ -41,6 +55,8 @@ impl Onto {
             below: below.map(Path::to_owned),
             copied: Mutex::default(),
             made: Mutex::default(),
+            folders: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
@@ -61,25 +77,36 @@ impl Onto {
         let Some(below) = &self.below else {
             return Ok(There::Nothing);
         };
-        // An opaque folder hides what is below it, and so does a whiteout in the place of one.
-        let mut above = PathBuf::new();
-        for part in path.parent().into_iter().flat_map(Path::components) {
-            above.push(part);
-            let upper = self.upper.join(&above);
-            let hidden = match fs::symlink_metadata(&upper) {
-                Ok(there) if there.is_dir() => is_opaque(&upper),
-                Ok(_) => true,
-                Err(_) => break,
-            };
-            if hidden {
-                return Ok(There::Nothing);
-            }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if !has(&self.open, folder) && self.hides(folder) {
+            return Ok(There::Nothing);
         }
         match fs::symlink_metadata(below.join(path)) {
             Ok(there) => Ok(There::Below(there)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(There::Nothing),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the upper folder hides what the image below has in `folder`: an opaque folder does, and so does a whiteout in the
+    /// place of one.
+    fn hides(&self, folder: &Path) -> bool {
+        let mut above = PathBuf::new();
+        for part in folder.components() {
+            above.push(part);
+            let upper = self.upper.join(&above);
+            match fs::symlink_metadata(&upper) {
+                Ok(there) if there.is_dir() => {
+                    if is_opaque(&upper) {
+                        return true;
+                    }
+                }
+                Ok(_) => return true,
+                Err(_) => return false,
+            }
+        }
+        add(&self.open, folder);
+        false
     }
 
     /// The place of `path` in the upper folder, all folders above it made. Its last part is no link's to follow.
@@ -91,6 +118,9 @@ impl Onto {
 
     /// The folder that `path` leads to, relative to the root and without links, in the upper folder.
     fn folder(&self, path: &Path, links: &mut usize) -> io::Result<PathBuf> {
+        if has(&self.folders, path) {
+            return Ok(path.to_owned());
+        }
         let mut real = PathBuf::new();
         for part in path.components() {
             let name = match part {
@@ -134,6 +164,8 @@ impl Onto {
                 }
             };
         }
+        // Any folder that this leads to is its own path's.
+        add(&self.folders, &real);
         Ok(real)
     }
 
@@ -181,15 +213,13 @@ impl Onto {
         }
         // Where no package says more, it is the image's, and the umask has no part in that.
         fs::set_permissions(&target, Permissions::from_mode(0o755))?;
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.insert(path.to_owned());
+        add(&self.made, path);
         Ok(())
     }
 
     /// Whether this made the folder, which has neither owner nor mode yet.
     pub(crate) fn is_made(&self, folder: &Path) -> bool {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.contains(folder)
+        has(&self.made, folder)
     }
 
     /// A folder of a package, and where it really is. One that is there already stays as it is, and so does a link to one, as with

@@ -63,6 +63,10 @@ impl Prepared {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,7 +81,7 @@ impl Store {
         let mut room = PREPARED_MAX;
         let mut cutter = Cutter::new(|bytes: Vec<u8>, _| {
             let content = Digest::of(&bytes);
-            if prepared.stopped.load(Ordering::Relaxed) || room < bytes.len() {
+            if prepared.is_stopped() || room < bytes.len() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             if known.contains_key(&content) || prepared.lock().contains_key(&content) {
