@@ -45,9 +45,20 @@ enum AtHand {
     Archives,
     /// Those, and what an earlier bake keeps beside them.
     Repacked,
+    /// The same, and another image of the same base.
+    Base,
 }
 
-const AT_HAND: [AtHand; 3] = [AtHand::Nothing, AtHand::Archives, AtHand::Repacked];
+const AT_HAND: [AtHand; 4] = [
+    AtHand::Nothing,
+    AtHand::Archives,
+    AtHand::Repacked,
+    AtHand::Base,
+];
+
+/// The image that is measured, and the other one.
+const MEASURED: &str = "base";
+const OTHER: &str = "other";
 
 /// One root file system by both.
 struct Case {
@@ -86,7 +97,10 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
     };
     for (name, packages) in [("minbase", &[][..]), ("minbase and more", MORE)] {
         let case = Case::new(&workshop, name, packages)?;
-        for at_hand in AT_HAND {
+        let mut count = None;
+        // The other image of the first case is the same one.
+        let at_hand = AT_HAND.iter().copied();
+        for at_hand in at_hand.filter(|at| *at != AtHand::Base || !packages.is_empty()) {
             let cached = at_hand != AtHand::Nothing;
             let mut kiln = Vec::new();
             let mut mmdebstrap = Vec::new();
@@ -94,6 +108,10 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
                 kiln.push(case.kiln(&setting.kiln, at_hand)?);
                 mmdebstrap.push(case.mmdebstrap(&workshop, cached)?);
             }
+            let packages = match count {
+                Some(packages) => packages,
+                None => *count.insert(case.count()?),
+            };
             let (kiln, mmdebstrap) = (typical(&kiln), typical(&mmdebstrap));
             let cell = |cost: &Cost| format!("{} / {}", shown(cost.wall), shown(cost.cpu));
             section.row([
@@ -103,9 +121,10 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
                         AtHand::Nothing => "packages from the mirror",
                         AtHand::Archives => "packages at hand",
                         AtHand::Repacked => "packages at hand, unpacked before",
+                        AtHand::Base => "packages at hand, minbase baked before",
                     }
                 ),
-                case.count()?.to_string(),
+                packages.to_string(),
                 runs.to_string(),
                 cell(&kiln),
                 cell(&mmdebstrap),
@@ -118,7 +137,7 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
         }
     }
     section.notes.push(
-        "Wall time of the command (median) and processor time of the whole machine while it ran (mean), in turn. kiln bakes an image with its SBOM and its leak search, unpacks and configures everything anew, and keeps it in both of its forms; mmdebstrap writes an uncompressed tar (`--variant=minbase --include=…`). \"At hand\": kiln has the lock and the .deb files and asks nobody; mmdebstrap has the .deb files and fetches the indexes, which it cannot do without. \"Unpacked before\": kiln's store has also what it keeps of packages that any image was baked of, so that they are unpacked quickly; mmdebstrap keeps nothing more.".to_owned(),
+        "Wall time of the command (median) and processor time of the whole machine while it ran (mean), in turn. kiln bakes an image with its SBOM and its leak search, unpacks and configures everything anew, and keeps it in both of its forms; mmdebstrap writes an uncompressed tar (`--variant=minbase --include=…`). \"At hand\": kiln has the lock and the .deb files and asks nobody; mmdebstrap has the .deb files and fetches the indexes, which it cannot do without. \"Unpacked before\": kiln's store has also what it keeps of packages that any image was baked of, so that they are unpacked quickly; mmdebstrap keeps nothing more. \"Minbase baked before\": the base is another image's already, and what comes over it is unpacked and configured.".to_owned(),
     );
     section.publish("debian", &setting.documents())?;
     Ok(())
@@ -146,14 +165,21 @@ impl Case {
         for folder in [&case.project, &case.root, &case.archives] {
             std::fs::create_dir_all(folder).map_err(failed(folder))?;
         }
-        let names: Vec<String> = MINBASE
-            .iter()
-            .chain(packages)
-            .map(|name| format!("\"{name}\""))
-            .collect();
+        let image = |image: &str, packages: &[&str]| {
+            let names: Vec<String> = MINBASE
+                .iter()
+                .chain(packages)
+                .map(|name| format!("\"{name}\""))
+                .collect();
+            format!(
+                "\nimage \"{image}\" {{\n  version = \"1\"\n  debian {{\n    suite    = \"bookworm\"\n    packages = [{}]\n  }}\n}}\n",
+                names.join(", ")
+            )
+        };
         let definition = format!(
-            "project = \"bench\"\n\nimage \"base\" {{\n  version = \"1\"\n  debian {{\n    suite    = \"bookworm\"\n    packages = [{}]\n  }}\n}}\n",
-            names.join(", ")
+            "project = \"bench\"\n{}{}",
+            image(MEASURED, packages),
+            image(OTHER, &[])
         );
         let path = case.project.join("kiln.hcl");
         std::fs::write(&path, definition).map_err(failed(&path))?;
@@ -164,9 +190,21 @@ impl Case {
     fn kiln(&self, program: &Path, at_hand: AtHand) -> Result<Cost, WorldError> {
         let lock = self.project.join("kiln.lock");
         let store = self.root.join("store");
+        let bake = |image: &str| {
+            let mut command = Command::new(program);
+            command
+                .args(["bake", image])
+                .current_dir(&self.project)
+                .env("KILN_ROOT", &self.root);
+            measure(&mut command)
+        };
         match at_hand {
             AtHand::Archives => forget_all_but_packages(&store, &lock, Keep::Archives)?,
             AtHand::Repacked => forget_all_but_packages(&store, &lock, Keep::Repacked)?,
+            AtHand::Base => {
+                forget_all_but_packages(&store, &lock, Keep::Repacked)?;
+                bake(OTHER)?;
+            }
             AtHand::Nothing => {
                 std::fs::remove_dir_all(&self.root).map_err(failed(&self.root))?;
                 std::fs::create_dir_all(&self.root).map_err(failed(&self.root))?;
@@ -175,12 +213,7 @@ impl Case {
                 }
             }
         }
-        measure(
-            Command::new(program)
-                .arg("bake")
-                .current_dir(&self.project)
-                .env("KILN_ROOT", &self.root),
-        )
+        bake(MEASURED)
     }
 
     fn mmdebstrap(&self, workshop: &Workshop, cached: bool) -> Result<Cost, WorldError> {
