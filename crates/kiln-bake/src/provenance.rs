@@ -218,6 +218,7 @@ impl DockerfileOrigin<'_> {
                         "buildArgs": build_args,
                         "commit": known.map(|(sha, _)| sha),
                         "dirty": known.is_none_or(|(_, dirty)| dirty),
+                        "changed": checkout.and_then(|found| found.changed.as_ref()),
                         "definition": commit.map(|commit| &commit.definition),
                         "dockerfile": checkout.map(|found| &found.dockerfile),
                         "context": checkout.map(|found| &found.context),

@@ -250,6 +250,18 @@ impl<'a> Baking<'a> {
             &steps,
             self.reporting,
         )?;
+        if let Some(git::Commit {
+            sha,
+            changed: Some(path),
+            ..
+        }) = &commit
+        {
+            self.reporting.line(&format!(
+                "{name}: the tag says `dirty`, since {} is not as commit {} has it",
+                path.display(),
+                &sha[..12]
+            ))?;
+        }
         let origin = ImageOrigin {
             tag: tag.clone(),
             digest,

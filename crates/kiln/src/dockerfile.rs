@@ -238,6 +238,7 @@ impl DockerfileSettings {
         Some(Checkout {
             sha: commit.sha,
             dirty: commit.dirty,
+            changed: commit.changed.map(|path| path.display().to_string()),
             dockerfile: dockerfile.strip_prefix(root).ok()?.to_str()?.to_owned(),
             context: commit.prefix.to_str()?.to_owned(),
         })

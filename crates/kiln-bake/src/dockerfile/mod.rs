@@ -112,6 +112,8 @@ pub struct Checkout {
     pub sha: String,
     /// Something of what is baked is not as the commit has it.
     pub dirty: bool,
+    /// The first of what made it so.
+    pub changed: Option<String>,
     /// Paths in the repository.
     pub dockerfile: String,
     pub context: String,

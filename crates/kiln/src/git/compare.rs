@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use kiln_bake::git_objects::{self, Kind, Mode, Oid, TreeItem};
 
@@ -28,10 +28,10 @@ pub(super) struct Comparing<'a> {
 }
 
 impl Comparing<'_> {
-    /// Whether the file or folder is not as the commit has it. What is outside of the work tree is in no commit.
-    pub(super) fn differs(&self, input: &Input<'_>) -> Result<bool, GitError> {
+    /// The first file or folder there that is not as the commit has it. What is outside of the work tree is in no commit.
+    pub(super) fn differs(&self, input: &Input<'_>) -> Result<Option<PathBuf>, GitError> {
         let Some(inside) = self.inside(&input.path) else {
-            return Ok(true);
+            return Ok(Some(input.path.clone()));
         };
         let entry = find(self.objects, self.root, inside)?;
         self.entry_differs(entry.as_ref(), &input.path, input)
@@ -46,7 +46,7 @@ impl Comparing<'_> {
         entry: Option<&TreeEntry>,
         path: &Path,
         input: &Input<'_>,
-    ) -> Result<bool, GitError> {
+    ) -> Result<Option<PathBuf>, GitError> {
         let io = |source| io_at(path, source);
         let meta = match path.symlink_metadata() {
             Ok(meta) => Some(meta),
@@ -64,44 +64,45 @@ impl Comparing<'_> {
         let is_folder = meta.as_ref().is_some_and(|meta| meta.is_dir())
             || entry.is_some_and(|entry| entry.mode == Mode::Folder);
         if input.leaves_out(path, is_folder) {
-            return Ok(false);
+            return Ok(None);
         }
+        let told = |differs: bool| Ok(differs.then(|| path.to_owned()));
         let (entry, meta) = match (entry, meta) {
-            (None, None) => return Ok(false),
+            (None, None) => return Ok(None),
             // Git knows no empty folder, so that one which is not in the commit is as it was committed.
             (None, Some(meta)) => {
                 return if meta.is_dir() {
                     self.folder_differs(&Tree::new(), path, input)
                 } else {
-                    Ok(true)
+                    told(true)
                 };
             }
-            (Some(_), None) => return Ok(true),
+            (Some(_), None) => return told(true),
             (Some(entry), Some(meta)) => (entry, meta),
         };
         let kind = meta.file_type();
         match entry.mode {
-            Mode::Submodule => Ok(true),
+            Mode::Submodule => told(true),
             Mode::Folder if kind.is_dir() => {
                 self.folder_differs(&tree(self.objects, entry.oid)?, path, input)
             }
             Mode::Link if kind.is_symlink() => {
                 let target = std::fs::read_link(path).map_err(io)?;
-                Ok(blob(target.as_os_str().as_bytes()) != entry.oid)
+                told(blob(target.as_os_str().as_bytes()) != entry.oid)
             }
             Mode::File | Mode::Executable if kind.is_file() => {
                 let executable = meta.permissions().mode() & 0o100 != 0;
                 if executable != (entry.mode == Mode::Executable) {
-                    return Ok(true);
+                    return told(true);
                 }
                 let inside = self.inside(path).unwrap_or(path);
                 let name = inside.as_os_str().as_bytes();
                 if self.index.holds(name, &meta, entry.oid) {
-                    return Ok(false);
+                    return told(false);
                 }
-                Ok(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
+                told(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
             }
-            Mode::Folder | Mode::Link | Mode::File | Mode::Executable => Ok(true),
+            Mode::Folder | Mode::Link | Mode::File | Mode::Executable => told(true),
         }
     }
 
@@ -110,7 +111,7 @@ impl Comparing<'_> {
         tree: &Tree,
         path: &Path,
         input: &Input<'_>,
-    ) -> Result<bool, GitError> {
+    ) -> Result<Option<PathBuf>, GitError> {
         let io = |source| io_at(path, source);
         for entry in std::fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
@@ -119,18 +120,18 @@ impl Comparing<'_> {
                 continue;
             }
             if !tree.contains_key(name.as_bytes())
-                && self.entry_differs(None, &path.join(&name), input)?
+                && let Some(found) = self.entry_differs(None, &path.join(&name), input)?
             {
-                return Ok(true);
+                return Ok(Some(found));
             }
         }
         for (name, entry) in tree {
             let name = std::ffi::OsString::from_vec(name.clone());
-            if self.entry_differs(Some(entry), &path.join(name), input)? {
-                return Ok(true);
+            if let Some(found) = self.entry_differs(Some(entry), &path.join(name), input)? {
+                return Ok(Some(found));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) enum GitError {
 pub(crate) struct Commit {
     pub(crate) sha: String,
     pub(crate) dirty: bool,
+    /// The first of what made it so, in the repository where it is of it.
+    pub(crate) changed: Option<PathBuf>,
     /// The folder in the repository that was asked about.
     pub(crate) prefix: PathBuf,
 }
@@ -122,7 +124,9 @@ fn compared(
         .strip_prefix(&repository.work_tree)
         .unwrap_or(Path::new(""));
     let objects = Objects::open(&repository.common);
+    // Where the commit can't be read, nothing is as it has it.
     let mut dirty = true;
+    let mut changed = None;
     if let Some(root) = compare::root_tree(&objects, head)? {
         let comparing = Comparing {
             objects: &objects,
@@ -130,22 +134,30 @@ fn compared(
             work_tree: &repository.work_tree,
             root,
         };
-        dirty = false;
         for input in inputs {
             let input = Input {
                 // Without the `.` that a context may be.
                 path: folder.join(&input.path).components().collect(),
                 without: input.without,
             };
-            dirty = dirty || comparing.differs(&input)?;
+            if changed.is_none() {
+                changed = comparing.differs(&input)?;
+            }
         }
         for name in optional {
-            dirty = dirty || comparing.differs(&Input::from(folder.join(name)))?;
+            if changed.is_none() {
+                changed = comparing.differs(&Input::from(folder.join(name)))?;
+            }
         }
+        dirty = changed.is_some();
     }
     Ok(Some(Commit {
         sha: head.to_string(),
         dirty,
+        changed: changed.map(|path| match path.strip_prefix(&repository.work_tree) {
+            Ok(inside) => inside.to_owned(),
+            Err(_) => path,
+        }),
         prefix: prefix.to_owned(),
     }))
 }

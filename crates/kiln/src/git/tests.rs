@@ -98,7 +98,8 @@ fn only_what_is_baked_makes_it_dirty() {
         Some(Commit {
             prefix: "shop".into(),
             sha: head,
-            dirty: false
+            dirty: false,
+            changed: None,
         })
     );
 
@@ -114,6 +115,8 @@ fn only_what_is_baked_makes_it_dirty() {
     ] {
         let before = std::fs::read(folder.0.join(path)).ok();
         folder.write(path, text);
+        let changed = commit(&shop, &inputs()).unwrap().unwrap().changed;
+        assert_eq!(changed.as_deref(), Some(Path::new(path)));
         assert!(dirty(&shop), "{path}");
         match before {
             Some(bytes) => std::fs::write(folder.0.join(path), bytes).unwrap(),
@@ -179,7 +182,8 @@ fn packed_repositories_and_worktrees_are_read() {
         Some(Commit {
             prefix: "shop".into(),
             sha: head,
-            dirty: false
+            dirty: false,
+            changed: None,
         })
     );
     folder.write("shop/app/file7", "x");
@@ -192,7 +196,8 @@ fn packed_repositories_and_worktrees_are_read() {
             Some(Commit {
                 prefix: "shop".into(),
                 sha: old.to_owned(),
-                dirty: false
+                dirty: false,
+                changed: None,
             })
         );
     }
@@ -211,7 +216,8 @@ fn packed_repositories_and_worktrees_are_read() {
         Some(Commit {
             prefix: "shop".into(),
             sha: head,
-            dirty: false
+            dirty: false,
+            changed: None,
         })
     );
 }

@@ -220,7 +220,7 @@ fn a_dockerfiles_image_that_no_commit_has_all_of_says_what_is_missing() {
     bake_dockerfile(&world, "dirty:1", &["."]);
     let error = world.fail(&["verify", "dirty:1"], 1);
     assert!(
-        error.contains("no commit has") && error.contains(".dockerignore"),
+        error.contains("no commit has: of `") && error.contains(".dockerignore"),
         "{error}"
     );
     world.write(".dockerignore", ".git\n");

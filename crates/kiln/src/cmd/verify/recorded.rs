@@ -36,6 +36,8 @@ pub(super) struct External {
     pub(super) definition: Option<PathBuf>,
     #[serde(default)]
     pub(super) dirty: bool,
+    /// What made it dirty, as far as it is known.
+    pub(super) changed: Option<String>,
     /// The rest is a Dockerfile's.
     pub(super) dockerfile: Option<PathBuf>,
     pub(super) context: Option<PathBuf>,
@@ -135,6 +137,10 @@ pub(super) fn find(store: &Store, digest: &Digest, image: &str) -> Result<Record
         found.get_or_insert(recorded);
     }
     let dirty = found.ok_or_else(|| documents::missing(image, documents::Kind::Provenance))?;
+    let no_commit_has = match &dirty.external_parameters.changed {
+        Some(path) => format!("it was baked of files that no commit has: of `{path}`, for one"),
+        None => "it was baked of files that no commit has".to_owned(),
+    };
     Err(match (&dirty.external_parameters.commit, dirty.kind()) {
         (None, Kind::Dockerfile) => refused(
             image,
@@ -143,12 +149,12 @@ pub(super) fn find(store: &Store, digest: &Digest, image: &str) -> Result<Record
         ),
         (_, Kind::Dockerfile) => refused(
             image,
-            "it was baked of files that no commit has",
+            no_commit_has,
             "commit the Dockerfile and its context, or leave files out with .dockerignore; bake again, and verify that image",
         ),
         (_, Kind::Definition) => refused(
             image,
-            "it was baked of files that no commit has",
+            no_commit_has,
             "commit the definition and what it copies, bake again, and verify that image",
         ),
     })
