@@ -1,16 +1,28 @@
-//! `--chmod`: octal, or symbolic as of chmod(1).
+//! `--chmod`: octal, or symbolic as of chmod(1) in BuildKit's reading of it, which is FreeBSD's setmode(3).
+
+const SET_IDS: u32 = 0o6000;
+const STICKY: u32 = 0o1000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Chmod {
     Octal(u32),
-    Symbolic(Vec<Clause>),
+    Symbolic(Vec<Change>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Clause {
-    /// 0o700 for `u`, 0o070 for `g`, 0o007 for `o`.
-    who: u32,
-    actions: Vec<(char, String)>,
+/// One thing that is done to a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Set(u32),
+    Clear(u32),
+    /// What may be executed by someone, and folders.
+    Search(u32),
+    /// From one class to others, by `+`, `-` or `=`.
+    Copy {
+        from: char,
+        operator: char,
+        /// Of the lowest three bits of each class.
+        to: u32,
+    },
 }
 
 impl Chmod {
@@ -19,81 +31,165 @@ impl Chmod {
             let mode = u32::from_str_radix(text, 8).ok()?;
             return (mode <= 0o7777).then_some(Self::Octal(mode));
         }
-        text.split(',')
-            .map(clause)
-            .collect::<Option<_>>()
-            .map(Self::Symbolic)
+        let mut changes = Vec::new();
+        // Only once of all clauses does `=` without letters clear anything.
+        let mut has_cleared = false;
+        for clause in text.split(',') {
+            take(clause, &mut changes, &mut has_cleared)?;
+        }
+        Some(Self::Symbolic(compressed(&changes)))
     }
 
     pub(super) fn apply(&self, mode: u32, is_folder: bool) -> u32 {
-        match self {
-            Self::Octal(mode) => *mode,
-            Self::Symbolic(clauses) => clauses.iter().fold(mode, |mode, clause| {
-                clause.actions.iter().fold(mode, |mode, (operator, what)| {
-                    change(mode, clause.who, *operator, what, is_folder)
-                })
-            }),
-        }
-    }
-}
-
-fn clause(text: &str) -> Option<Clause> {
-    let end = text.find(['+', '-', '='])?;
-    let mut who = 0;
-    for c in text[..end].chars() {
-        who |= match c {
-            'u' => 0o700,
-            'g' => 0o070,
-            'o' => 0o007,
-            'a' => 0o777,
-            _ => return None,
+        let changes = match self {
+            Self::Octal(mode) => return *mode,
+            Self::Symbolic(changes) => changes,
         };
-    }
-    if who == 0 {
-        who = 0o777;
-    }
-    let mut actions: Vec<(char, String)> = Vec::new();
-    for c in text[end..].chars() {
-        match (c, actions.last_mut()) {
-            ('+' | '-' | '=', _) => actions.push((c, String::new())),
-            ('r' | 'w' | 'x' | 'X' | 's' | 't' | 'u' | 'g' | 'o', Some((_, what))) => what.push(c),
-            _ => return None,
-        }
-    }
-    Some(Clause { who, actions })
-}
-
-fn change(mode: u32, who: u32, operator: char, what: &str, is_folder: bool) -> u32 {
-    let mut bits = 0;
-    for c in what.chars() {
-        bits |= match c {
-            'r' => 0o444 & who,
-            'w' => 0o222 & who,
-            'x' => 0o111 & who,
-            'X' if is_folder || mode & 0o111 != 0 => 0o111 & who,
-            's' => {
-                (if who & 0o700 != 0 { 0o4000 } else { 0 })
-                    | (if who & 0o070 != 0 { 0o2000 } else { 0 })
+        let before = mode;
+        changes.iter().fold(mode, |mode, change| match *change {
+            Change::Set(bits) => mode | bits,
+            Change::Clear(bits) => mode & !bits,
+            Change::Search(bits) if is_folder || before & 0o111 != 0 => mode | bits,
+            Change::Search(_) => mode,
+            Change::Copy { from, operator, to } => {
+                let value = match from {
+                    'u' => mode >> 6 & 7,
+                    'g' => mode >> 3 & 7,
+                    _ => mode & 7,
+                };
+                let set = value * 0o111 & to;
+                match operator {
+                    '+' => mode | set,
+                    '-' => mode & !set,
+                    _ => mode & !to | set,
+                }
             }
-            // Only for others it says nothing.
-            't' if who & 0o770 != 0 => 0o1000,
-            'u' => (((mode >> 6) & 7) * 0o111) & who,
-            'g' => (((mode >> 3) & 7) * 0o111) & who,
-            'o' => ((mode & 7) * 0o111) & who,
-            _ => 0,
+        })
+    }
+}
+
+fn take(clause: &str, changes: &mut Vec<Change>, has_cleared: &mut bool) -> Option<()> {
+    let end = clause.find(['+', '-', '='])?;
+    let mut who = 0;
+    for c in clause[..end].chars() {
+        who |= match c {
+            'u' => 0o4700,
+            'g' => 0o2070,
+            'o' => 0o007,
+            'a' => 0o6777,
+            _ => return None,
         };
     }
-    match operator {
-        '+' => mode | bits,
-        '-' => mode & !bits,
-        _ => {
-            let special = (if who & 0o700 != 0 { 0o4000 } else { 0 })
-                | (if who & 0o070 != 0 { 0o2000 } else { 0 });
-            // A folder keeps its set-id bits unless they are named, as GNU has it.
-            let cleared = if is_folder { who } else { who | special };
-            mode & !cleared | bits
+    let mut rest = clause[end..].chars().peekable();
+    while let Some(operator) = rest.next() {
+        if !"+-=".contains(operator) {
+            return None;
+        }
+        if operator == '=' {
+            *has_cleared = false;
+        }
+        who &= !STICKY;
+        // Who is not only the others, for whom these bits say nothing.
+        let special = |who: u32| who == 0 || who & !0o007 != 0;
+        let (mut bits, mut search) = (0, 0);
+        while let Some(c) = rest.next_if(|c| !"+-=".contains(*c)) {
+            match c {
+                'r' => bits |= 0o444,
+                'w' => bits |= 0o222,
+                'x' => bits |= 0o111,
+                'X' if operator == '-' => bits |= 0o111,
+                'X' => search = 0o111,
+                's' if special(who) => bits |= SET_IDS,
+                't' if special(who) => {
+                    who |= STICKY;
+                    bits |= STICKY;
+                }
+                's' | 't' => {}
+                'u' | 'g' | 'o' => {
+                    if bits != 0 {
+                        add(changes, operator, who, bits);
+                        bits = 0;
+                    }
+                    *has_cleared |= operator == '=';
+                    if search != 0 {
+                        changes.push(Change::Search(of(who, search)));
+                        search = 0;
+                    }
+                    let to = if who == 0 { 0o777 } else { who & 0o777 };
+                    changes.push(Change::Copy {
+                        from: c,
+                        operator,
+                        to,
+                    });
+                }
+                _ => return None,
+            }
+        }
+        if bits != 0 || operator == '=' && !*has_cleared {
+            *has_cleared |= operator == '=';
+            add(changes, operator, who, bits);
+        }
+        if search != 0 {
+            changes.push(Change::Search(of(who, search)));
         }
     }
+    Some(())
+}
+
+fn of(who: u32, bits: u32) -> u32 {
+    if who == 0 { bits } else { who & bits }
+}
+
+fn add(changes: &mut Vec<Change>, operator: char, who: u32, bits: u32) {
+    match operator {
+        '+' => changes.push(Change::Set(of(who, bits))),
+        '-' => changes.push(Change::Clear(of(who, bits))),
+        _ => {
+            // The sticky bit is only cleared where it is named.
+            changes.push(Change::Clear(if who == 0 { SET_IDS | 0o777 } else { who }));
+            changes.push(Change::Set(of(who, bits)));
+        }
+    }
+}
+
+/// What is set and cleared in a row counts by its last word: `u+x-x` clears, whatever comes between.
+fn compressed(changes: &[Change]) -> Vec<Change> {
+    let mut out = Vec::new();
+    let (mut set, mut cleared, mut search) = (0, 0, 0);
+    let flush = |out: &mut Vec<Change>, set: &mut u32, cleared: &mut u32, search: &mut u32| {
+        let all = [
+            Change::Clear(std::mem::take(cleared)),
+            Change::Set(std::mem::take(set)),
+            Change::Search(std::mem::take(search)),
+        ];
+        out.extend(all.into_iter().filter(|change| {
+            !matches!(
+                change,
+                Change::Clear(0) | Change::Set(0) | Change::Search(0)
+            )
+        }));
+    };
+    for change in changes {
+        match *change {
+            Change::Clear(bits) => {
+                cleared |= bits;
+                set &= !bits;
+                search &= !bits;
+            }
+            Change::Set(bits) => {
+                set |= bits;
+                cleared &= !bits;
+                search &= !bits;
+            }
+            Change::Search(bits) => search |= bits & !set,
+            copy @ Change::Copy { .. } => {
+                flush(&mut out, &mut set, &mut cleared, &mut search);
+                out.push(copy);
+            }
+        }
+    }
+    flush(&mut out, &mut set, &mut cleared, &mut search);
+    out
 }
 
 #[cfg(test)]
@@ -116,6 +212,11 @@ mod tests {
             ("u+s,+t", 0o755, false, 0o5755),
             ("o+t,g+t", 0o755, false, 0o1755),
             ("o+t", 0o755, false, 0o755),
+            ("=t", 0o2754, false, 0o1000),
+            ("=", 0o7754, false, 0o1000),
+            ("u=rw", 0o6754, false, 0o2654),
+            ("u+x-x", 0o755, false, 0o655),
+            ("+X,a-x", 0o644, true, 0o644),
         ] {
             let found = Chmod::parse(text).unwrap().apply(before, folder);
             assert_eq!(found, after, "{text} {before:o}: {found:o}");

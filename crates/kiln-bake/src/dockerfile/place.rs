@@ -90,8 +90,14 @@ impl Placing<'_> {
                         Some(Chmod::Symbolic(_)) | None => 0o755,
                     };
                     // As mkdir(2) has it.
-                    let special = self.set_group_id(&inside)?;
-                    Entry::dir(mode | special).owner(uid, gid).mtime(self.date)
+                    let entry = match self.group_above(&inside)? {
+                        Some(group) if self.owner.is_none() => {
+                            Entry::dir(mode | 0o2000).owner(uid, group)
+                        }
+                        Some(_) => Entry::dir(mode | 0o2000).owner(uid, gid),
+                        None => Entry::dir(mode).owner(uid, gid),
+                    };
+                    entry.mtime(self.date)
                 }
             };
             self.tree.insert(&inside, entry)?;
@@ -99,14 +105,17 @@ impl Placing<'_> {
         Ok(())
     }
 
-    /// That bit, where the folder that `path` is in has it.
-    fn set_group_id(&self, path: &Path) -> Result<u32, PlaceError> {
+    /// The group of the folder that `path` is in, where it has the set-group-ID bit.
+    fn group_above(&self, path: &Path) -> Result<Option<u32>, PlaceError> {
         let above = path.parent().unwrap_or(Path::new(""));
-        let mode = match self.tree.get(above) {
-            Some(entry) => entry.mode,
-            None => self.there(above)?.map_or(0, |there| there.mode()),
+        let (mode, group) = match self.tree.get(above) {
+            Some(entry) => (entry.mode, entry.gid),
+            None => match self.there(above)? {
+                Some(there) => (there.mode(), there.gid()),
+                None => return Ok(None),
+            },
         };
-        Ok(mode & 0o2000)
+        Ok((mode & 0o2000 != 0).then_some(group))
     }
 
     /// Where `to` is in the image, links followed.

@@ -26,12 +26,15 @@ impl Walk {
             let scratch = Scratch::new(bake.request.work)?;
             let view = bake.view(&layers, &scratch.folder("look")?)?;
             let owner = match user.as_str() {
-                "" => (0, 0),
-                user => owner(user, view.path()).map_err(|reason| copy_error(&name, reason))?,
+                "" => None,
+                user => {
+                    let owner = owner(user, view.path());
+                    Some(owner.map_err(|reason| copy_error(&name, reason))?)
+                }
             };
             let mut placing = Placing {
                 view: view.path(),
-                owner: Some(owner),
+                owner,
                 chmod: None,
                 date,
                 tree: Tree::new(),

@@ -30,6 +30,8 @@ const FOLDER_PLATFORM: &str =
     "BuildKit has no platform for such an image and can't write it; the folder's files are clear";
 
 const NO_UTF8: &str = "a text that is no UTF-8 can't be written into an image's configuration, and steps would see another one";
+const LINKED_OWNER: &str =
+    "BuildKit looks for the name in the linked layer itself, which has no /etc/passwd";
 
 /// (case, what differs, why).
 const DIFFERENCES: &[(&str, &str, &str)] = &[
@@ -47,6 +49,7 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("from/folder", "history", FOLDER_HISTORY),
     ("from/folder-for-base", "result", FOLDER_PLATFORM),
     ("from/tree", "/opt/marked", ATTRIBUTES),
+    ("link/named-owner", "result", LINKED_OWNER),
     ("onbuild/unknown", "result", UNKNOWN_TRIGGER),
     ("parse/latin1-env", "result", NO_UTF8),
     ("parse/latin1-heredoc", "result", NO_UTF8),
