@@ -65,7 +65,8 @@ pub use bake::{BakeRequest, Baked, CommitInfo, bake};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
     BakedDockerfile, Checkout, ContextFolder, ContextRepository, DockerfileRequest, Granted,
-    OtherClock, ResolvedBase, Tagging, bake_dockerfile, images_named, known_base,
+    OtherClock, ResolvedBase, SshAgent, SshKeys, Tagging, bake_dockerfile, images_named,
+    known_base,
 };
 pub use error::BakeError;
 pub use git::object as git_objects;

@@ -259,8 +259,8 @@ pub(crate) struct Dockerfile {
     /// It is in no layer, no key and no record of the bake.
     #[arg(long = "secret", value_name = "SECRET", requires = "dockerfile")]
     pub(crate) secrets: Vec<String>,
-    /// An SSH agent for RUN --mount=type=ssh: its socket, or without one that of SSH_AUTH_SOCK
-    #[arg(long, value_name = "ID[=SOCKET]", requires = "dockerfile")]
+    /// An SSH agent for RUN --mount=type=ssh: its socket, without one that of SSH_AUTH_SOCK, or one that has the keys of these files
+    #[arg(long, value_name = "ID[=SOCKET|KEY,…]", requires = "dockerfile")]
     pub(crate) ssh: Vec<String>,
     /// What a RUN may do beyond its container: --network=host, --security=insecure
     #[arg(

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use kiln_bake::Granted;
+use kiln_bake::{Granted, SshAgent, SshKeys};
 
 use crate::failure::Failure;
 
@@ -143,34 +144,38 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-fn agent(text: &str) -> Result<(String, PathBuf), Failure> {
+/// `ID`, `ID=SOCKET` or `ID=KEY,KEY…`, as buildx has it.
+fn agent(text: &str) -> Result<(String, SshAgent), Failure> {
     const WHAT: &str = "--ssh";
-    let (id, path) = match text.split_once('=') {
-        Some((id, path)) => (id, PathBuf::from(path)),
+    let (id, paths) = match text.split_once('=') {
+        Some((id, paths)) => (id, paths.split(',').map(PathBuf::from).collect()),
         None => match std::env::var_os("SSH_AUTH_SOCK") {
-            Some(path) if !path.is_empty() => (text, PathBuf::from(path)),
+            Some(path) if !path.is_empty() => (text, vec![PathBuf::from(path)]),
             _ => {
                 return Err(wrong(
                     WHAT,
                     text,
-                    "SSH_AUTH_SOCK is not set: start an agent, or name its socket with ID=SOCKET",
+                    "SSH_AUTH_SOCK is not set: start an agent, or name its socket or a key with ID=FILE",
                 ));
             }
         },
     };
     let id = if id.is_empty() { "default" } else { id };
-    let shown = path.display();
-    match std::fs::metadata(&path) {
-        Ok(there) if there.file_type().is_socket() => Ok((id.to_owned(), path)),
-        Ok(_) => Err(wrong(
-            WHAT,
-            text,
-            format!(
-                "{shown} is no agent's socket: give a key to an agent (ssh-add {shown}), and name the agent"
-            ),
-        )),
-        Err(error) => Err(wrong(WHAT, text, format!("{shown} can't be used: {error}"))),
+    let mut keys = SshKeys::default();
+    for path in &paths {
+        let there = std::fs::metadata(path).map_err(|error| {
+            let reason = format!("{} can't be used: {error}", path.display());
+            wrong(WHAT, text, reason)
+        })?;
+        if there.file_type().is_socket() {
+            if paths.len() > 1 {
+                return Err(wrong(WHAT, text, "an agent's socket stands alone"));
+            }
+            return Ok((id.to_owned(), SshAgent::Socket(path.clone())));
+        }
+        keys.add(path).map_err(|reason| wrong(WHAT, text, reason))?;
     }
+    Ok((id.to_owned(), SshAgent::Keys(Arc::new(keys))))
 }
 
 #[cfg(test)]
@@ -209,15 +214,23 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_a_socket() {
+    fn an_agent_is_a_socket_or_keys() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let given = format!("git={}", socket.display());
-        assert_eq!(agent(&given).unwrap(), ("git".into(), socket));
+        let (id, found) = agent(&given).unwrap();
+        assert_eq!(id, "git");
+        assert!(matches!(found, SshAgent::Socket(path) if path == socket));
         let key = folder.path().join("id_rsa");
         std::fs::write(&key, "").unwrap();
-        let error = agent(&format!("default={}", key.display())).unwrap_err();
-        assert!(error.to_string().contains("ssh-add"), "{error}");
+        for (given, said) in [
+            (format!("a={}", key.display()), "neither an agent's socket"),
+            (format!("a={0},{0}", socket.display()), "stands alone"),
+            ("a=/nowhere".to_owned(), "can't be used"),
+        ] {
+            let error = agent(&given).unwrap_err().to_string();
+            assert!(error.contains(said), "{given}: {error}");
+        }
     }
 }

@@ -1,16 +1,18 @@
-//! `RUN --mount=type=ssh`: a socket inside that leads to the caller's SSH agent. The agent sees this process, since it answers nobody
-//! but its own user; its keys stay in it.
+//! `RUN --mount=type=ssh`: a socket inside that leads to the caller's SSH agent, or to one of ours that has the caller's keys. The
+//! caller's sees this process, since it answers nobody but its own user; its keys stay in it.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use super::granted::SshAgent;
 
 /// At once, of one step.
 const CONNECTIONS_MAX: usize = 32;
@@ -29,7 +31,7 @@ impl Agent {
     pub(super) fn forward(
         folder: &Path,
         name: &str,
-        agent: PathBuf,
+        agent: SshAgent,
         (mode, uid, gid): (u32, u32, u32),
     ) -> io::Result<Self> {
         // A socket's path has 107 bytes at most, and a data root may be anywhere.
@@ -78,8 +80,12 @@ impl Drop for Agent {
     }
 }
 
-fn join(inside: UnixStream, agent: &Path) -> io::Result<()> {
+fn join(inside: UnixStream, agent: &SshAgent) -> io::Result<()> {
     inside.set_nonblocking(false)?;
+    let agent = match agent {
+        SshAgent::Socket(path) => path,
+        SshAgent::Keys(keys) => return keys.answer(inside),
+    };
     let agent = UnixStream::connect(agent)?;
     let (mut asks, mut asked) = (inside.try_clone()?, agent.try_clone()?);
     let asking = std::thread::Builder::new().spawn(move || {
@@ -115,7 +121,7 @@ mod tests {
             asked.reverse();
             stream.write_all(&asked).unwrap();
         });
-        let agent = Agent::forward(&inside, "s", socket, (0o640, 7, 8)).unwrap();
+        let agent = Agent::forward(&inside, "s", SshAgent::Socket(socket), (0o640, 7, 8)).unwrap();
         let there = fs::metadata(inside.join("s")).unwrap();
         assert_eq!(
             (there.mode() & 0o777, there.uid(), there.gid()),

@@ -2,13 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::keys::SshKeys;
+
+/// Who signs for a step.
+#[derive(Clone, Debug)]
+pub enum SshAgent {
+    /// An agent of the caller's, at its socket.
+    Socket(PathBuf),
+    Keys(Arc<SshKeys>),
+}
 
 #[derive(Clone, Default)]
 pub struct Granted {
     /// By id.
     pub secrets: BTreeMap<String, Vec<u8>>,
-    /// Sockets of SSH agents, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// By id.
+    pub ssh: BTreeMap<String, SshAgent>,
     /// `RUN --network=host`.
     pub network_host: bool,
     /// `RUN --security=insecure`.

@@ -53,15 +53,15 @@ impl Chmod {
             Change::Search(_) => mode,
             Change::Copy { from, operator, to } => {
                 let value = match from {
-                    'u' => mode >> 6 & 7,
-                    'g' => mode >> 3 & 7,
+                    'u' => (mode >> 6) & 7,
+                    'g' => (mode >> 3) & 7,
                     _ => mode & 7,
                 };
-                let set = value * 0o111 & to;
+                let set = (value * 0o111) & to;
                 match operator {
                     '+' => mode | set,
                     '-' => mode & !set,
-                    _ => mode & !to | set,
+                    _ => (mode & !to) | set,
                 }
             }
         })
@@ -212,7 +212,7 @@ mod tests {
             ("u+s,+t", 0o755, false, 0o5755),
             ("o+t,g+t", 0o755, false, 0o1755),
             ("o+t", 0o755, false, 0o755),
-            ("=t", 0o2754, false, 0o1000),
+            ("=t", 0o2754, false, 0o3754),
             ("=", 0o7754, false, 0o1000),
             ("u=rw", 0o6754, false, 0o2654),
             ("u+x-x", 0o755, false, 0o655),

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::Bake;
 use super::agent::Agent;
 use super::caches::{Cache, Wanted};
+use super::copy::ignore_of;
 use super::from::CopyFrom;
 use super::schedule::lock;
 use super::source::{Found, Root, SourceError, TakenKind, lexical};
@@ -221,12 +222,16 @@ impl Walk {
                 }),
                 Some(CopyFrom::Folder { path, name: of }) => {
                     let nothing = Ignore::default();
+                    let own;
                     let mut root = Root {
                         path,
-                        ignore: Some(if of.is_none() {
-                            bake.request.ignore
-                        } else {
-                            &nothing
+                        ignore: Some(match of {
+                            None => bake.request.ignore,
+                            Some(_) => {
+                                own = ignore_of(path)
+                                    .map_err(|reason| wrong(file, place, reason, ""))?;
+                                &own
+                            }
                         }),
                         exclude: &nothing,
                         seen: Some(&mut lock(&bake.seen)),
@@ -349,7 +354,9 @@ impl Bake<'_> {
                                 file,
                                 one.place,
                                 format!("the SSH agent `{id}` is required, and was not given"),
-                                format!("give it: --ssh {id}, or --ssh {id}=SOCKET"),
+                                format!(
+                                    "give it: --ssh {id}, --ssh {id}=SOCKET or --ssh {id}=KEYFILE"
+                                ),
                             ));
                         }
                         continue;

@@ -15,6 +15,7 @@ mod dockerfile;
 mod explain;
 mod faults;
 mod image_tests;
+mod keys;
 mod locks;
 mod packages;
 mod repositories;
@@ -38,6 +39,7 @@ fn main() {
         .chain(faults::TESTS)
         .chain(runs::TESTS)
         .chain(image_tests::TESTS)
+        .chain(keys::TESTS)
         .chain(locks::TESTS)
         .chain(packages::TESTS)
         .chain(repositories::TESTS)

@@ -185,7 +185,8 @@ fn secrets() {
     // What is said through it: see the agent's own test.
     let socket = bench.root.path().join("agent");
     let _listener = UnixListener::bind(&socket).unwrap();
-    bench.granted.ssh.insert("default".into(), socket);
+    let agent = kiln_bake::SshAgent::Socket(socket);
+    bench.granted.ssh.insert("default".into(), agent);
     let text = "FROM busybox\nRUN mkdir -m 1777 /tmp\nUSER app\n\
         RUN --mount=type=ssh,uid=1000,required test $SSH_AUTH_SOCK = /run/buildkit/ssh_agent.0 && \
             test -S $SSH_AUTH_SOCK && test -w $SSH_AUTH_SOCK && ls -ln $SSH_AUTH_SOCK > /tmp/socket\n\
@@ -201,7 +202,7 @@ fn secrets() {
     });
 }
 
-fn holders(folder: &std::path::Path, text: &str) -> Vec<std::path::PathBuf> {
+pub(crate) fn holders(folder: &std::path::Path, text: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     // Other tests bake on the same store: what has gone meanwhile holds nothing.
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
