@@ -49,6 +49,18 @@ pub fn duration(text: &str) -> Option<Duration> {
     (total <= 3_650 * 86_400_000).then(|| Duration::from_millis(total))
 }
 
+/// In the largest unit in which it is whole.
+pub(crate) fn size_text(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fitting = units
+        .iter()
+        .find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    match fitting {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// The size that `512mb`, `1.5 GiB` or Kubernetes' `512Mi` means.
 pub(crate) fn nearest_size(text: &str) -> Option<String> {
     let (number, unit) = split_decimal(text)?;
@@ -170,6 +182,10 @@ mod tests {
         ] {
             assert_eq!(nearest_size(text).as_deref(), size, "{text}");
         }
+        for bytes in [1, 1000, 4096, 4 << 20, 1 << 30, 3 << 29] {
+            assert_eq!(size(&size_text(bytes)), Some(bytes));
+        }
+        assert_eq!(size_text(4 << 20), "4MiB");
         for (text, duration) in [
             ("10 seconds", Some("10s")),
             ("1.5h", Some("90m")),

@@ -181,7 +181,7 @@ impl Section<'_> {
         name: &str,
         at_least: u64,
     ) -> Option<At<u64>> {
-        let least = format!("{}KiB", at_least.div_ceil(1024));
+        let least = units::size_text(at_least);
         self.measured(reader, name, &SIZE, at_least, &least)
     }
 
