@@ -272,7 +272,7 @@ mod tests {
         };
         let mut other = image.clone();
         other.options.snapshot = Some("20260901T000000Z".into());
-        other.absent = vec!["s-updates".into()];
+        other.absent = vec!["s-updates".into(), "s-security".into()];
         let lock = Lock::default()
             .with(&"x".parse().unwrap(), image)
             .with(&"y".parse().unwrap(), other);
@@ -286,6 +286,8 @@ mod tests {
         );
         let own = kiln_oci::compressor();
         assert!(text.contains(&format!("\n  \"compressor\": \"{own}\",\n")));
+        let without: Vec<_> = lock.without_fixes().collect();
+        assert_eq!(without, [(&"y".parse().unwrap(), "s-security")]);
         assert_eq!(lock.other_compressor(), None);
         let other = Lock::parse(&text.replace(&own, "zstd 0.1")).unwrap();
         assert_eq!(other.other_compressor(), Some("zstd 0.1"));
