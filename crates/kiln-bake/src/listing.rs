@@ -7,17 +7,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 
 use kiln_oci::Stamp;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
 
 /// What the kernel fills at once.
 const BUFFER: usize = 32 << 10;
-const THREADS_MAX: usize = 8;
-/// Of folders: fewer are read before a thread has begun.
-const THREAD_WORTH: usize = 8;
 
 /// What was found under a name.
 #[derive(Clone, Copy, Debug)]
@@ -95,41 +91,6 @@ impl Listing {
         Ok(Self { names, entries })
     }
 
-    /// Of several folders, in their order. The kernel's work for each name is most of it, so that several threads share it where
-    /// there is enough.
-    pub(crate) fn of_all(folders: &[PathBuf]) -> Vec<io::Result<Self>> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.min(THREADS_MAX).min(folders.len() / THREAD_WORTH);
-        if threads < 2 {
-            return folders.iter().map(|folder| Self::of(folder)).collect();
-        }
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            while let Some((at, folder)) = {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                folders.get(at).map(|folder| (at, folder))
-            } {
-                done.push((at, Self::of(folder)));
-            }
-            done
-        };
-        let mut done = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut done = work();
-            for other in others {
-                done.extend(
-                    other
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                );
-            }
-            done
-        });
-        done.sort_unstable_by_key(|(at, _)| *at);
-        done.into_iter().map(|(_, listing)| listing).collect()
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, &There)> {
         self.entries
             .iter()
@@ -167,28 +128,5 @@ mod tests {
         assert_eq!(all[2000].1.kind, FileType::Directory);
         assert_eq!(all[2001].1.kind, FileType::Symlink);
         assert!(Listing::of(&folder.path().join("c")).is_err());
-    }
-    #[test]
-    fn several_folders_keep_their_order_and_each_its_own_failure() {
-        let root = tempfile::tempdir().unwrap();
-        let folders: Vec<PathBuf> = (0..100)
-            .map(|number| root.path().join(format!("{number:03}")))
-            .collect();
-        for (number, folder) in folders.iter().enumerate().filter(|(n, _)| *n != 42) {
-            fs::create_dir(folder).unwrap();
-            fs::write(folder.join(format!("file-{number}")), "").unwrap();
-        }
-        for (number, listing) in Listing::of_all(&folders).into_iter().enumerate() {
-            match listing {
-                Ok(listing) => {
-                    let names: Vec<_> = listing.iter().map(|(name, _)| name.to_owned()).collect();
-                    assert_eq!(names, [std::ffi::OsString::from(format!("file-{number}"))]);
-                }
-                Err(error) => {
-                    assert_eq!((number, error.kind()), (42, io::ErrorKind::NotFound));
-                }
-            }
-        }
-        assert_eq!(Listing::of_all(&folders).len(), 100);
     }
 }

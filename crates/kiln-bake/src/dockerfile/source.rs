@@ -1,7 +1,7 @@
 //! What COPY takes: paths below the context, or below the view of a stage or an image. No link leads out of either.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -413,7 +413,7 @@ impl Root<'_> {
     ) -> Result<(), SourceError> {
         let mut walking = Walking::new(self, at, inside);
         let there = walking.there()?;
-        walking.add(&there, &mut std::iter::empty(), entries)?;
+        walking.add(&there, entries)?;
         let unseen = std::mem::take(&mut walking.unseen);
         if let Some(seen) = &mut self.seen
             && !unseen.is_empty()
@@ -427,18 +427,6 @@ impl Root<'_> {
         }
         Ok(())
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ruled {
-    In,
-    /// A rule may take something of it back.
-    OutButPerhapsForParts,
-    Out,
-}
-
-fn is_folder(there: &There) -> bool {
-    there.kind == FileType::Directory
 }
 
 /// The way through a folder: one buffer for each form of the path, and not a new path for each file.
@@ -471,67 +459,24 @@ impl<'w, 'a> Walking<'w, 'a> {
         There::at(&self.path).map_err(io_at(&self.path))
     }
 
-    /// What the rules say of where this is.
-    fn ruled(&self) -> Ruled {
+    fn add(&mut self, there: &There, entries: &mut Vec<Taken>) -> Result<(), SourceError> {
         let is_below = !self.inside.as_os_str().is_empty();
         let exclude = self.root.exclude;
         let excluded =
             is_below && !exclude.is_empty() && exclude.ignores(&self.inside.to_string_lossy());
         if excluded && !exclude.takes_back() {
-            return Ruled::Out;
+            return Ok(());
         }
         let ignored = self.root.ignored(&self.at);
         if ignored && !self.root.ignore.is_some_and(Ignore::takes_back) {
             // The source itself is told as ignored by whoever asked for it.
-            return Ruled::Out;
-        }
-        if ignored || excluded {
-            Ruled::OutButPerhapsForParts
-        } else {
-            Ruled::In
-        }
-    }
-
-    fn push(&mut self, name: &OsStr) {
-        for path in [&mut self.path, &mut self.at, &mut self.inside] {
-            path.push(name);
-        }
-    }
-
-    fn pop(&mut self) {
-        for path in [&mut self.path, &mut self.at, &mut self.inside] {
-            path.pop();
-        }
-    }
-
-    /// The listings of the folders that this one has, in order, but of those that are left out.
-    fn below(&mut self, listing: &Listing) -> Vec<io::Result<Listing>> {
-        let mut folders = Vec::new();
-        for (name, _) in listing.iter().filter(|(_, there)| is_folder(there)) {
-            self.push(name);
-            if self.ruled() != Ruled::Out {
-                folders.push(self.path.clone());
-            }
-            self.pop();
-        }
-        Listing::of_all(&folders)
-    }
-
-    /// `below`: the listings of the folders that come, this one's first where it is one.
-    fn add(
-        &mut self,
-        there: &There,
-        below: &mut impl Iterator<Item = io::Result<Listing>>,
-        entries: &mut Vec<Taken>,
-    ) -> Result<(), SourceError> {
-        let ruled = self.ruled();
-        if ruled == Ruled::Out {
             return Ok(());
         }
         let place = entries.len();
         let Some(entry) = self.one(there)? else {
             return Ok(());
         };
+        let is_folder = entry.kind == TakenKind::Folder;
         if matches!(entry.kind, TakenKind::File { digest: None }) && self.root.seen.is_some() {
             self.unseen.push(Unseen {
                 at: place,
@@ -540,19 +485,20 @@ impl<'w, 'a> Walking<'w, 'a> {
             });
         }
         entries.push(entry);
-        if is_folder(there) {
-            let listing = below.next().unwrap_or_else(|| Listing::of(&self.path));
-            let listing = listing.map_err(io_at(&self.path))?;
-            let mut below = self.below(&listing).into_iter();
+        if is_folder {
+            let listing = Listing::of(&self.path).map_err(io_at(&self.path))?;
             for (name, there) in listing.iter() {
-                self.push(name);
-                self.add(there, &mut below, entries)?;
-                self.pop();
+                for path in [&mut self.path, &mut self.at, &mut self.inside] {
+                    path.push(name);
+                }
+                self.add(there, entries)?;
+                for path in [&mut self.path, &mut self.at, &mut self.inside] {
+                    path.pop();
+                }
             }
         }
         // A folder that is left out stays for what a rule takes back in it.
-        let is_below = !self.inside.as_os_str().is_empty();
-        if ruled != Ruled::In && entries.len() == place + 1 && is_below {
+        if (ignored || excluded) && entries.len() == place + 1 && is_below {
             entries.pop();
             if self.unseen.last().is_some_and(|file| file.at == place) {
                 self.unseen.pop();
