@@ -276,7 +276,7 @@ impl Choice {
             .args(["--quiet", "--variant=apt", "--skip=cleanup/apt", suite])
             .arg(&self.chroot)
             .arg(format!("deb {mirror} {suite} main"));
-        if suite != "sid" {
+        if !kiln_model::is_rolling(suite) {
             let fixes = mirror.trim_end_matches('/');
             command
                 .arg(format!("deb {mirror} {suite}-updates main"))

@@ -19,7 +19,13 @@ use crate::sources;
 
 const PUBLIC: &str = "http://deb.debian.org/debian";
 
-pub(crate) const FILE: &str = "etc/apt/sources.list.d/debian.sources";
+const FILE: &str = "etc/apt/sources.list.d/debian.sources";
+/// All that may be made of the sources.
+pub(crate) const FILES: [&str; 3] = [
+    FILE,
+    "etc/apt/keyrings/archive.asc",
+    "etc/apt/keyrings/archive.gpg",
+];
 const ONE_LINE: &str = "etc/apt/sources.list";
 const FOLDER: &str = "etc/apt/sources.list.d";
 

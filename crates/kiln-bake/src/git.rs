@@ -16,12 +16,13 @@ use std::fmt;
 use std::path::Path;
 
 use crate::error::BakeError;
+use crate::remote::without_user;
 pub(crate) use object::Oid;
 use pack::Pack;
 use packets::{Line, Lines, line, packfile};
 pub(crate) use source::GitSource;
 pub(crate) use transport::Secrets;
-use transport::{REFS_MAX, Trust, host};
+use transport::{Origin, REFS_MAX, Trust};
 
 /// Held in memory while its files are written.
 const PACK_MAX: u64 = 2 << 30;
@@ -77,7 +78,7 @@ impl Reference {
 impl GitSource {
     fn error(&self, reason: impl fmt::Display) -> BakeError {
         BakeError::Git {
-            url: self.url.clone(),
+            url: without_user(&self.url),
             reason: reason.to_string(),
         }
     }
@@ -104,7 +105,7 @@ impl GitSource {
         }
         let repository = self.open(Trust {
             secrets,
-            host: host(&self.url),
+            origin: &Origin::of(&self.url),
         })?;
         let wanted = match self.reference.as_str() {
             "" => vec!["HEAD".to_owned()],
@@ -151,9 +152,10 @@ impl GitSource {
         to: &Path,
         secrets: &Secrets,
     ) -> Result<(), BakeError> {
+        let origin = Origin::of(&self.url);
         let trust = Trust {
             secrets,
-            host: host(&self.url),
+            origin: &origin,
         };
         // As BuildKit has it, a part of a repository is none.
         let keep = keep && folders(&self.folder).next().is_none();
@@ -161,7 +163,13 @@ impl GitSource {
     }
 
     /// The pack of one commit, of at most `limit` bytes.
-    fn pack(&self, found: &Resolved, trust: Trust<'_>, limit: u64) -> Result<Pack, BakeError> {
+    fn pack(
+        &self,
+        found: &Resolved,
+        trust: Trust<'_>,
+        limit: u64,
+        work: u64,
+    ) -> Result<Pack, BakeError> {
         let repository = self.open(trust)?;
         let mut request = Vec::new();
         line(&mut request, "command=fetch\n");
@@ -175,7 +183,7 @@ impl GitSource {
         request.extend(b"0000");
         let answer = repository.ask(self, &request, limit)?;
         let pack = packfile(answer).map_err(|problem| self.error(problem))?;
-        Pack::read(pack).map_err(|problem| self.error(problem))
+        Pack::read(pack, work).map_err(|problem| self.error(problem))
     }
 }
 

@@ -34,7 +34,8 @@ pub(crate) fn mark(
     let all = requested.iter().all(|index| marking.add(*index))
         && requested.iter().all(|index| marking.needs(*index))
         && virtuals.iter().all(|candidates| marking.one_of(candidates));
-    all.then_some(marking.chosen)
+    // Without tries left, recommendations were refused that may be had.
+    (all && marking.tries > 0).then_some(marking.chosen)
 }
 
 impl Marking<'_, '_> {

@@ -106,7 +106,7 @@ pub(crate) fn tree(
     database.insert(PathBuf::from(STATUS), status.into_bytes());
     let has_apt = |index: &usize| installed[*index].get("Package") == Some("apt");
     if !kept.iter().any(has_apt) {
-        owned.insert(PathBuf::from(apt_sources::FILE));
+        owned.extend(apt_sources::FILES.map(PathBuf::from));
     }
     let is_file = |entry: &Entry| {
         !matches!(

@@ -67,7 +67,7 @@ pub(crate) fn nearest_size(text: &str) -> Option<String> {
     let (unit, below) = match unit.to_ascii_lowercase().as_str() {
         "" | "m" | "mi" | "mib" => ("MiB", "KiB"),
         "mb" => ("MB", "KB"),
-        "b" | "byte" | "bytes" => ("B", "B"),
+        "b" | "byte" | "bytes" if number.fract() == 0.0 => ("B", "B"),
         "k" | "ki" | "kib" => ("KiB", "B"),
         "kb" => ("KB", "B"),
         "g" | "gi" | "gib" => ("GiB", "MiB"),
@@ -97,6 +97,9 @@ pub(crate) fn nearest_duration(text: &str) -> Option<String> {
     };
     // The largest unit in which it is whole.
     let milliseconds = (number * unit).floor();
+    if milliseconds == 0.0 && number > 0.0 {
+        return None;
+    }
     let units = [
         ("d", 86_400_000.0),
         ("h", 3_600_000.0),
@@ -176,6 +179,7 @@ mod tests {
             ("512", Some("512MiB")),
             ("1.5 GiB", Some("1536MiB")),
             ("0.5kb", Some("500B")),
+            ("1.5B", None),
             ("1000000TB", None),
             ("x", None),
             ("5 apples", None),
@@ -192,6 +196,7 @@ mod tests {
             ("90 Min", Some("90m")),
             ("2w", Some("14d")),
             ("0.25", Some("250ms")),
+            ("0.1ms", None),
             ("9999999d", None),
             ("s", None),
         ] {

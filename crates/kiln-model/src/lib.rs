@@ -34,6 +34,6 @@ pub use route::{
 pub use signal::{signal_names, signal_number};
 pub use spec::{
     BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
-    ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec,
+    ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec, is_rolling,
 };
 pub use time::{Timestamp, date_of, days_of, duration_ms};

@@ -120,8 +120,13 @@ pub struct DebianSpec {
 impl DebianSpec {
     /// Whether it is never released, so that it has no suites of updates and security fixes.
     pub fn is_rolling(&self) -> bool {
-        ["sid", "unstable", "experimental", "rc-buggy"].contains(&self.suite.as_str())
+        is_rolling(&self.suite)
     }
+}
+
+/// Whether a suite of Debian's is never released.
+pub fn is_rolling(suite: &str) -> bool {
+    ["sid", "unstable", "experimental", "rc-buggy"].contains(&suite)
 }
 
 /// Where an archive is.

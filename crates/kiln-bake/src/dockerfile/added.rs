@@ -111,7 +111,7 @@ impl Walk {
                 ));
             }
             bake.tell(BakeProgress::Downloading {
-                url: source.url.clone(),
+                url: without_user(&source.url),
             });
             let found = source
                 .resolve(&bake.request.granted.secrets)
@@ -286,7 +286,7 @@ pub(super) struct CommitKey<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     without_submodules: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kept: Option<(&'a str, Option<&'a str>, Option<String>)>,
+    kept: Option<(String, Option<&'a str>, Option<String>)>,
 }
 
 impl Commit {
@@ -302,7 +302,7 @@ impl Commit {
             without_submodules: !source.submodules,
             kept: keep.then(|| {
                 let tag = found.tag.map(|tag| tag.to_string());
-                (source.url.as_str(), found.name.as_deref(), tag)
+                (without_user(&source.url), found.name.as_deref(), tag)
             }),
         }
     }

@@ -63,14 +63,15 @@ fn tagged(store: &Store, name: &str) -> Result<Option<Digest>, StoreError> {
 }
 
 impl Bake<'_> {
-    /// The image called `name` at `span`, which is no stage.
+    /// The image called `name` at `span` of the stage `index`, which is no stage itself.
     pub(super) fn image(
         &self,
+        index: usize,
         name: &str,
         span: &std::ops::Range<usize>,
     ) -> Result<Arc<Stage>, BakeError> {
         if let Some((name, path)) = self.context_named(name) {
-            return self.folder_stage(name, path, span).map(Arc::new);
+            return self.folder_stage(index, name, path, span).map(Arc::new);
         }
         let mapped = self
             .request

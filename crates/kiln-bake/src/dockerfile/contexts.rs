@@ -52,6 +52,7 @@ impl Bake<'_> {
     /// What BuildKit makes of `FROM NAME` where NAME is a folder: its files as a layer, and no configuration.
     pub(super) fn folder_stage(
         &self,
+        index: usize,
         name: &str,
         path: &Path,
         span: &Range<usize>,
@@ -67,7 +68,7 @@ impl Bake<'_> {
             stage.config.created = Some(created(date));
         }
         let step = format!("context {name}");
-        let made = self.folder_layer(&step, name, path, stage.date);
+        let made = self.folder_layer(index, &step, (name, path), stage.date);
         let layer = made.map_err(|error| {
             let place = Complaint::error(span.clone(), "this context can't be used", "");
             at(self.request.dockerfile.error(place), error)
@@ -78,9 +79,9 @@ impl Bake<'_> {
 
     fn folder_layer(
         &self,
+        index: usize,
         step: &str,
-        name: &str,
-        path: &Path,
+        (name, path): (&str, &Path),
         date: i64,
     ) -> Result<kiln_oci::Layer, BakeError> {
         let ignore = ignore_of(path).map_err(|reason| copy_error(step, reason))?;
@@ -107,7 +108,7 @@ impl Bake<'_> {
             git: &[],
             unpack: false,
         };
-        self.step(0, step, &[], date, &inputs, || {
+        self.step(index, step, &[], date, &inputs, || {
             let scratch = Scratch::new(self.request.work)?;
             let mut placing = Placing {
                 view: &scratch.folder("empty")?,

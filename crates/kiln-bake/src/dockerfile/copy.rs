@@ -1,10 +1,13 @@
 //! COPY and ADD: files of the context, a folder, a stage or an image, as a layer of their own.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, Instruction, Text};
 use kiln_oci::{Layer, Tree};
+use rustix::fs::OFlags;
 
 use super::Bake;
 use super::added::{Added, Commit, is_remote, unpacked};
@@ -19,6 +22,7 @@ use super::step::{Inputs, Made, Origin};
 use crate::error::BakeError;
 use crate::git::GitSource;
 use crate::leaks;
+use crate::look;
 use crate::scratch::Scratch;
 
 impl Walk {
@@ -352,13 +356,30 @@ pub(super) fn placed(step: &str, error: PlaceError) -> BakeError {
     }
 }
 
+/// Of a `.dockerignore`, in bytes.
+const IGNORE_MAX: u64 = 16 << 20;
+
 /// The `.dockerignore` of a named context.
 pub(super) fn ignore_of(folder: &Path) -> Result<Ignore, String> {
-    let path = folder.join(".dockerignore");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ignore::parse(&text)
-            .map_err(|line| format!("line {line} of {} is no pattern", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ignore::default()),
-        Err(error) => Err(format!("{} can't be read: {error}", path.display())),
+    let name = ".dockerignore";
+    let path = folder.join(name);
+    // It may be anybody's: a link leads nowhere out, and no device is read.
+    let unread = |error: std::io::Error| format!("{} can't be read: {error}", path.display());
+    let file = match look::open(folder, name.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(file) => File::from(file),
+        Err(error) if look::is_absent(&error) => return Ok(Ignore::default()),
+        Err(error) => return Err(unread(error)),
+    };
+    let meta = file.metadata().map_err(unread)?;
+    if !meta.is_file() || meta.len() > IGNORE_MAX {
+        return Err(format!(
+            "{} is no file, or has more than {IGNORE_MAX} bytes",
+            path.display()
+        ));
     }
+    let mut text = String::new();
+    file.take(IGNORE_MAX)
+        .read_to_string(&mut text)
+        .map_err(unread)?;
+    Ignore::parse(&text).map_err(|line| format!("line {line} of {} is no pattern", path.display()))
 }

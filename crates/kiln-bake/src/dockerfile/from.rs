@@ -21,7 +21,7 @@ pub(super) enum CopyFrom {
 }
 
 impl Walk {
-    /// What `--from` or `from=` names: a stage before this one, a named context, or an image.
+    /// What `--from` or `from=` names: a named context, a stage before this one, or an image.
     pub(super) fn named(
         &self,
         bake: &Bake<'_>,
@@ -55,6 +55,7 @@ impl Walk {
         if name.text == "scratch" {
             return Ok(CopyFrom::Stage(Arc::new(scratch())));
         }
-        bake.image(&name.text, &name.whole()).map(CopyFrom::Stage)
+        bake.image(self.index, &name.text, &name.whole())
+            .map(CopyFrom::Stage)
     }
 }

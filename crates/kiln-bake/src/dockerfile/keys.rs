@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use rand_core::OsRng;
 use rsa::{BigUint, Pkcs1v15Sign, RsaPrivateKey};
 use sha2::{Digest, Sha256, Sha512};
 use ssh_key::private::{KeypairData, RsaKeypair};
@@ -158,7 +159,10 @@ impl Key {
         };
         let mut bytes = Vec::new();
         string(&mut bytes, name.as_bytes());
-        string(&mut bytes, &rsa.sign(padding, &digest).ok()?);
+        string(
+            &mut bytes,
+            &rsa.sign_with_rng(&mut OsRng, padding, &digest).ok()?,
+        );
         Some(bytes)
     }
 }

@@ -409,7 +409,7 @@ pub fn bake_dockerfile(
     let contexts = contexts::materials(request, &taken)?;
     let origin = provenance::DockerfileOrigin {
         name: request.tag.name(),
-        dockerfile: Digest::of(file.file.text.as_bytes()),
+        dockerfile: Digest::of(file.bytes()),
         target: request.target,
         build_args: request.build_args,
         bases: &bases,

@@ -236,7 +236,7 @@ impl Walk {
                         exclude: &nothing,
                         seen: Some(&mut lock(&bake.seen)),
                     };
-                    let found = root.find(&source).map_err(|error| match error {
+                    let found = root.find_one(&source).map_err(|error| match error {
                         SourceError::Io { path, source } => BakeError::io(path)(source),
                         error => wrong(
                             file,

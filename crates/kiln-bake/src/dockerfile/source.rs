@@ -238,12 +238,26 @@ impl Root<'_> {
     pub(super) fn find(&mut self, source: &str) -> Result<Vec<Found>, SourceError> {
         let clean = lexical(source);
         let text = clean.to_string_lossy().into_owned();
-        let wild = has_wildcards(&text);
-        let paths = if wild {
-            self.expand(&text, false)?
+        if has_wildcards(&text) {
+            let paths = self.expand(&text, false)?;
+            self.of_paths(source, paths, true)
         } else {
-            vec![clean]
-        };
+            self.of_paths(source, vec![clean], false)
+        }
+    }
+
+    /// What the source of a mount means: a file or folder of just that name.
+    pub(super) fn find_one(&mut self, source: &str) -> Result<Vec<Found>, SourceError> {
+        self.of_paths(source, vec![lexical(source)], false)
+    }
+
+    /// `wild`: what is not there, or not taken, is left out.
+    fn of_paths(
+        &mut self,
+        source: &str,
+        paths: Vec<PathBuf>,
+        wild: bool,
+    ) -> Result<Vec<Found>, SourceError> {
         let mut found = Vec::new();
         for path in paths {
             let at = resolve(self.path, &path, true).map_err(io_at(&path))?;

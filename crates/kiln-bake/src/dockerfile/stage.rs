@@ -30,7 +30,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
     if let Some(name) = &file.stages[index].name
         && (bake.request.named_images.contains(name) || bake.context_named(name).is_some())
     {
-        let image = bake.image(name, &from.span)?;
+        let image = bake.image(index, name, &from.span)?;
         return Ok(Stage::clone(&image));
     }
     let (name, platform) = {
@@ -64,7 +64,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
         bake.stage(other)?
     } else {
         let span = from.image.whole();
-        bake.image(&name, &span).map_err(|error| {
+        bake.image(index, &name, &span).map_err(|error| {
             at(
                 file.error(Complaint::error(span, "this base can't be used", "")),
                 error,

@@ -1,5 +1,6 @@
 //! A commit's files written to a folder. Its names are anybody's: none may lead out, and none is written through a link.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use kiln_oci::unpacked_max;
 
 use super::object::{self, Kind, Mode, Oid, TreeItem};
-use super::pack::Pack;
+use super::pack::{Pack, WORK_MAX};
 use super::transport::Trust;
 use super::{GitSource, PACK_MAX, Resolved, kept, modules};
 use crate::error::BakeError;
@@ -22,6 +23,8 @@ const FILES_MAX: u64 = 4 << 20;
 
 /// Kubernetes, LLVM and Qt have dozens.
 const MODULES_MAX: u32 = 512;
+/// Of `.gitmodules`, in bytes.
+const MODULES_FILE_MAX: usize = 1 << 20;
 /// Of submodules in one another. Each level holds a pack.
 const NESTED_MAX: usize = 16;
 
@@ -33,6 +36,10 @@ pub(super) struct Checkout<'a> {
     files_left: u64,
     modules_left: u32,
     pack_left: u64,
+    /// What all packs have, in bytes, and what was taken out of them.
+    packed: u64,
+    unpacked: u64,
+    work_left: u64,
 }
 
 /// One repository of them.
@@ -41,13 +48,12 @@ struct Module<'a> {
     pack: &'a Pack,
     /// Of the commit that is taken.
     root: Oid,
-    bytes_max: u64,
-    bytes_left: u64,
     /// In submodules, from the caller's repository on.
     nested: usize,
     /// The folder that has its `.git`, where that is kept.
     kept: Option<&'a Path>,
-    known: Option<Vec<modules::Module>>,
+    /// By path.
+    known: Option<BTreeMap<String, modules::Module>>,
     /// The submodules that were written.
     written: Vec<kept::Submodule>,
 }
@@ -60,6 +66,9 @@ impl<'a> Checkout<'a> {
             files_left: FILES_MAX,
             modules_left: MODULES_MAX,
             pack_left: PACK_MAX,
+            packed: 0,
+            unpacked: 0,
+            work_left: WORK_MAX,
         }
     }
 
@@ -82,19 +91,23 @@ impl<'a> Checkout<'a> {
         nested: usize,
         git: Option<&Path>,
     ) -> Result<(), BakeError> {
-        let pack = source.pack(found, self.trust, self.pack_left)?;
+        let work = self.work_left;
+        let pack = source.pack(found, self.trust, self.pack_left, work)?;
         self.pack_left = self.pack_left.saturating_sub(pack.length());
-        let bytes_max = unpacked_max(pack.length());
-        self.packed(source, found, &pack, (to, nested, git), bytes_max)
+        self.packed += pack.length();
+        let written = self.of_pack(source, found, &pack, (to, nested, git));
+        self.work_left = self
+            .work_left
+            .saturating_sub(work.saturating_sub(pack.work_left()));
+        written
     }
 
-    fn packed(
+    fn of_pack(
         &mut self,
         source: &GitSource,
         found: &Resolved,
         pack: &Pack,
         (to, nested, git): (&Path, usize, Option<&Path>),
-        bytes_max: u64,
     ) -> Result<(), BakeError> {
         let failed = |problem: String| source.error(problem);
         let commit = found.commit;
@@ -105,8 +118,6 @@ impl<'a> Checkout<'a> {
             source,
             pack,
             root,
-            bytes_max,
-            bytes_left: bytes_max,
             nested,
             kept: git,
             known: None,
@@ -129,7 +140,7 @@ impl<'a> Checkout<'a> {
                 _ => return Err(failed(format!("it has no folder `{}`", source.folder))),
             }
         }
-        self.folder(&mut module, tree, &inside, to, 0)?;
+        self.folder(&mut module, tree, &inside, to)?;
         match git {
             None => Ok(()),
             Some(git) => kept::write(git, to, source, found, pack, root, &module.written),
@@ -143,14 +154,20 @@ impl<'a> Checkout<'a> {
         tree: Oid,
         inside: &Path,
         to: &Path,
-        depth: usize,
     ) -> Result<(), BakeError> {
         let source = module.source;
-        if depth > DEPTH_MAX {
-            return Err(source.error("its folders are too deep"));
-        }
-        let items = read(module.pack, tree).map_err(|problem| source.error(problem))?;
-        for TreeItem { mode, name, oid } in items {
+        let items = |tree, inside: PathBuf, to: PathBuf| {
+            let items = read(module.pack, tree).map_err(|problem| source.error(problem))?;
+            Ok::<_, BakeError>((items.into_iter(), inside, to))
+        };
+        // Not by calling itself: trees of anybody's are deeper than a thread's stack.
+        let mut open = vec![items(tree, inside.to_owned(), to.to_owned())?];
+        let mut submodules = Vec::new();
+        while let Some((rest, inside, to)) = open.last_mut() {
+            let Some(TreeItem { mode, name, oid }) = rest.next() else {
+                open.pop();
+                continue;
+            };
             self.files_left = self.files_left.checked_sub(1).ok_or_else(|| {
                 source.error("it has more files and folders than any repository has")
             })?;
@@ -164,31 +181,38 @@ impl<'a> Checkout<'a> {
             match mode {
                 Mode::Folder => {
                     new_folder()?;
-                    self.folder(module, oid, &inside, &path, depth + 1)?;
+                    if open.len() > DEPTH_MAX {
+                        return Err(source.error("its folders are too deep"));
+                    }
+                    open.push(items(oid, inside, path)?);
                 }
                 Mode::File | Mode::Executable => {
+                    let content = self.blob(module, oid)?;
                     let mut file = File::options()
                         .write(true)
                         .create_new(true)
                         .mode(0o600)
                         .open(&path)
                         .map_err(io())?;
-                    file.write_all(&module.blob(oid)?).map_err(io())?;
+                    file.write_all(&content).map_err(io())?;
                     let mode = if mode == Mode::File { 0o644 } else { 0o755 };
                     file.set_permissions(Permissions::from_mode(mode))
                         .map_err(io())?;
                 }
                 Mode::Link => {
-                    let target = module.blob(oid)?;
+                    let target = self.blob(module, oid)?;
                     symlink(OsStr::from_bytes(&target), &path).map_err(io())?;
                 }
                 Mode::Submodule => {
                     new_folder()?;
                     if source.submodules {
-                        self.submodule(module, &inside, oid, "", &path)?;
+                        submodules.push((inside, oid, path));
                     }
                 }
             }
+        }
+        for (inside, commit, path) in submodules {
+            self.submodule(module, &inside, commit, "", &path)?;
         }
         Ok(())
     }
@@ -203,8 +227,18 @@ impl<'a> Checkout<'a> {
         to: &Path,
     ) -> Result<(), BakeError> {
         let outer = module.source;
-        let Some(found) = module.called(inside)? else {
-            return Ok(());
+        self.modules_left = self
+            .modules_left
+            .checked_sub(1)
+            .ok_or_else(|| outer.error(format!("it has more than {MODULES_MAX} submodules")))?;
+        let Some(found) = self.called(module, inside)? else {
+            return match folder {
+                "" => Ok(()),
+                folder => Err(outer.error(format!(
+                    "it has no folder `{folder}` in `{}`, a submodule that nobody gets (update = none)",
+                    inside.display()
+                ))),
+            };
         };
         let failed = |reason: String| {
             outer.error(format!(
@@ -213,16 +247,12 @@ impl<'a> Checkout<'a> {
             ))
         };
         let address = modules::address(&outer.url, &found.url)
-            .ok_or_else(|| failed(format!("`{}` leads above its server", found.url)))?;
+            .ok_or_else(|| failed(format!("`{}` leads nowhere", found.url.escape_debug())))?;
         if module.nested == NESTED_MAX {
             return Err(failed(format!(
                 "it is in more than {NESTED_MAX} others, one in another"
             )));
         }
-        self.modules_left = self
-            .modules_left
-            .checked_sub(1)
-            .ok_or_else(|| failed(format!("there are more than {MODULES_MAX}")))?;
         let source = GitSource {
             folder: folder.to_owned(),
             ..GitSource::new(&address, commit.to_string())
@@ -236,37 +266,45 @@ impl<'a> Checkout<'a> {
             name: None,
         };
         self.repository(&source, &resolved, to, module.nested + 1, git.as_deref())
-            .map_err(|error| failed(told(&error)))?;
+            .map_err(|error| match error {
+                BakeError::Git { url, reason } => failed(format!("{url}: {reason}")),
+                other => other,
+            })?;
         module.written.push(kept::Submodule {
             name: found.name,
             url: address,
         });
         Ok(())
     }
-}
 
-impl Module<'_> {
     /// What `.gitmodules` says of the submodule at `inside`; none where nobody is to get it.
-    fn called(&mut self, inside: &Path) -> Result<Option<modules::Module>, BakeError> {
+    fn called(
+        &mut self,
+        module: &mut Module<'_>,
+        inside: &Path,
+    ) -> Result<Option<modules::Module>, BakeError> {
         let failed = |problem: &str| {
             let place = inside.display();
-            self.source
-                .error(format!("its submodule `{place}` can't be had: {problem}"))
+            let problem = format!("its submodule `{place}` can't be had: {problem}");
+            module.source.error(problem)
         };
-        let known = match self.known.take() {
-            Some(known) => known,
-            None => {
-                let items = read(self.pack, self.root).map_err(|problem| failed(&problem))?;
-                let file = items.into_iter().find(|item| item.name == b".gitmodules");
-                let file = file.filter(|item| matches!(item.mode, Mode::File | Mode::Executable));
-                let file = file.ok_or_else(|| failed("it has no .gitmodules"))?;
-                let text = self.blob(file.oid)?;
-                let text = String::from_utf8(text).map_err(|_| failed(".gitmodules is no text"))?;
-                modules::parse(&text).ok_or_else(|| failed(".gitmodules is not what Git writes"))?
+        if module.known.is_none() {
+            let items = read(module.pack, module.root).map_err(|problem| failed(&problem))?;
+            let file = items.into_iter().find(|item| item.name == b".gitmodules");
+            let file = file.filter(|item| matches!(item.mode, Mode::File | Mode::Executable));
+            let file = file.ok_or_else(|| failed("it has no .gitmodules"))?;
+            let bytes = self.blob(module, file.oid)?;
+            if bytes.len() > MODULES_FILE_MAX {
+                return Err(failed(".gitmodules is larger than any"));
             }
-        };
-        let known = self.known.insert(known);
-        let found = known.iter().find(|known| Path::new(&known.path) == inside);
+            let text = String::from_utf8(bytes).map_err(|_| failed(".gitmodules is no text"))?;
+            let known = modules::parse(&text);
+            module.known = Some(known.ok_or_else(|| failed(".gitmodules is not what Git writes"))?);
+        }
+        let known = module.known.as_ref();
+        let found = inside
+            .to_str()
+            .and_then(|inside| known.and_then(|known| known.get(inside)));
         match found {
             Some(found) if found.is_left_out => Ok(None),
             Some(found) if found.url.is_empty() => Err(failed(".gitmodules has no url for it")),
@@ -278,29 +316,17 @@ impl Module<'_> {
         }
     }
 
-    fn blob(&mut self, oid: Oid) -> Result<Vec<u8>, BakeError> {
-        let bytes = self
-            .pack
-            .object(oid, Kind::Blob)
-            .map_err(|problem| self.source.error(problem))?;
-        let left = self.bytes_left.checked_sub(bytes.len() as u64);
-        self.bytes_left = left.ok_or_else(|| {
-            let problem = format!("it unpacks to more than {} bytes", self.bytes_max);
-            self.source.error(problem)
-        })?;
+    fn blob(&mut self, module: &Module<'_>, oid: Oid) -> Result<Vec<u8>, BakeError> {
+        let failed = |problem: String| module.source.error(problem);
+        let bytes = module.pack.object(oid, Kind::Blob).map_err(failed)?;
+        self.unpacked += bytes.len() as u64;
+        let most = unpacked_max(self.packed);
+        if self.unpacked > most {
+            let problem = format!("it unpacks to more than {most} bytes");
+            return Err(module.source.error(problem));
+        }
         Ok(bytes)
     }
-}
-
-/// An error with its causes, on one line.
-fn told(error: &BakeError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 pub(super) fn read(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
@@ -325,7 +351,7 @@ mod tests {
         let secrets = Default::default();
         let trust = Trust {
             secrets: &secrets,
-            host: "x.io",
+            origin: &None,
         };
         let found = Resolved {
             commit,
@@ -335,7 +361,9 @@ mod tests {
         let source = GitSource::new("https://x.io/a.git", String::new());
         let mut checkout = Checkout::new(trust, false);
         checkout.files_left = files;
-        checkout.packed(&source, &found, pack, (to, 0, None), bytes)
+        // As if so much had been taken before.
+        checkout.unpacked = unpacked_max(0) - bytes;
+        checkout.of_pack(&source, &found, pack, (to, 0, None))
     }
 
     fn tree(items: &[(&str, &str, Oid)]) -> Vec<u8> {
@@ -364,13 +392,13 @@ mod tests {
         let commit = format!("tree {oid}\n").into_bytes();
         let name = Oid::of(Kind::Commit, &commit);
         objects.push((1, Vec::new(), commit));
-        let pack = Pack::read(packed(&objects)).unwrap();
+        let pack = Pack::read(packed(&objects), WORK_MAX).unwrap();
         let written = |files: u64, bytes: u64| {
             let to = tempfile::tempdir().unwrap();
             let error = within(&pack, name, to.path(), files, bytes).unwrap_err();
             error.to_string()
         };
-        let files = written(500, u64::MAX);
+        let files = written(500, 1 << 30);
         assert!(files.contains("more files and folders"), "{files}");
         let bytes = written(u64::MAX, 3 << 10);
         assert!(bytes.contains("unpacks to more than"), "{bytes}");
@@ -390,7 +418,7 @@ mod tests {
                 (2, Vec::new(), bytes),
                 (1, Vec::new(), commit),
             ];
-            let pack = Pack::read(packed(&objects)).unwrap();
+            let pack = Pack::read(packed(&objects), WORK_MAX).unwrap();
             let to = tempfile::tempdir().unwrap();
             let written = within(&pack, commit_name, to.path(), 10, 1 << 20);
             assert_eq!(written.is_ok(), is_right, "{name}");

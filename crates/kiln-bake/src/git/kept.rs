@@ -14,7 +14,7 @@ use flate2::{Compression, Crc};
 use sha1::{Digest, Sha1};
 
 use super::checkout::read;
-use super::object::{Kind, Mode, Oid};
+use super::object::{self, Kind, Mode, Oid};
 use super::pack::Pack;
 use super::{GitSource, Resolved, modules};
 use crate::error::BakeError;
@@ -46,7 +46,13 @@ pub(super) fn write(
 ) -> Result<(), BakeError> {
     let failed = |problem: String| source.error(problem);
     let mut objects = BTreeMap::from([(found.commit, Kind::Commit)]);
-    objects.extend(found.tag.map(|tag| (tag, Kind::Tag)));
+    // A tag may be one of a tag.
+    let mut next = found.tag;
+    while let Some(tag) = next.filter(|tag| !objects.contains_key(tag)) {
+        objects.insert(tag, Kind::Tag);
+        let bytes = pack.object(tag, Kind::Tag).map_err(failed)?;
+        next = object::tagged(&bytes).filter(|inner| *inner != found.commit);
+    }
     let mut files = Vec::new();
     gather(pack, root, Vec::new(), &mut objects, &mut files).map_err(failed)?;
     for folder in ["objects/pack", "objects/info", "refs/heads", "refs/tags"] {
@@ -224,7 +230,7 @@ fn write_pack(
     out.write_all(&sum).map_err(io())?;
     out.flush().map_err(io())?;
     drop(out);
-    let name: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = Oid(sum.into());
     let named = folder.join(format!("pack-{name}.pack"));
     fs::rename(&unnamed, &named).map_err(BakeError::io(&named))?;
     let mut index = b"\xfftOc\0\0\0\x02".to_vec();

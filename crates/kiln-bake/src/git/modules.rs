@@ -1,5 +1,7 @@
 //! `.gitmodules`: which repository a submodule is (gitmodules(5)), in the form of Git's configuration (git-config(1), "Syntax").
 
+use std::collections::BTreeMap;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Module {
     pub(super) name: String,
@@ -9,8 +11,8 @@ pub(super) struct Module {
     pub(super) is_left_out: bool,
 }
 
-/// None: it is not what Git writes.
-pub(super) fn parse(text: &str) -> Option<Vec<Module>> {
+/// Those that have a path, by it. None: it is not what Git writes.
+pub(super) fn parse(text: &str) -> Option<BTreeMap<String, Module>> {
     let mut modules: Vec<Module> = Vec::new();
     let mut is_module = false;
     let mut lines = text.lines();
@@ -46,7 +48,12 @@ pub(super) fn parse(text: &str) -> Option<Vec<Module>> {
             _ => {}
         }
     }
-    Some(modules)
+    let with_path = modules.into_iter().filter(|module| !module.path.is_empty());
+    Some(
+        with_path
+            .map(|module| (module.path.clone(), module))
+            .collect(),
+    )
 }
 
 /// `KIND "NAME"]`
@@ -96,8 +103,12 @@ fn value_of(text: &str) -> Option<String> {
     (!is_quoted).then_some(value)
 }
 
-/// Where a submodule's repository is: `./` and `../` go from its superproject's address on.
+/// Where a submodule's repository is: `./` and `../` go from its superproject's address on. None: above its server, or where parts of an
+/// address are that no repository's has.
 pub(super) fn address(superproject: &str, url: &str) -> Option<String> {
+    if url.contains(|c: char| c.is_control() || matches!(c, '?' | '#')) {
+        return None;
+    }
     let mut rest = url;
     if !(rest.starts_with("./") || rest.starts_with("../")) {
         return Some(url.to_owned());
@@ -144,10 +155,10 @@ mod tests {
             is_left_out,
         };
         assert_eq!(
-            parse(text).unwrap(),
+            parse(text).unwrap().into_values().collect::<Vec<_>>(),
             [
-                module("a b\"c", "lib/a", "../a # b.git", false),
                 module("d", "d", "https://x.io/d.git", true),
+                module("a b\"c", "lib/a", "../a # b.git", false),
             ]
         );
         assert_eq!(parse("[submodule \"a"), None);
@@ -163,6 +174,9 @@ mod tests {
             ("./b", Some("https://x.io/g/a.git/b")),
             ("../../../b", None),
             ("git://y.io/b", Some("git://y.io/b")),
+            ("https://evil.test?@x.io/b", None),
+            ("../b#c", None),
+            ("git://127.0.0.1:6379/x\nSET a b\n", None),
         ] {
             assert_eq!(address(base, url).as_deref(), expected, "{url}");
         }

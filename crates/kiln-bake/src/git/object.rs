@@ -243,6 +243,12 @@ pub fn tree_of(commit: &[u8]) -> Option<Oid> {
     Oid::parse(std::str::from_utf8(line).ok()?.strip_prefix("tree ")?)
 }
 
+/// What a tag names.
+pub fn tagged(tag: &[u8]) -> Option<Oid> {
+    let line = tag.split(|byte| *byte == b'\n').next()?;
+    Oid::parse(std::str::from_utf8(line).ok()?.strip_prefix("object ")?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

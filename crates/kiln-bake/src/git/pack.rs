@@ -18,7 +18,7 @@ const DELTA_MAX: u64 = 256 << 20;
 /// Chromium, without its history, has half a million.
 const ENTRIES_MAX: u32 = 4 << 20;
 /// All that is unpacked and put together for a pack. A large repository needs a tenth of it.
-const WORK_MAX: u64 = 256 << 30;
+pub(super) const WORK_MAX: u64 = 256 << 30;
 /// Of objects that deltas stand on. What is more is made again.
 const HELD_MAX: usize = 512 << 20;
 
@@ -66,8 +66,13 @@ fn damaged() -> String {
 }
 
 impl Pack {
-    pub(super) fn read(bytes: Vec<u8>) -> Result<Self, String> {
-        Self::within(bytes, HELD_MAX, WORK_MAX)
+    /// `work`: how many bytes may be unpacked and put together for it in all, now and later.
+    pub(super) fn read(bytes: Vec<u8>, work: u64) -> Result<Self, String> {
+        Self::within(bytes, HELD_MAX, work)
+    }
+
+    pub(super) fn work_left(&self) -> u64 {
+        self.work_left.get()
     }
 
     fn within(bytes: Vec<u8>, held_max: usize, work_max: u64) -> Result<Self, String> {
@@ -350,16 +355,17 @@ pub(super) mod tests {
 
     #[test]
     fn what_stands_on_nothing_or_is_longer_than_any_is_refused() {
-        let refused =
-            |entries: &[(u8, Vec<u8>, Vec<u8>)]| Pack::read(packed(entries)).err().unwrap();
+        let refused = |entries: &[(u8, Vec<u8>, Vec<u8>)]| {
+            Pack::read(packed(entries), WORK_MAX).err().unwrap()
+        };
         let nowhere = refused(&[(7, vec![7; 20], before(b'a', 3))]);
         assert!(nowhere.contains("not in it"), "{nowhere}");
         let (bytes, _) = chain(CHAIN_MAX + 1);
-        assert!(Pack::read(bytes).is_err());
+        assert!(Pack::read(bytes, WORK_MAX).is_err());
         let mut many = b"PACK\0\0\0\x02\xff\xff\xff\xff".to_vec();
         let sum: [u8; 20] = Sha1::digest(&many).into();
         many.extend(sum);
-        let many = Pack::read(many).err().unwrap();
+        let many = Pack::read(many, WORK_MAX).err().unwrap();
         assert!(many.contains("more than"), "{many}");
         // 300 MiB of a delta, as its head has it.
         let mut long = b"PACK\0\0\0\x02\0\0\0\x01".to_vec();
@@ -368,14 +374,14 @@ pub(super) mod tests {
         let body = long.len() - 20;
         let sum: [u8; 20] = Sha1::digest(&long[..body]).into();
         long[body..].copy_from_slice(&sum);
-        let long = Pack::read(long).err().unwrap();
+        let long = Pack::read(long, WORK_MAX).err().unwrap();
         assert!(long.contains("delta of more"), "{long}");
     }
 
     #[test]
     fn what_is_no_pack_is_damaged() {
         for bytes in [Vec::new(), b"PACK".to_vec(), vec![0; 40]] {
-            assert!(Pack::read(bytes).is_err());
+            assert!(Pack::read(bytes, WORK_MAX).is_err());
         }
     }
 }

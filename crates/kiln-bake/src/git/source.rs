@@ -96,6 +96,11 @@ impl GitSource {
                 "subdir" => merge(key, &mut self.folder, value)?,
                 "tag" => tag = Some(below("refs/tags/", value)),
                 "branch" => branch = Some(below("refs/heads/", value)),
+                "checksum" | "commit" if !is_short_name(&value) => {
+                    return Err(format!(
+                        "the `{key}` of its query is 7 hexadecimal digits of a commit or more, not `{value}`"
+                    ));
+                }
                 "checksum" | "commit" => self.checksum = Some(value),
                 "keep-git-dir" => self.keep_git_dir = Some(truth(key, &value)?),
                 "submodules" => self.submodules = truth(key, &value)?,
@@ -141,6 +146,11 @@ impl GitSource {
         let mut names = names.iter().flatten().map(Oid::to_string);
         names.any(|name| name.starts_with(&wanted.to_ascii_lowercase()))
     }
+}
+
+/// At least as many digits of a commit's name as Git itself shows.
+fn is_short_name(text: &str) -> bool {
+    text.len() >= 7 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What is said twice has to be the same.

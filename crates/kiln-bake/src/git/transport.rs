@@ -8,8 +8,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ureq::ResponseExt;
+use ureq::http::Uri;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
 
+use super::PACK_MAX;
 use super::packets::{self, Line, Lines};
 use super::source::{GitSource, Reached};
 use crate::error::BakeError;
@@ -35,20 +37,53 @@ pub(crate) type Secrets = BTreeMap<String, Vec<u8>>;
 #[derive(Clone, Copy)]
 pub(super) struct Trust<'a> {
     pub(super) secrets: &'a Secrets,
-    pub(super) host: &'a str,
+    /// Of the caller's repository.
+    pub(super) origin: &'a Option<Origin>,
 }
 
-/// The name and port of a server.
-pub(super) fn host(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or(rest);
-    authority.rsplit('@').next().unwrap_or(authority)
+/// A server, as the connection to it is made: nothing else may decide who is told a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    is_secure: bool,
+    host: String,
+    port: u16,
+    /// As the address names it.
+    name: String,
+}
+
+impl Origin {
+    /// None: it is no address of HTTP.
+    pub(super) fn of(url: &str) -> Option<Self> {
+        let uri: Uri = url.parse().ok()?;
+        let is_secure = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let host = uri.host()?.to_ascii_lowercase();
+        let name = match uri.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.clone(),
+        };
+        Some(Self {
+            is_secure,
+            port: uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 }),
+            host,
+            name,
+        })
+    }
 }
 
 impl Trust<'_> {
     /// By BuildKit's names of secrets, those of the server first.
     fn authorization(&self, url: &str) -> Option<String> {
-        let host = host(url);
+        let there = Origin::of(url)?;
+        let is_own = self.origin.as_ref() == Some(&there);
+        // Anybody on the way reads what is not encrypted: only where the caller says so.
+        if !there.is_secure && !is_own {
+            return None;
+        }
+        let host = &there.name;
         let text = |name: &str| {
             let secret = self.secrets.get(name)?;
             Some(String::from_utf8_lossy(secret).trim().to_owned())
@@ -57,7 +92,7 @@ impl Trust<'_> {
             let user = format!("x-access-token:{token}");
             format!("Basic {}", STANDARD.encode(user))
         };
-        let of_any = |found: Option<String>| found.filter(|_| host == self.host);
+        let of_any = |found: Option<String>| found.filter(|_| is_own);
         text(&format!("{AUTH_HEADER}.{host}"))
             .or_else(|| text(&format!("{AUTH_TOKEN}.{host}")).map(basic))
             .or_else(|| of_any(text(AUTH_HEADER)))
@@ -79,6 +114,10 @@ pub(super) enum Repository<'a> {
 
 impl GitSource {
     pub(super) fn open(&self, trust: Trust<'_>) -> Result<Repository<'_>, BakeError> {
+        // They would be lines of other protocols where a server is not Git's.
+        if self.url.chars().any(char::is_control) {
+            return Err(self.error("its address has control characters"));
+        }
         match self.reached() {
             Reached::Http => self.open_by_http(trust),
             Reached::Tcp { host, path } => Ok(Repository::Tcp { host, path }),
@@ -105,10 +144,21 @@ impl GitSource {
         if !status.is_success() {
             let help = match (status.as_u16(), &authorization) {
                 (401 | 403 | 404, None) => {
-                    ": there is none, or not for everybody: --secret id=GIT_AUTH_TOKEN,env=VARIABLE gives a token"
+                    let there = Origin::of(&self.url);
+                    let of_server = match &there {
+                        Some(there) if *trust.origin != Some(there.clone()) => {
+                            format!(".{}", there.name)
+                        }
+                        _ => String::new(),
+                    };
+                    format!(
+                        ": there is none, or not for everybody: --secret id={AUTH_TOKEN}{of_server},env=VARIABLE gives a token"
+                    )
                 }
-                (401 | 403 | 404, Some(_)) => ": there is none, or not for who has this token",
-                _ => "",
+                (401 | 403 | 404, Some(_)) => {
+                    ": there is none, or not for who has this token".to_owned()
+                }
+                _ => String::new(),
             };
             return Err(self.error(format!("its server answers {status}{help}")));
         }
@@ -128,7 +178,7 @@ impl GitSource {
             return Err(self.error(NO_VERSION));
         }
         // What is for one server is told to no other.
-        let authorization = authorization.filter(|_| host(&root) == host(&self.url));
+        let authorization = authorization.filter(|_| Origin::of(&root) == Origin::of(&self.url));
         Ok(Repository::Http {
             root,
             authorization,
@@ -185,7 +235,13 @@ impl Repository<'_> {
 }
 
 fn too_large(source: &GitSource, limit: u64) -> BakeError {
-    source.error(format!("it sends more than {} MiB", limit >> 20))
+    let of_all = if limit < PACK_MAX && limit != REFS_MAX {
+        ", with what came before it"
+    } else {
+        ""
+    };
+    let most = if of_all.is_empty() { limit } else { PACK_MAX };
+    source.error(format!("it sends more than {} MiB{of_all}", most >> 20))
 }
 
 /// A connection for each command: the server ends it when nothing more is asked.
@@ -286,18 +342,19 @@ mod tests {
     #[test]
     fn a_token_is_for_its_server_before_it_is_for_all() {
         let url = "https://user@x.io:8443/a.git";
-        let said = |given: &[(&str, &str)], main: &str| {
+        let told = |url: &str, given: &[(&str, &str)], main: &str| {
             let given = given
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
             let secrets: Secrets = given.collect();
             let trust = Trust {
                 secrets: &secrets,
-                host: main,
+                origin: &Origin::of(main),
             };
             trust.authorization(url)
         };
-        let own_host = "x.io:8443";
+        let said = |given: &[(&str, &str)], main: &str| told(url, given, main);
+        let own_host = "https://X.io:8443/main.git";
         assert_eq!(said(&[("GIT_AUTH_TOKEN.y.io", "t")], own_host), None);
         let basic = |token: &str| {
             let user = format!("x-access-token:{token}");
@@ -311,7 +368,22 @@ mod tests {
         assert_eq!(said(&[all, header], own_host), Some("bearer x".to_owned()));
         assert_eq!(said(&[own, header], own_host), basic("own"));
         // A submodule elsewhere gets nothing but what has its server's name.
-        assert_eq!(said(&[all, header], "y.io"), None);
-        assert_eq!(said(&[own, header], "y.io"), basic("own"));
+        assert_eq!(said(&[all, header], "https://y.io/"), None);
+        assert_eq!(said(&[own, header], "https://y.io/"), basic("own"));
+        // Neither does one whose address only looks like the main one's, or that is not encrypted.
+        let main = "https://x.io/main.git";
+        for other in [
+            "https://evil.test?@x.io/a.git",
+            "https://evil.test#@x.io/a.git",
+            "http://x.io/a.git",
+            "https://x.io:8443/a.git",
+            "git://x.io/a.git",
+        ] {
+            let of_host = ("GIT_AUTH_TOKEN.x.io", "own");
+            assert_eq!(told(other, &[all, of_host], main), None, "{other}");
+        }
+        assert_eq!(told("https://u@x.io:443/a.git", &[all], main), basic("all"));
+        let plain = "http://x.io/a.git";
+        assert_eq!(told(plain, &[all], plain), basic("all"));
     }
 }

@@ -72,6 +72,13 @@ pub(super) fn is_published(
     let Some(Kind::File { content, size }) = tree.get(path).map(|entry| &entry.kind) else {
         return Ok(false);
     };
+    // What is compiled has nothing that its source has not.
+    if source.is_some() {
+        let (rules, _) = super::in_file(content, *size, buffer).map_err(BakeError::io(path))?;
+        if !rules.contains(finding.rule.as_str()) {
+            return Ok(false);
+        }
+    }
     let file = content.open().map_err(BakeError::io(path))?;
     let (mut hasher, mut at) = (Md5::new(), 0);
     loop {

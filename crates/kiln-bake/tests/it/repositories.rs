@@ -436,7 +436,7 @@ fn submodules() {
     });
     // What leads nowhere, or to what kiln does not speak.
     for (url_of_it, said) in [
-        ("../../../../x.git", "leads above its server"),
+        ("../../../../x.git", "leads nowhere"),
         ("git@example.org:x.git", "reached by ssh"),
         ("/etc/x.git", "reached by nothing that kiln speaks"),
         ("../none.git", "its server answers 404"),

@@ -97,6 +97,8 @@ impl fmt::Display for DockerfileError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dockerfile {
     pub file: Source,
+    /// The file as it is, where that is no UTF-8.
+    original: Option<Vec<u8>>,
     pub escape: char,
     pub check: Check,
     /// The ARGs before the first FROM.
@@ -125,6 +127,7 @@ impl Dockerfile {
         match parse(&file, check) {
             Ok((escape, check, args, stages, warnings)) => Ok(Self {
                 file,
+                original: None,
                 escape,
                 check,
                 args,
@@ -145,28 +148,35 @@ impl Dockerfile {
         bytes: Vec<u8>,
         check: Option<&str>,
     ) -> Result<Self, DockerfileError> {
-        let (text, is_utf8) = match String::from_utf8(bytes) {
-            Ok(text) => (text, true),
-            Err(error) => (
-                String::from_utf8_lossy(error.as_bytes()).into_owned(),
-                false,
-            ),
+        let bytes = match String::from_utf8(bytes) {
+            Ok(text) => return Self::parse_checked(Source { name, text }, check),
+            Err(error) => error.into_bytes(),
         };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let file = Source { name, text };
-        if !is_utf8
-            && let Ok((_, raws)) = lines::read(&file)
+        if let Ok((_, raws)) = lines::read(&file)
             && let Some(complaint) = raws.iter().find_map(lines::Raw::no_utf8)
         {
             let complaint = Box::new(complaint);
             return Err(DockerfileError { file, complaint });
         }
-        Self::parse_checked(file, check)
+        let mut dockerfile = Self::parse_checked(file, check)?;
+        dockerfile.original = Some(bytes);
+        Ok(dockerfile)
+    }
+
+    /// What the file has.
+    pub fn bytes(&self) -> &[u8] {
+        self.original
+            .as_deref()
+            .unwrap_or(self.file.text.as_bytes())
     }
 
     /// Instructions that another file has, such as a base's ONBUILD.
     pub fn of_instructions(file: Source, escape: char) -> Self {
         Self {
             file,
+            original: None,
             escape,
             check: Check::default(),
             args: Vec::new(),

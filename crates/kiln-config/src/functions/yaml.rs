@@ -360,7 +360,7 @@ fn number(text: &str, place: Marker) -> Result<Option<f64>, Wrong> {
     let grouped = digits.replace('_', "");
     if grouped.len() < digits.len()
         && digits.starts_with(|c: char| c.is_ascii_digit())
-        && all(&grouped, 10)
+        && is_decimal(&grouped)
     {
         let what = format!("`{text}`, which is a number in YAML 1.1 and a text in YAML 1.2");
         return Err(wrong(place, what, "quote it, or leave out the `_`"));

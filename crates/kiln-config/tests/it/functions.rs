@@ -551,7 +551,7 @@ fn yaml() {
         format!("{text}a{n}: &a{n} [{row}]\n")
     });
     let deep = "[".repeat(200);
-    let wrong: [(&str, &[&str]); 15] = [
+    let wrong: [(&str, &[&str]); 16] = [
         (
             "{a: &foo [1, *foo, 3]}",
             &["an alias within", "line 1, column 14"],
@@ -561,6 +561,7 @@ fn yaml() {
         ("a\n---\nb\n", &["a second document", "line 2"]),
         ("mode: 0644", &["0644", "octal", "0o"]),
         ("1_000", &["1_000", "quote it"]),
+        ("1_000.5", &["1_000.5", "quote it"]),
         ("-.inf", &["-.inf"]),
         ("9007199254740993", &["2^53"]),
         ("0xffffffffffffffffff", &["2^53"]),
