@@ -232,11 +232,11 @@ mod tests {
     #[test]
     fn a_query_says_what_the_fragment_can_not() {
         let source = |query: &str| GitSource::parse(&format!("https://x.io/a.git?{query}"));
-        let all = "tag=v1&keep-git-dir&submodules=0&checksum=abc";
+        let all = "tag=v1&keep-git-dir&submodules=0&checksum=abcdef0";
         let found = source(all).unwrap().unwrap();
         assert_eq!(found.reference, "refs/tags/v1");
         assert_eq!((found.keep_git_dir, found.submodules), (Some(true), false));
-        assert_eq!(found.checksum.as_deref(), Some("abc"));
+        assert_eq!(found.checksum.as_deref(), Some("abcdef0"));
         for (query, said) in [
             ("x=1", "can't have `x`"),
             ("ref=", "has no value"),
@@ -244,6 +244,7 @@ mod tests {
             ("ref=a&tag=a", "`a` and `refs/tags/a`"),
             ("tag=a&branch=b", "a branch and a tag"),
             ("submodules=maybe", "true or false"),
+            ("checksum=a", "7 hexadecimal digits"),
         ] {
             let error = source(query).unwrap_err();
             assert!(error.contains(said), "{query}: {error}");

@@ -45,9 +45,7 @@ pub(super) struct Trust<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     is_secure: bool,
-    host: String,
-    port: u16,
-    /// As the address names it.
+    /// In small letters, with the port where it is not the scheme's.
     name: String,
 }
 
@@ -55,22 +53,17 @@ impl Origin {
     /// None: it is no address of HTTP.
     pub(super) fn of(url: &str) -> Option<Self> {
         let uri: Uri = url.parse().ok()?;
-        let is_secure = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
+        let (is_secure, usual) = match uri.scheme_str()? {
+            "https" => (true, 443),
+            "http" => (false, 80),
             _ => return None,
         };
         let host = uri.host()?.to_ascii_lowercase();
-        let name = match uri.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.clone(),
+        let name = match uri.port_u16() {
+            Some(port) if port != usual => format!("{host}:{port}"),
+            _ => host,
         };
-        Some(Self {
-            is_secure,
-            port: uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 }),
-            host,
-            name,
-        })
+        Some(Self { is_secure, name })
     }
 }
 
