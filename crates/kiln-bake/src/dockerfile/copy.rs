@@ -383,3 +383,25 @@ pub(super) fn ignore_of(folder: &Path) -> Result<Ignore, String> {
         .map_err(unread)?;
     Ignore::parse(&text).map_err(|line| format!("line {line} of {} is no pattern", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_ignore_file_of_a_context_is_never_a_file_of_the_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(outside.path(), "*\n").unwrap();
+        let link = folder.path().join(".dockerignore");
+        for target in [outside.path(), Path::new("/dev/zero")] {
+            symlink(target, &link).unwrap();
+            assert!(ignore_of(folder.path()).unwrap().is_empty());
+            std::fs::remove_file(&link).unwrap();
+        }
+        std::fs::write(folder.path().join("rules"), "a\n").unwrap();
+        symlink("/rules", &link).unwrap();
+        assert!(ignore_of(folder.path()).unwrap().ignores("a"));
+    }
+}

@@ -11,6 +11,7 @@ use crate::world::told;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("run_binds_are_of_the_context_a_stage_or_an_image", binds),
+    ("run_binds_are_of_just_the_name_that_they_have", literal),
     ("run_caches_outlive_their_step_and_are_in_no_layer", caches),
     (
         "run_secrets_and_agents_are_given_and_leave_nothing",
@@ -70,6 +71,32 @@ fn binds() {
     bench.write("src/a", "b");
     let now = hits("binds:3");
     assert!(now[0] && now[1] && !now[2], "{now:?}");
+}
+
+/// A pattern would put several folders into one, and the files of the one through the links of the other.
+fn literal() {
+    let bench = Bench::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::create_dir(bench.context.join("d1")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), bench.context.join("d1/x")).unwrap();
+    bench.write("d2/x/evil", "e");
+    let error = bench
+        .bake(
+            "literal:1",
+            "FROM busybox\nRUN --mount=source=d*,target=/m true\n",
+        )
+        .err()
+        .unwrap();
+    assert!(told(&error).contains("d*`"), "{}", told(&error));
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    bench.write("d*/own", "o");
+    let baked = bench.baked(
+        "literal:2",
+        "FROM busybox\nRUN --mount=source=d*,target=/m cat /m/* > /all\n",
+    );
+    bench.look(&baked, |view| {
+        assert_eq!(fs::read_to_string(view.join("all")).unwrap(), "o");
+    });
 }
 
 fn caches() {
