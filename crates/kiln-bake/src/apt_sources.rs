@@ -21,11 +21,19 @@ const PUBLIC: &str = "http://deb.debian.org/debian";
 
 const FILE: &str = "etc/apt/sources.list.d/debian.sources";
 /// All that may be made of the sources.
-pub(crate) const FILES: [&str; 3] = [
+pub(crate) const FILES: [&str; 4] = [
     FILE,
+    CLEAN,
     "etc/apt/keyrings/archive.asc",
     "etc/apt/keyrings/archive.gpg",
 ];
+/// What official images call it, so that Dockerfiles with a cache for apt find it to take away.
+const CLEAN: &str = "etc/apt/apt.conf.d/docker-clean";
+/// Else what a RUN installs would be in its layer twice: as files, and packed.
+const CLEAN_TEXT: &str = "# No layer keeps what apt fetched.\n\
+    APT::Keep-Downloaded-Packages \"false\";\n\
+    Dir::Cache::pkgcache \"\";\n\
+    Dir::Cache::srcpkgcache \"\";\n";
 const ONE_LINE: &str = "etc/apt/sources.list";
 const FOLDER: &str = "etc/apt/sources.list.d";
 
@@ -164,6 +172,9 @@ pub(crate) fn layer(
         }
     }
     copy::folder(&mut tree, view, Path::new(FOLDER))?;
+    copy::folder(&mut tree, view, Path::new("etc/apt/apt.conf.d"))?;
+    let clean = CLEAN_TEXT.as_bytes().to_vec();
+    tree.insert(CLEAN, Entry::bytes(clean, 0o644).mtime(date))?;
     let text = text(apt, signed_by.as_deref());
     tree.insert(FILE, Entry::bytes(text.into_bytes(), 0o644).mtime(date))?;
     Ok(tree)

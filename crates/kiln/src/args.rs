@@ -371,7 +371,7 @@ pub(crate) struct Prune {
 
 #[derive(Debug, Group)]
 pub(crate) struct Inspect {
-    /// A tag, a digest, or the first digits of one
+    /// A tag, a digest, or the first digits of one; a name alone is its newest tag
     pub(crate) image: String,
     #[command(flatten)]
     pub(crate) root: Root,
@@ -381,7 +381,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, Group)]
 pub(crate) struct Diff {
-    /// A tag, a digest, or the first digits of one
+    /// A tag, a digest, or the first digits of one; a name alone is its newest tag
     pub(crate) from: String,
     pub(crate) to: String,
     #[command(flatten)]
@@ -392,7 +392,7 @@ pub(crate) struct Diff {
 
 #[derive(Debug, Group)]
 pub(crate) struct Sbom {
-    /// A tag, a digest, or the first digits of one
+    /// A tag, a digest, or the first digits of one; a name alone is its newest tag
     pub(crate) image: String,
     /// Print where it came from instead: commit, lock, steps and packages, as an in-toto statement (SLSA provenance 1)
     #[arg(long)]
@@ -403,7 +403,7 @@ pub(crate) struct Sbom {
 
 #[derive(Debug, Group)]
 pub(crate) struct Verify {
-    /// A tag, a digest, or the first digits of one
+    /// A tag, a digest, or the first digits of one; a name alone is its newest tag
     pub(crate) image: String,
     #[command(flatten)]
     pub(crate) definition: Definition,

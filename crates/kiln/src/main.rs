@@ -18,6 +18,7 @@ mod git;
 mod granted;
 mod interrupt;
 mod locks;
+mod named;
 mod output;
 mod plan_text;
 mod planned;

@@ -88,6 +88,12 @@ fn sources() {
             (String::new(), String::new())
         );
         assert!(view.join("usr/bin/curl").exists());
+        // What was fetched is not in the layer as well.
+        let cache = view.join("var/cache/apt");
+        assert!(!cache.join("pkgcache.bin").exists());
+        let archives = fs::read_dir(cache.join("archives")).unwrap();
+        let mut names = archives.map(|entry| entry.unwrap().path());
+        assert!(names.all(|path| path.extension().is_none_or(|end| end != "deb")));
     });
 
     // An archive that others sign.

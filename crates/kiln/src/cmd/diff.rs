@@ -4,7 +4,7 @@ use kiln_bake::{Change, Changed, ImageDiff, LayerSize};
 use kiln_oci::Store;
 
 use crate::failure::{Exit, Failure};
-use crate::{args, output, settings, table};
+use crate::{args, named, output, settings, table};
 
 /// More than this of one kind hides what matters; JSON has them all.
 const SHOWN: usize = 200;
@@ -12,7 +12,10 @@ const SHOWN: usize = 200;
 pub(crate) fn run(args: args::Diff) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let store = Store::open_existing(&root)?;
-    let (from, to) = (store.resolve(&args.from)?, store.resolve(&args.to)?);
+    let (from, to) = (
+        named::image(&store, &args.from)?,
+        named::image(&store, &args.to)?,
+    );
     let diff = kiln_bake::diff(&store, &from, &to).map_err(|source| Failure::Compare {
         what: format!("`{}` and `{}`", args.from, args.to),
         source: Box::new(source),

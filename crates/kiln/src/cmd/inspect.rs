@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::documents::{self, Kind};
 use crate::failure::{Exit, Failure};
-use crate::{args, output, settings, table};
+use crate::{args, named, output, settings, table};
 
 #[derive(Serialize)]
 struct Answer {
@@ -77,7 +77,7 @@ struct Release {
 pub(crate) fn run(args: args::Inspect) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let store = Store::open_existing(&root)?;
-    let digest = store.resolve(&args.image)?;
+    let digest = named::image(&store, &args.image)?;
     let answer = inspect(&store, &root, digest)?;
     if args.json.json {
         output::json(&answer)?;

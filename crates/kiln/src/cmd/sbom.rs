@@ -6,12 +6,12 @@ use kiln_oci::Store;
 
 use crate::documents::{self, Kind};
 use crate::failure::{Exit, Failure};
-use crate::{args, settings};
+use crate::{args, named, settings};
 
 pub(crate) fn run(args: args::Sbom) -> Result<Exit, Failure> {
     let root = settings::root(args.root)?;
     let store = Store::open_existing(&root)?;
-    let digest = store.resolve(&args.image)?;
+    let digest = named::image(&store, &args.image)?;
     let kind = if args.provenance {
         Kind::Provenance
     } else {

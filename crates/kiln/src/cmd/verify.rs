@@ -16,7 +16,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Audience};
 use crate::settings::DefinitionSettings;
-use crate::{args, rollout, settings};
+use crate::{args, named, rollout, settings};
 use again::Again;
 
 /// More than a year, so that year, month, day, weekday and hour are others; forward, so that no file is of the future.
@@ -45,7 +45,7 @@ pub(crate) fn run(args: args::Verify) -> Result<Exit, Failure> {
     kiln_engine::Engine::check()?;
     let root = settings::root(args.root)?;
     let store = Store::open_existing(&root)?;
-    let digest = store.resolve(&args.image)?;
+    let digest = named::image(&store, &args.image)?;
     let recorded = recorded::find(&store, &digest, &args.image)?;
     let work = Work::new(&root)?;
     let audience = Audience::of(args.json.json);

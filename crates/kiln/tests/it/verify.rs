@@ -48,6 +48,9 @@ fn an_image_is_verified_by_baking_its_commit_again() {
             && image["referrers"].as_array().unwrap().len() >= 2
     );
     assert!(image["releases"].is_null(), "kiln is not running");
+    assert_eq!(world.json(&["inspect", "web", "--json"]), image);
+    let error = world.fail(&["inspect", "wbe"], 1);
+    assert!(error.contains("no image `wbe`"), "{error}");
     let shown = world.succeed(&["inspect", &tag]);
     assert!(
         shown.contains("copy app/ /srv") && shown.contains(commit),
