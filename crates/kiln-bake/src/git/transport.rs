@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ureq::ResponseExt;
-use ureq::http::Uri;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use ureq::http::{Response, Uri};
+use ureq::{Body, ResponseExt};
 
 use super::PACK_MAX;
 use super::packets::{self, Line, Lines};
@@ -132,7 +132,7 @@ impl GitSource {
         if let Some(authorization) = &authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let mut response = request.call().map_err(|error| self.error(error))?;
+        let response = request.call().map_err(|error| self.error(error))?;
         let status = response.status();
         if !status.is_success() {
             let help = match (status.as_u16(), &authorization) {
@@ -158,15 +158,7 @@ impl GitSource {
         // Where it has moved to, it is asked from then on.
         let last = response.get_uri().to_string();
         let root = last.split("/info/refs").next().unwrap_or(&last).to_owned();
-        let mut bytes = Vec::new();
-        response
-            .body_mut()
-            .with_config()
-            .limit(u64::MAX)
-            .reader()
-            .take(REFS_MAX)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.error(error))?;
+        let bytes = body(self, response, REFS_MAX)?;
         if !speaks_version_2(&bytes) {
             return Err(self.error(NO_VERSION));
         }
@@ -206,25 +198,34 @@ impl Repository<'_> {
         if let Some(authorization) = authorization {
             post = post.header(AUTHORIZATION, authorization);
         }
-        let mut response = post.send(request).map_err(|error| source.error(error))?;
+        let response = post.send(request).map_err(|error| source.error(error))?;
         let status = response.status();
         if !status.is_success() {
             return Err(source.error(format!("its server answers {status}")));
         }
-        let mut bytes = Vec::new();
-        response
-            .body_mut()
-            .with_config()
-            .limit(u64::MAX)
-            .reader()
-            .take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| source.error(error))?;
-        if bytes.len() as u64 > limit {
-            return Err(too_large(source, limit));
-        }
-        Ok(bytes)
+        body(source, response, limit)
     }
+}
+
+/// All of an answer, of at most `limit` bytes.
+fn body(
+    source: &GitSource,
+    mut response: Response<Body>,
+    limit: u64,
+) -> Result<Vec<u8>, BakeError> {
+    let mut bytes = Vec::new();
+    response
+        .body_mut()
+        .with_config()
+        .limit(u64::MAX)
+        .reader()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| source.error(error))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large(source, limit));
+    }
+    Ok(bytes)
 }
 
 fn too_large(source: &GitSource, limit: u64) -> BakeError {
