@@ -10,6 +10,8 @@ pub mod object;
 mod pack;
 mod packets;
 mod source;
+mod ssh;
+mod stream;
 mod transport;
 
 use std::fmt;
@@ -21,8 +23,9 @@ pub(crate) use object::Oid;
 use pack::Pack;
 use packets::{Line, Lines, line, packfile};
 pub(crate) use source::GitSource;
-pub(crate) use transport::Secrets;
-use transport::{Origin, REFS_MAX, Trust};
+use stream::REFS_MAX;
+pub(crate) use transport::Access;
+use transport::{Origin, Trust};
 
 /// Held in memory while its files are written.
 const PACK_MAX: u64 = 2 << 30;
@@ -84,8 +87,8 @@ impl GitSource {
     }
 
     /// The commit that the reference names now. Only a whole name of a commit is known without asking.
-    pub(crate) fn resolve(&self, secrets: &Secrets) -> Result<Resolved, BakeError> {
-        let found = self.named(secrets)?;
+    pub(crate) fn resolve(&self, access: Access<'_>) -> Result<Resolved, BakeError> {
+        let found = self.named(access)?;
         match &self.checksum {
             Some(wanted) if !Self::is_wanted(wanted, &found) => Err(self.error(format!(
                 "it is the commit {} now, and its address wants {wanted}",
@@ -95,7 +98,7 @@ impl GitSource {
         }
     }
 
-    fn named(&self, secrets: &Secrets) -> Result<Resolved, BakeError> {
+    fn named(&self, access: Access<'_>) -> Result<Resolved, BakeError> {
         if let Some(commit) = Oid::parse(&self.reference) {
             return Ok(Resolved {
                 commit,
@@ -103,9 +106,10 @@ impl GitSource {
                 name: None,
             });
         }
+        let origin = Origin::of(&self.url);
         let repository = self.open(Trust {
-            secrets,
-            origin: &Origin::of(&self.url),
+            access,
+            origin: &origin,
         })?;
         let wanted = match self.reference.as_str() {
             "" => vec!["HEAD".to_owned()],
@@ -150,11 +154,11 @@ impl GitSource {
         found: &Resolved,
         keep: bool,
         to: &Path,
-        secrets: &Secrets,
+        access: Access<'_>,
     ) -> Result<(), BakeError> {
         let origin = Origin::of(&self.url);
         let trust = Trust {
-            secrets,
+            access,
             origin: &origin,
         };
         // As BuildKit has it, a part of a repository is none.

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 /// As BuildKit bounds a secret.
 const SECRET_MAX: u64 = 500 << 10;
 
+/// What the client of ssh is configured by, as its `-F` has it.
+const SSH_CONFIG: &str = "KILN_SSH_CONFIG";
+
 /// What a RUN may do beyond its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Entitlement {
@@ -47,6 +50,9 @@ pub(crate) fn granted(
             .iter()
             .map(|text| agent(text))
             .collect::<Result<_, _>>()?,
+        ssh_config: std::env::var_os(SSH_CONFIG)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         network_host: allow.contains(&Entitlement::NetworkHost),
         security_insecure: allow.contains(&Entitlement::SecurityInsecure),
         no_network: network == Network::None,

@@ -92,16 +92,6 @@ impl Walk {
         };
         let mut commits = Vec::new();
         for (source, text) in repositories {
-            if !source.is_reachable() {
-                return Err(complain(
-                    text,
-                    format!(
-                        "the Git repository `{}` is reached by ssh, which kiln does not speak",
-                        source.url
-                    ),
-                    "write its https:// address".to_owned(),
-                ));
-            }
             if copy.keep_git_dir && source.keep_git_dir == Some(false) {
                 return Err(complain(
                     text,
@@ -113,12 +103,10 @@ impl Walk {
             bake.tell(BakeProgress::Downloading {
                 url: without_user(&source.url),
             });
-            let found = source
-                .resolve(&bake.request.granted.secrets)
-                .map_err(|error| {
-                    let place = Complaint::error(text.whole(), "this can't be had", "");
-                    super::at(file.error(place), error)
-                })?;
+            let found = source.resolve(bake.access()).map_err(|error| {
+                let place = Complaint::error(text.whole(), "this can't be had", "");
+                super::at(file.error(place), error)
+            })?;
             let name = found.commit.to_string();
             match &copy.checksum {
                 Some(wanted) => {

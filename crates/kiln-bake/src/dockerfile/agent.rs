@@ -21,14 +21,14 @@ const CONNECTIONS_MAX: usize = 32;
 const TURN: Duration = Duration::from_millis(50);
 
 /// A socket that is answered until this is dropped.
-pub(super) struct Agent {
+pub(crate) struct Agent {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Agent {
     /// A socket `name` in `folder` that leads to `agent`.
-    pub(super) fn forward(
+    pub(crate) fn forward(
         folder: &Path,
         name: &str,
         agent: SshAgent,

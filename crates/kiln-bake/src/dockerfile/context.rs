@@ -1,6 +1,5 @@
 //! A context that is no folder yet: an archive or a repository, written to one of ours for as long as the bake lasts.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use kiln_oci::{ContentReader, Kind, Tree};
 
+use super::granted::Granted;
 use super::place::Placing;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::error::BakeError;
-use crate::git::GitSource;
+use crate::git::{Access, GitSource};
 use crate::remote::without_user;
 use crate::scratch::Scratch;
 
@@ -114,7 +114,7 @@ impl ContextFolder {
         work: &Path,
         address: &str,
         keep_git_dir: bool,
-        secrets: &BTreeMap<String, Vec<u8>>,
+        granted: &Granted,
     ) -> Result<Self, BakeError> {
         let wrong = |reason: String| BakeError::Context {
             context: without_user(address),
@@ -122,17 +122,13 @@ impl ContextFolder {
         };
         let source = GitSource::parse_context(address)
             .map_err(wrong)?
-            .filter(GitSource::is_reachable)
-            .ok_or_else(|| {
-                wrong(
-                    "of repositories, https://, http:// and git:// addresses can be had".to_owned(),
-                )
-            })?;
+            .ok_or_else(|| wrong("it is no address of a repository".to_owned()))?;
+        let access = Access { granted, work };
         let scratch = Scratch::new(work)?;
         let path = scratch.folder("context")?;
-        let found = source.resolve(secrets)?;
+        let found = source.resolve(access)?;
         let keep = keep_git_dir || source.keep_git_dir == Some(true);
-        source.check_out(&found, keep, &path, secrets)?;
+        source.check_out(&found, keep, &path, access)?;
         Ok(Self {
             path,
             repository: Some(ContextRepository {

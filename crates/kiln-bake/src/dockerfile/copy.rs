@@ -276,10 +276,9 @@ impl Walk {
             }
             for (index, commit) in commits.iter().enumerate() {
                 let folder = scratch.folder(&format!("git-{index}"))?;
-                let secrets = &bake.request.granted.secrets;
                 commit
                     .source
-                    .check_out(&commit.found, commit.keep, &folder, secrets)?;
+                    .check_out(&commit.found, commit.keep, &folder, bake.access())?;
                 let mut root = Root {
                     path: &folder,
                     ignore: None,

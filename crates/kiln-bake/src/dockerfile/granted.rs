@@ -20,6 +20,8 @@ pub struct Granted {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// By id.
     pub ssh: BTreeMap<String, SshAgent>,
+    /// What the client of ssh is configured by, in place of the user's own file.
+    pub ssh_config: Option<PathBuf>,
     /// `RUN --network=host`.
     pub network_host: bool,
     /// `RUN --security=insecure`.

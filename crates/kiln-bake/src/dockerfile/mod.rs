@@ -46,6 +46,7 @@ use crate::bake::CommitInfo;
 use crate::error::BakeError;
 use crate::explain;
 use crate::finish::{describe, give_tag};
+use crate::git::Access;
 use crate::image_tests::{self, Subject};
 use crate::leak_check;
 use crate::leaks::{self, Finding};
@@ -54,6 +55,7 @@ use crate::provenance::{self, Done, Material};
 use crate::registry::Registries;
 use crate::scratch::sweep;
 use crate::seen::Seen;
+pub(crate) use agent::Agent;
 pub use base::known_base;
 pub use context::{ContextFolder, ContextRepository};
 pub use granted::{Granted, SshAgent};
@@ -497,6 +499,14 @@ fn check_leaks(
 }
 
 impl Bake<'_> {
+    /// To repositories.
+    fn access(&self) -> Access<'_> {
+        Access {
+            granted: self.request.granted,
+            work: self.request.work,
+        }
+    }
+
     fn set_globals(&mut self) -> Result<(), BakeError> {
         let file = self.request.dockerfile;
         self.globals = predefined(self.request.target);

@@ -339,6 +339,7 @@ pub(super) fn read(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
 #[cfg(test)]
 mod tests {
     use super::super::pack::tests::packed;
+    use super::super::transport::Access;
     use super::*;
 
     fn within(
@@ -348,9 +349,12 @@ mod tests {
         files: u64,
         bytes: u64,
     ) -> Result<(), BakeError> {
-        let secrets = Default::default();
+        let granted = Default::default();
         let trust = Trust {
-            secrets: &secrets,
+            access: Access {
+                granted: &granted,
+                work: to,
+            },
             origin: &None,
         };
         let found = Resolved {

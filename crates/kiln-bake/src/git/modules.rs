@@ -116,7 +116,16 @@ pub(super) fn address(superproject: &str, url: &str) -> Option<String> {
     let mut base = superproject.trim_end_matches('/');
     loop {
         if let Some(after) = rest.strip_prefix("../") {
-            base = &base[..base.rfind('/')?];
+            let Some(end) = base.rfind('/') else {
+                // In `user@host:path` the path begins behind the colon.
+                let colon = base.rfind(':').filter(|_| !after.starts_with("../"))?;
+                return Some(format!(
+                    "{}{}",
+                    &base[..=colon],
+                    after.trim_end_matches('/')
+                ));
+            };
+            base = &base[..end];
             // Above the server's name there is nothing.
             if base.ends_with('/') || base.ends_with(':') {
                 return None;
@@ -177,6 +186,16 @@ mod tests {
             ("https://evil.test?@x.io/b", None),
             ("../b#c", None),
             ("git://127.0.0.1:6379/x\nSET a b\n", None),
+        ] {
+            assert_eq!(address(base, url).as_deref(), expected, "{url}");
+        }
+        let base = "git@x.io:g/a.git";
+        for (url, expected) in [
+            ("../b.git", Some("git@x.io:g/b.git")),
+            ("../../b.git", Some("git@x.io:b.git")),
+            ("../../../b.git", None),
+            ("./../../../b.git", None),
+            ("./b", Some("git@x.io:g/a.git/b")),
         ] {
             assert_eq!(address(base, url).as_deref(), expected, "{url}");
         }

@@ -135,11 +135,6 @@ impl GitSource {
         Reached::Otherwise
     }
 
-    /// Whether kiln speaks what it is reached by.
-    pub(crate) fn is_reachable(&self) -> bool {
-        matches!(self.reached(), Reached::Http | Reached::Tcp { .. })
-    }
-
     /// Whether what the reference names is what the checksum says; `wanted` may be the tag's as well as the commit's.
     pub(crate) fn is_wanted(wanted: &str, found: &Resolved) -> bool {
         let names = [Some(found.commit), found.tag];

@@ -1,9 +1,7 @@
-//! How repositories are asked: by version 2 of the smart protocol, over HTTP and over plain TCP (gitprotocol-v2(5), gitprotocol-pack(5)).
+//! How repositories are asked: by version 2 of the smart protocol (gitprotocol-v2(5)), over HTTP here, and over streams.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::io::Read;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,32 +9,33 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use ureq::http::{Response, Uri};
 use ureq::{Body, ResponseExt};
 
-use super::PACK_MAX;
-use super::packets::{self, Line, Lines};
+use super::packets::{Line, Lines};
 use super::source::{GitSource, Reached};
+use super::stream::{REFS_MAX, by_tcp};
+use super::{PACK_MAX, ssh};
+use crate::dockerfile::Granted;
 use crate::error::BakeError;
 use crate::remote::agent;
 
-/// The references of a large repository have some megabytes.
-pub(super) const REFS_MAX: u64 = 64 << 20;
 const VERSION: (&str, &str) = ("Git-Protocol", "version=2");
-const NO_VERSION: &str =
+pub(super) const NO_VERSION: &str =
     "its server does not speak version 2 of Git's protocol, which all of 2018 and later do";
-/// Of git:// (gitprotocol-pack(5)).
-const PORT: u16 = 9418;
-const CONNECT: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_secs(60);
 /// The ids of secrets that BuildKit has for repositories: a token, and a whole header.
 const AUTH_TOKEN: &str = "GIT_AUTH_TOKEN";
 const AUTH_HEADER: &str = "GIT_AUTH_HEADER";
 
-/// What the caller keeps to itself, by id.
-pub(crate) type Secrets = BTreeMap<String, Vec<u8>>;
+/// What the caller gives for its repositories.
+#[derive(Clone, Copy)]
+pub(crate) struct Access<'a> {
+    pub(crate) granted: &'a Granted,
+    /// Where folders for a while are.
+    pub(crate) work: &'a Path,
+}
 
 /// What servers are told of the secrets: each its own, and that of the caller's repository those that are for any.
 #[derive(Clone, Copy)]
 pub(super) struct Trust<'a> {
-    pub(super) secrets: &'a Secrets,
+    pub(super) access: Access<'a>,
     /// Of the caller's repository.
     pub(super) origin: &'a Option<Origin>,
 }
@@ -78,7 +77,7 @@ impl Trust<'_> {
         }
         let host = &there.name;
         let text = |name: &str| {
-            let secret = self.secrets.get(name)?;
+            let secret = self.access.granted.secrets.get(name)?;
             Some(String::from_utf8_lossy(secret).trim().to_owned())
         };
         let basic = |token: String| {
@@ -103,10 +102,11 @@ pub(super) enum Repository<'a> {
         host: &'a str,
         path: &'a str,
     },
+    Ssh(Access<'a>),
 }
 
 impl GitSource {
-    pub(super) fn open(&self, trust: Trust<'_>) -> Result<Repository<'_>, BakeError> {
+    pub(super) fn open<'a>(&'a self, trust: Trust<'a>) -> Result<Repository<'a>, BakeError> {
         // They would be lines of other protocols where a server is not Git's.
         if self.url.chars().any(char::is_control) {
             return Err(self.error("its address has control characters"));
@@ -114,15 +114,14 @@ impl GitSource {
         match self.reached() {
             Reached::Http => self.open_by_http(trust),
             Reached::Tcp { host, path } => Ok(Repository::Tcp { host, path }),
-            Reached::Ssh => Err(self.error(
-                "it is reached by ssh, which kiln does not speak: write its https:// address",
+            Reached::Ssh => Ok(Repository::Ssh(trust.access)),
+            Reached::Otherwise => Err(self.error(
+                "it is reached by nothing that kiln speaks: https://, http://, git:// and ssh://",
             )),
-            Reached::Otherwise => Err(self
-                .error("it is reached by nothing that kiln speaks: https://, http:// and git://")),
         }
     }
 
-    fn open_by_http(&self, trust: Trust<'_>) -> Result<Repository<'_>, BakeError> {
+    fn open_by_http<'a>(&'a self, trust: Trust<'a>) -> Result<Repository<'a>, BakeError> {
         let asked = format!(
             "{}/info/refs?service=git-upload-pack",
             self.url.trim_end_matches('/')
@@ -171,7 +170,7 @@ impl GitSource {
     }
 }
 
-fn speaks_version_2(bytes: &[u8]) -> bool {
+pub(super) fn speaks_version_2(bytes: &[u8]) -> bool {
     let mut lines = Lines(bytes);
     lines.any(|line| matches!(line, Ok(Line::Text(b"version 2\n"))))
 }
@@ -186,6 +185,7 @@ impl Repository<'_> {
     ) -> Result<Vec<u8>, BakeError> {
         let (root, authorization) = match self {
             Self::Tcp { host, path } => return by_tcp(source, host, path, request, limit),
+            Self::Ssh(access) => return ssh::ask(source, *access, request, limit),
             Self::Http {
                 root,
                 authorization,
@@ -223,110 +223,19 @@ fn body(
         .read_to_end(&mut bytes)
         .map_err(|error| source.error(error))?;
     if bytes.len() as u64 > limit {
-        return Err(too_large(source, limit));
+        return Err(source.error(too_large(limit)));
     }
     Ok(bytes)
 }
 
-fn too_large(source: &GitSource, limit: u64) -> BakeError {
+pub(super) fn too_large(limit: u64) -> String {
     let of_all = if limit < PACK_MAX && limit != REFS_MAX {
         ", with what came before it"
     } else {
         ""
     };
     let most = if of_all.is_empty() { limit } else { PACK_MAX };
-    source.error(format!("it sends more than {} MiB{of_all}", most >> 20))
-}
-
-/// A connection for each command: the server ends it when nothing more is asked.
-fn by_tcp(
-    source: &GitSource,
-    host: &str,
-    path: &str,
-    request: &[u8],
-    limit: u64,
-) -> Result<Vec<u8>, BakeError> {
-    let failed = |error: std::io::Error| source.error(error);
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => match port.parse() {
-            Ok(port) => (name, port),
-            Err(_) => return Err(source.error(format!("`{port}` is no port"))),
-        },
-        _ => (host, PORT),
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    let mut last = None;
-    let addresses = (name, port).to_socket_addrs().map_err(failed)?;
-    let stream = addresses.into_iter().find_map(|address| {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(stream) => Some(stream),
-            Err(error) => {
-                last = Some(error);
-                None
-            }
-        }
-    });
-    let mut stream = match (stream, last) {
-        (Some(stream), _) => stream,
-        (None, Some(error)) => return Err(failed(error)),
-        (None, None) => return Err(source.error(format!("`{name}` has no address"))),
-    };
-    stream.set_read_timeout(Some(SILENCE)).map_err(failed)?;
-    stream.set_write_timeout(Some(SILENCE)).map_err(failed)?;
-    let mut hello = Vec::new();
-    let asked = format!("git-upload-pack {path}\0host={host}\0\0version=2\0");
-    packets::line(&mut hello, &asked);
-    stream.write_all(&hello).map_err(failed)?;
-    let greeting = until_flush(source, &mut stream, REFS_MAX)?;
-    if let Some(Err(problem)) = Lines(&greeting).find(Result::is_err) {
-        return Err(source.error(problem));
-    }
-    if !speaks_version_2(&greeting) {
-        return Err(source.error(NO_VERSION));
-    }
-    stream.write_all(request).map_err(failed)?;
-    until_flush(source, &mut stream, limit)
-}
-
-/// All packets up to the one that ends an answer, or up to an error.
-fn until_flush(
-    source: &GitSource,
-    stream: &mut TcpStream,
-    limit: u64,
-) -> Result<Vec<u8>, BakeError> {
-    let failed = |error: std::io::Error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => source.error(format!(
-            "its server says nothing for {} s",
-            SILENCE.as_secs()
-        )),
-        ErrorKind::UnexpectedEof => source.error("its server's answer breaks off"),
-        _ => source.error(error),
-    };
-    let mut bytes = Vec::new();
-    let mut stream = std::io::BufReader::with_capacity(64 << 10, stream);
-    loop {
-        let mut head = [0; 4];
-        let read = stream.read(&mut head[..1]).map_err(failed)?;
-        // Servers that refuse say why, and end the connection.
-        if read == 0 && !bytes.is_empty() {
-            return Ok(bytes);
-        }
-        stream.read_exact(&mut head[read..]).map_err(failed)?;
-        let length = packets::length(&head)
-            .ok_or_else(|| source.error("its server does not speak Git's protocol"))?;
-        bytes.extend(head);
-        if length == 0 {
-            return Ok(bytes);
-        }
-        let rest = length.saturating_sub(4) as u64;
-        if bytes.len() as u64 + rest > limit {
-            return Err(too_large(source, limit));
-        }
-        let read = (&mut stream).take(rest).read_to_end(&mut bytes);
-        if read.map_err(failed)? as u64 != rest {
-            return Err(failed(ErrorKind::UnexpectedEof.into()));
-        }
-    }
+    format!("it sends more than {} MiB{of_all}", most >> 20)
 }
 
 #[cfg(test)]
@@ -340,9 +249,15 @@ mod tests {
             let given = given
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
-            let secrets: Secrets = given.collect();
+            let granted = Granted {
+                secrets: given.collect(),
+                ..Granted::default()
+            };
             let trust = Trust {
-                secrets: &secrets,
+                access: Access {
+                    granted: &granted,
+                    work: Path::new("/"),
+                },
                 origin: &Origin::of(main),
             };
             trust.authorization(url)

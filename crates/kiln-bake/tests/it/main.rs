@@ -21,6 +21,7 @@ mod packages;
 mod repositories;
 mod runs;
 mod server;
+mod ssh;
 mod verify;
 mod world;
 
@@ -43,6 +44,7 @@ fn main() {
         .chain(locks::TESTS)
         .chain(packages::TESTS)
         .chain(repositories::TESTS)
+        .chain(ssh::TESTS)
         .chain(explain::TESTS)
         .chain(verify::TESTS)
         .chain(around::TESTS);

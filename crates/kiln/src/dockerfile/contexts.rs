@@ -58,7 +58,7 @@ impl DockerfileSettings {
                 // As BuildKit reads it.
                 matches!(&**value, "1" | "t" | "T" | "true" | "TRUE" | "True")
             });
-            ContextFolder::check_out(&work, &name, keep, &self.granted.secrets)
+            ContextFolder::check_out(&work, &name, keep, &self.granted)
         } else if name == "-" {
             // Swept with those of killed bakes.
             let folder = work.join(format!("step-{}-stdin", std::process::id()));
@@ -112,7 +112,7 @@ impl DockerfileSettings {
                 named.folders.insert(name.clone(), path.to_owned());
                 continue;
             }
-            let folder = ContextFolder::check_out(work, value, false, &self.granted.secrets)
+            let folder = ContextFolder::check_out(work, value, false, &self.granted)
                 .map_err(|source| self.unfetched(source))?;
             let path = folder.path().to_owned();
             named.folders.insert(name.clone(), path);
