@@ -17,6 +17,7 @@ use crate::fetch::Client;
 use crate::finish::{check_command, describe, give_tag};
 use crate::graph::{self, Work};
 use crate::image_tests::{self, Subject};
+use crate::late::Late;
 use crate::leak_check;
 use crate::leaks;
 use crate::lock::{ImageLock, Lock};
@@ -36,7 +37,7 @@ pub struct BakeRequest<'a> {
     pub lock: Option<&'a Lock>,
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
-    pub commit: Option<CommitInfo>,
+    pub commit: Late<'a, CommitInfo>,
     pub now: Timestamp,
     /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
     pub move_clock: Option<i32>,
@@ -188,7 +189,8 @@ pub fn bake(
     let (tests, passed) = image_tests::run(&subject, &image.tests, progress)?;
     reports.extend(tests);
     describe(store, request.work, &digest)?;
-    let commit = request.commit.as_ref();
+    let commit = request.commit.get();
+    let commit = commit.as_ref();
     let statement = provenance::statement(image, &digest, commit, &locked, &done, &passed)?;
     store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
     let tag = give_tag(store, &name, &image.version, commit, &digest)?;

@@ -31,6 +31,7 @@ mod git;
 mod graph;
 mod image_tests;
 mod install;
+mod late;
 mod leak_check;
 mod leaks;
 mod licence;
@@ -70,6 +71,8 @@ pub use dockerfile::{
 };
 pub use error::BakeError;
 pub use git::object as git_objects;
+pub use late::Late;
+pub use listing::{Listing, There};
 pub use lock::{Lock, LockError};
 pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
 pub use progress::{BakeProgress, StepReport};

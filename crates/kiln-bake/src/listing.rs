@@ -17,18 +17,18 @@ const BUFFER: usize = 32 << 10;
 
 /// What was found under a name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct There {
-    pub(crate) kind: FileType,
+pub struct There {
+    pub kind: FileType,
     /// The permission bits.
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
-    pub(crate) names: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub device: u64,
+    pub inode: u64,
+    pub names: u64,
     /// Seconds since 1970.
-    pub(crate) mtime: i64,
-    pub(crate) stamp: Stamp,
+    pub mtime: i64,
+    pub stamp: Stamp,
 }
 
 impl There {
@@ -49,20 +49,20 @@ impl There {
     }
 
     /// Of `path` itself, a link or not.
-    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+    pub fn at(path: &Path) -> io::Result<Self> {
         let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Self::new(&stat))
     }
 }
 
-pub(crate) struct Listing {
+pub struct Listing {
     names: Vec<u8>,
     entries: Vec<(Range<usize>, There)>,
 }
 
 impl Listing {
     /// The folder is closed again: trees may be deeper than a process has files.
-    pub(crate) fn of(folder: &Path) -> io::Result<Self> {
+    pub fn of(folder: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
         let mut names = Vec::new();
@@ -91,7 +91,8 @@ impl Listing {
         Ok(Self { names, entries })
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, &There)> {
+    /// In the order of the names' bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &There)> {
         self.entries
             .iter()
             .map(|(name, there)| (OsStr::from_bytes(&self.names[name.clone()]), there))

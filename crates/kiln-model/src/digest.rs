@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+const PREFIX: &str = "sha256:";
+
 /// A SHA-256 digest. Ordered by its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -33,13 +35,19 @@ impl Digest {
 
     /// The 64 hex digits, without `sha256:`.
     pub fn hex(&self) -> String {
+        self.with_hex(|hex| hex[PREFIX.len()..].to_owned())
+    }
+
+    /// Lends the whole text. Ten thousand of them are in the key of a large copy, so that none is allocated.
+    fn with_hex<T>(&self, take: impl FnOnce(&str) -> T) -> T {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // Ten thousand of them are in the key of a large copy.
-        let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
-        self.0
-            .iter()
-            .flat_map(|byte| [digit(byte >> 4), digit(*byte)])
-            .collect()
+        let mut text = [0; PREFIX.len() + 64];
+        let (prefix, digits) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [byte >> 4, byte & 0xf].map(|nibble| DIGITS[usize::from(nibble)]);
+        }
+        take(std::str::from_utf8(&text).unwrap_or_default())
     }
 
     /// The first 12 hex digits, for people.
@@ -66,7 +74,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        self.with_hex(|text| f.write_str(text))
     }
 }
 
@@ -80,7 +88,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.strip_prefix("sha256:")
+        text.strip_prefix(PREFIX)
             .and_then(|hex| Self::from_hex(hex).ok())
             .ok_or_else(|| DigestError {
                 text: text.to_owned(),
@@ -90,7 +98,7 @@ impl FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_hex(|text| serializer.serialize_str(text))
     }
 }
 

@@ -44,6 +44,20 @@ impl Stamp {
         self.size
     }
 
+    pub fn inode(&self) -> u64 {
+        self.ino
+    }
+
+    /// When the content was changed last, in seconds and nanoseconds since 1970.
+    pub fn modified(&self) -> (i64, i64) {
+        self.mtime
+    }
+
+    /// When anything was changed last, likewise.
+    pub fn changed(&self) -> (i64, i64) {
+        self.ctime
+    }
+
     /// The same on every day, to be kept.
     pub fn numbers(&self) -> [u64; Self::NUMBERS] {
         [

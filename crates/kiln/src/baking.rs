@@ -6,16 +6,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_bake::{BakeRequest, Baked, CommitInfo, Lock, StepReport, Update};
+use kiln_bake::{BakeRequest, Baked, CommitInfo, Late, Lock, StepReport, Update};
 use kiln_config::dockerfile::Ignore;
 use kiln_model::{
     Digest, EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release,
-    ServiceDefinition, ServiceSpec,
+    ServiceDefinition, ServiceSpec, Timestamp,
 };
 use kiln_oci::{Output, Store};
 
 use crate::definition::Definition;
 use crate::failure::Failure;
+use crate::git::Beside;
 use crate::locks::{self, Relocked};
 use crate::output;
 use crate::progress::{Live, Reporting};
@@ -179,18 +180,28 @@ impl<'a> Baking<'a> {
     }
 
     fn one(&self, spec: &ImageSpec, lock: &Lock) -> Result<Image, Failure> {
-        let commit = self.commit(spec, None);
-        let now = rollout::now();
+        std::thread::scope(|scope| {
+            let commit = Beside::look(scope, || self.commit(spec, None));
+            let now = rollout::now();
+            let made = self.bake(spec, lock, &commit, now)?;
+            self.image(&spec.name, made, &commit, now)
+        })
+    }
+
+    fn bake(
+        &self,
+        spec: &ImageSpec,
+        lock: &Lock,
+        commit: &Beside<'_>,
+        now: Timestamp,
+    ) -> Result<Made, Failure> {
+        let commit_info = || commit.found().map(|commit| self.commit_info(commit));
         let request = BakeRequest {
             image: spec,
             context: &self.definition.folder,
             lock: Some(lock),
             work: &self.work,
-            commit: commit.as_ref().map(|commit| CommitInfo {
-                sha: commit.sha.clone(),
-                dirty: commit.dirty,
-                definition: self.definition_in(&commit.prefix),
-            }),
+            commit: Late::new(&commit_info),
             now,
             move_clock: None,
         };
@@ -219,14 +230,13 @@ impl<'a> Baking<'a> {
             lock: _,
             config,
         } = baked;
-        let made = Made {
+        Ok(Made {
             tag,
             digest,
             steps,
             networked: Vec::new(),
             config,
-        };
-        self.image(name, made, commit, now)
+        })
     }
 
     /// Tells that it is baked.
@@ -234,8 +244,8 @@ impl<'a> Baking<'a> {
         &self,
         name: &ImageName,
         made: Made,
-        commit: Option<git::Commit>,
-        now: kiln_model::Timestamp,
+        commit: &Beside<'_>,
+        now: Timestamp,
     ) -> Result<Image, Failure> {
         let Made {
             tag,
@@ -250,11 +260,13 @@ impl<'a> Baking<'a> {
             &steps,
             self.reporting,
         )?;
+        // A repository that can't be read is no reason not to bake, but the image can't be called clean then.
+        let commit = commit.told("so the image is tagged as dirty");
         if let Some(git::Commit {
             sha,
             changed: Some(path),
             ..
-        }) = &commit
+        }) = commit
         {
             self.reporting.line(&format!(
                 "{name}: the tag says `dirty`, since {} is not as commit {} has it",
@@ -265,8 +277,8 @@ impl<'a> Baking<'a> {
         let origin = ImageOrigin {
             tag: tag.clone(),
             digest,
-            dirty: commit.as_ref().is_none_or(|commit| commit.dirty),
-            commit: commit.map(|commit| commit.sha),
+            dirty: commit.is_none_or(|commit| commit.dirty),
+            commit: commit.map(|commit| commit.sha.clone()),
             baked_at: now,
         };
         Ok(Image {
@@ -279,14 +291,16 @@ impl<'a> Baking<'a> {
         })
     }
 
-    /// The path of the definition in the repository, where its folder is `prefix`.
-    fn definition_in(&self, prefix: &Path) -> String {
+    fn commit_info(&self, commit: &git::Commit) -> CommitInfo {
         let name = self.definition.file.file_name().unwrap_or_default();
-        prefix.join(name).to_string_lossy().into_owned()
+        CommitInfo {
+            sha: commit.sha.clone(),
+            dirty: commit.dirty,
+            definition: commit.prefix.join(name).to_string_lossy().into_owned(),
+        }
     }
 
-    /// A repository that can't be read is no reason not to bake, but the image can't be called clean then.
-    fn commit(&self, spec: &ImageSpec, ignore: Option<&Ignore>) -> Option<git::Commit> {
+    fn commit(&self, spec: &ImageSpec, ignore: Option<&Ignore>) -> git::Looked {
         let folder = &self.definition.folder;
         let first = self.definition.file.file_name().map(PathBuf::from);
         let mut inputs: Vec<PathBuf> = first.into_iter().collect();
@@ -304,29 +318,7 @@ impl<'a> Baking<'a> {
                 ignore,
             ));
         }
-        readable(
-            git::commit(folder, &inputs),
-            "so the image is tagged as dirty",
-        )
-    }
-}
-
-/// `None`, and a warning, where the repository can't be read.
-pub(crate) fn readable(
-    commit: Result<Option<git::Commit>, git::GitError>,
-    so: &str,
-) -> Option<git::Commit> {
-    match commit {
-        Ok(commit) => commit,
-        Err(error) => {
-            let cause = std::error::Error::source(&error)
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            output::warning(&format!(
-                "the Git repository can't be read, {so}: {error}{cause}"
-            ));
-            None
-        }
+        git::commit(folder, &inputs)
     }
 }
 

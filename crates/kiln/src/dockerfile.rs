@@ -5,16 +5,17 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Registries,
-    Tagging,
+    BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Late,
+    Registries, Tagging,
 };
 use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
 use kiln_oci::{Output, Store};
 
 mod contexts;
 
-use crate::baking::{readable, tell, write_out};
+use crate::baking::{tell, write_out};
 use crate::failure::Failure;
+use crate::git::Beside;
 use crate::granted::{Entitlement, Network};
 use crate::output;
 use crate::progress::{Live, Reporting};
@@ -220,25 +221,34 @@ impl DockerfileSettings {
         }))
     }
 
-    /// Where the Dockerfile and its context are in a repository that has both. `None` also where nothing of one can be had again.
-    fn checkout(&self, ignore: &Ignore) -> Option<Checkout> {
+    /// Where the Dockerfile and its context are in a repository. `None` also where nothing of one can be had again.
+    fn commit(&self, ignore: &Ignore) -> git::Looked {
+        if self.unpacked.is_some() {
+            return Ok(None);
+        }
+        // Where they are not there the bake says it.
+        let (Ok(dockerfile), Ok(context)) = (self.path.canonicalize(), self.context.canonicalize())
+        else {
+            return Ok(None);
+        };
+        let inputs = inputs(dockerfile, context.clone(), ignore);
+        git::commit_without_lock(&context, &inputs)
+    }
+
+    /// `None` where the repository has not both.
+    fn checkout(&self, commit: &git::Commit) -> Option<Checkout> {
         let dockerfile = self.path.canonicalize().ok()?;
         let context = self.context.canonicalize().ok()?;
-        if self.unpacked.is_some() {
-            return None;
-        }
-        let inputs = inputs(dockerfile.clone(), context.clone(), ignore);
-        let commit = readable(
-            git::commit_without_lock(&context, &inputs),
-            "so `kiln verify` will not know the commit",
-        )?;
         // The folder of the work tree.
         let depth = commit.prefix.components().count();
         let root = context.ancestors().nth(depth)?;
         Some(Checkout {
-            sha: commit.sha,
+            sha: commit.sha.clone(),
             dirty: commit.dirty,
-            changed: commit.changed.map(|path| path.display().to_string()),
+            changed: commit
+                .changed
+                .as_ref()
+                .map(|path| path.display().to_string()),
             dockerfile: dockerfile.strip_prefix(root).ok()?.to_str()?.to_owned(),
             context: commit.prefix.to_str()?.to_owned(),
         })
@@ -257,29 +267,34 @@ impl DockerfileSettings {
         let contexts = self.named_contexts(&work)?;
         let store = Store::open(root)?;
         let tag = self.tag.clone().unwrap_or_default();
-        let checkout = self.checkout(&ignore);
-        let request = DockerfileRequest {
-            dockerfile,
-            context: &self.context,
-            ignore: &ignore,
-            tag: Tagging::As(&tag),
-            tests: &[],
-            build_args: &self.build_args,
-            target: self.target.as_deref(),
-            bases: &self.bases,
-            named_images: &self.named_images,
-            registries: &self.registries,
-            contexts: &contexts.folders,
-            repositories: &contexts.repositories,
-            granted: &self.granted,
-            allow_leaks: &self.allow_leaks,
-            platform: self.platform.as_deref(),
-            no_cache: self.no_cache,
-            work: &work,
-            checkout: checkout.as_ref(),
-            move_clock: None,
-        };
-        let baked = carry_out(&store, &request, &tag, reporting)?;
+        let baked = std::thread::scope(|scope| {
+            let commit = Beside::look(scope, || self.commit(&ignore));
+            let checkout = || self.checkout(commit.found()?);
+            let request = DockerfileRequest {
+                dockerfile,
+                context: &self.context,
+                ignore: &ignore,
+                tag: Tagging::As(&tag),
+                tests: &[],
+                build_args: &self.build_args,
+                target: self.target.as_deref(),
+                bases: &self.bases,
+                named_images: &self.named_images,
+                registries: &self.registries,
+                contexts: &contexts.folders,
+                repositories: &contexts.repositories,
+                granted: &self.granted,
+                allow_leaks: &self.allow_leaks,
+                platform: self.platform.as_deref(),
+                no_cache: self.no_cache,
+                work: &work,
+                checkout: Late::new(&checkout),
+                move_clock: None,
+            };
+            let baked = carry_out(&store, &request, &tag, reporting)?;
+            commit.told("so `kiln verify` will not know the commit");
+            Ok::<_, Failure>(baked)
+        })?;
         tell(
             &format!("{tag}: baked"),
             &baked.digest,

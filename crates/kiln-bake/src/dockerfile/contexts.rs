@@ -9,12 +9,13 @@ use std::path::Path;
 use kiln_config::dockerfile::{Complaint, Ignore};
 use kiln_model::Digest;
 use kiln_oci::{RunConfig, Tree, same_name};
+use sha2::{Digest as _, Sha256};
 
 use super::base::scratch;
 use super::copy::{copy_error, ignore_of, placed};
 use super::place::Placing;
 use super::schedule::lock;
-use super::source::{Found, Root};
+use super::source::{Found, Root, TakenKind};
 use super::step::{Inputs, Origin};
 use super::{Bake, DockerfileRequest, Stage, at, created};
 use crate::error::BakeError;
@@ -31,22 +32,16 @@ impl Bake<'_> {
             .map(|(known, path)| (known.as_str(), path.as_path()))
     }
 
-    /// Notes what was taken of a context, but where a commit says it.
-    pub(super) fn take(&self, name: Option<&str>, found: &[Found]) -> Result<(), BakeError> {
+    /// Notes what was taken of a context.
+    pub(super) fn take(&self, name: Option<&str>, found: &[Found]) {
         let name = name.unwrap_or_default();
-        if is_committed(self.request, name) {
-            return Ok(());
-        }
-        for one in found {
-            let taken = digest_of(&(one.at.as_os_str().as_bytes(), one))?;
-            let mut notes = self.notes();
-            notes
-                .taken
-                .entry(name.to_owned())
-                .or_default()
-                .insert(taken);
-        }
-        Ok(())
+        let digests: Vec<Digest> = found.iter().map(digest_of_found).collect();
+        let mut notes = self.notes();
+        notes
+            .taken
+            .entry(name.to_owned())
+            .or_default()
+            .extend(digests);
     }
 
     /// What BuildKit makes of `FROM NAME` where NAME is a folder: its files as a layer, and no configuration.
@@ -95,7 +90,7 @@ impl Bake<'_> {
         }
         .find(".")
         .map_err(|error| error.of(step))?;
-        self.take(Some(name), &found)?;
+        self.take(Some(name), &found);
         let origin = Origin::Files(found.iter().map(Cow::Borrowed).collect());
         let inputs = Inputs::Copy {
             origin: &origin,
@@ -135,17 +130,11 @@ impl Bake<'_> {
     }
 }
 
-/// Whether a commit says what is in a context.
-fn is_committed(request: &DockerfileRequest<'_>, name: &str) -> bool {
-    let clean = |dirty: bool| name.is_empty() && !dirty;
-    request.repositories.contains_key(name)
-        || request.checkout.is_some_and(|found| clean(found.dirty))
-        || request.tag.commit().is_some_and(|found| clean(found.dirty))
-}
-
-/// What the contexts are known by: a repository's commit, or a digest of what was taken.
+/// What the contexts are known by: a repository's commit, or a digest of what was taken. `is_committed`: the commit that the caller
+/// knows says what is in the one without a name.
 pub(super) fn materials(
     request: &DockerfileRequest<'_>,
+    is_committed: bool,
     taken: &BTreeMap<String, BTreeSet<Digest>>,
 ) -> Result<Vec<ContextMaterial>, BakeError> {
     let mut all = Vec::new();
@@ -158,6 +147,9 @@ pub(super) fn materials(
         });
     }
     for (name, digests) in taken {
+        if request.repositories.contains_key(name) || (is_committed && name.is_empty()) {
+            continue;
+        }
         all.push(ContextMaterial {
             name: called(name),
             uri: None,
@@ -174,4 +166,57 @@ fn called(name: &str) -> String {
     } else {
         format!("context {name}")
     }
+}
+
+/// Of each path with all that a layer has of it. Ten thousand are usual, so that this is no JSON: every part that may have any length
+/// has it before it.
+fn digest_of_found(found: &Found) -> Digest {
+    fn put(hasher: &mut Sha256, bytes: &[u8]) {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    }
+    let mut hasher = Sha256::new();
+    put(&mut hasher, found.at.as_os_str().as_bytes());
+    put(&mut hasher, found.name.as_bytes());
+    hasher.update([found.is_folder.into()]);
+    for entry in &found.entries {
+        put(&mut hasher, entry.path.as_os_str().as_bytes());
+        hasher.update(entry.mode.to_le_bytes());
+        match entry.owner {
+            Some((user, group)) => {
+                hasher.update([1]);
+                hasher.update(user.to_le_bytes());
+                hasher.update(group.to_le_bytes());
+            }
+            None => hasher.update([0]),
+        }
+        hasher.update((entry.xattrs.len() as u64).to_le_bytes());
+        for (name, value) in &entry.xattrs {
+            put(&mut hasher, name);
+            put(&mut hasher, value);
+        }
+        match &entry.kind {
+            TakenKind::Folder => hasher.update([0]),
+            TakenKind::File { digest: None } => hasher.update([1]),
+            TakenKind::File {
+                digest: Some(digest),
+            } => {
+                hasher.update([2]);
+                hasher.update(digest.as_bytes());
+            }
+            TakenKind::Link { target } => {
+                hasher.update([3]);
+                put(&mut hasher, target.as_os_str().as_bytes());
+            }
+            TakenKind::Fifo => hasher.update([4]),
+        }
+        match &entry.same_as {
+            Some(path) => {
+                hasher.update([1]);
+                put(&mut hasher, path.as_os_str().as_bytes());
+            }
+            None => hasher.update([0]),
+        }
+    }
+    Digest::from_sha256(hasher.finalize().into())
 }

@@ -159,7 +159,7 @@ impl Walk {
                 exclude: &exclude,
                 seen: Some(&mut lock(&bake.seen)),
             })?;
-            bake.take(of.as_deref(), &found)?;
+            bake.take(of.as_deref(), &found);
         }
         // What is in the context is unpacked unless it is said, what is fetched only where it is.
         let unpack = is_add && copy.unpack.unwrap_or(remotes.is_empty());

@@ -48,6 +48,7 @@ use crate::explain;
 use crate::finish::{describe, give_tag};
 use crate::git::Access;
 use crate::image_tests::{self, Subject};
+use crate::late::Late;
 use crate::leak_check;
 use crate::leaks::{self, Finding};
 use crate::progress::{BakeProgress, StepReport};
@@ -96,7 +97,7 @@ pub struct DockerfileRequest<'a> {
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
     /// Where the Dockerfile is in a repository, when no definition names it.
-    pub checkout: Option<&'a Checkout>,
+    pub checkout: Late<'a, Checkout>,
     pub move_clock: Option<OtherClock<'a>>,
 }
 
@@ -150,7 +151,7 @@ pub enum Tagging<'a> {
     Version {
         image: &'a str,
         version: &'a str,
-        commit: Option<&'a CommitInfo>,
+        commit: Late<'a, CommitInfo>,
     },
 }
 
@@ -173,10 +174,10 @@ impl<'a> Tagging<'a> {
         }
     }
 
-    fn commit(&self) -> Option<&'a CommitInfo> {
+    fn commit(&self) -> Option<CommitInfo> {
         match self {
             Self::As(_) => None,
-            Self::Version { commit, .. } => *commit,
+            Self::Version { commit, .. } => commit.get(),
         }
     }
 
@@ -408,7 +409,10 @@ pub fn bake_dockerfile(
     steps.extend(tests);
     describe(store, request.work, &digest)?;
     let bases: Vec<ResolvedBase> = bases.into_iter().collect();
-    let contexts = contexts::materials(request, &taken)?;
+    let (commit, checkout) = (request.tag.commit(), request.checkout.get());
+    let is_committed = checkout.as_ref().is_some_and(|found| !found.dirty)
+        || commit.as_ref().is_some_and(|found| !found.dirty);
+    let contexts = contexts::materials(request, is_committed, &taken)?;
     let origin = provenance::DockerfileOrigin {
         name: request.tag.name(),
         dockerfile: Digest::of(file.bytes()),
@@ -417,8 +421,8 @@ pub fn bake_dockerfile(
         bases: &bases,
         fetched: &fetched,
         networked: &networked,
-        commit: request.tag.commit(),
-        checkout: request.checkout,
+        commit: commit.as_ref(),
+        checkout: checkout.as_ref(),
         granted: request.granted,
         contexts: request.contexts.keys().collect(),
         context_materials: contexts,
@@ -431,11 +435,9 @@ pub fn bake_dockerfile(
             store.tag(tag, &digest)?;
             tag.to_owned()
         }
-        Tagging::Version {
-            image,
-            version,
-            commit,
-        } => give_tag(store, image, version, commit, &digest)?,
+        Tagging::Version { image, version, .. } => {
+            give_tag(store, image, version, commit.as_ref(), &digest)?
+        }
     };
     Ok(BakedDockerfile {
         tag,

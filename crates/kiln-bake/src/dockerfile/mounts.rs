@@ -245,7 +245,7 @@ impl Walk {
                             "the source is relative to the context, the folder at the end of the command",
                         ),
                     })?;
-                    bake.take(of.as_deref(), &found)?;
+                    bake.take(of.as_deref(), &found);
                     let found = found.into_iter().map(Cow::Owned);
                     Some(Origin::Files(found.collect()))
                 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, DockerfileRequest, Granted, Registries, Tagging, bake_dockerfile,
+    BakeError, BakedDockerfile, DockerfileRequest, Granted, Late, Registries, Tagging,
+    bake_dockerfile,
 };
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
@@ -149,7 +150,7 @@ impl Bench {
             contexts: &BTreeMap::new(),
             platform: None,
             no_cache: false,
-            checkout: None,
+            checkout: Late::none(),
             move_clock: None,
             work: &work,
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Lock, bake};
+use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Late, Lock, bake};
 use kiln_model::{CopySpec, DebianOrigin, DebianSpec, ImageSpec, Timestamp, UserSpec};
 use kiln_oci::Store;
 use tempfile::TempDir;
@@ -120,17 +120,19 @@ fn run(
 ) -> Result<Baked, BakeError> {
     let work = root.join("work");
     std::fs::create_dir_all(&work).unwrap();
-    let commit = Some(CommitInfo {
-        sha: sha.into(),
-        dirty: false,
-        definition: "kiln.hcl".into(),
-    });
+    let commit = || {
+        Some(CommitInfo {
+            sha: sha.into(),
+            dirty: false,
+            definition: "kiln.hcl".into(),
+        })
+    };
     let request = BakeRequest {
         image,
         context,
         lock,
         work: &work,
-        commit,
+        commit: Late::new(&commit),
         now: Timestamp(0),
         move_clock,
     };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
-use kiln_bake::{BakedDockerfile, CommitInfo, DockerfileRequest, Granted, Tagging, images_named};
+use kiln_bake::{BakedDockerfile, DockerfileRequest, Granted, Late, Tagging, images_named};
 use kiln_model::{BaseSpec, DockerfileSpec, ImageName, ImageSpec};
 use kiln_oci::ArchiveReference;
 use kiln_oci::same_name;
@@ -12,6 +12,7 @@ use super::{Baking, Image, Made, Progress};
 use crate::definition::FOLDER;
 use crate::dockerfile::{carry_out, read_ignore, read_inside};
 use crate::failure::Failure;
+use crate::git::Beside;
 use crate::settings;
 
 /// What the names that a Dockerfile has mean.
@@ -50,60 +51,62 @@ impl Baking<'_> {
             &images_named(&dockerfile, &said.args, said.target.as_deref()),
             progress,
         )?;
-        let (mut commit, now) = (self.commit(spec, Some(&ignore)), crate::rollout::now());
-        if let Some(commit) = &mut commit {
-            commit.dirty |= !is_clean;
-        }
-        let info = commit.as_ref().map(|commit| CommitInfo {
-            sha: commit.sha.clone(),
-            dirty: commit.dirty,
-            definition: self.definition_in(&commit.prefix),
-        });
-        let request = DockerfileRequest {
-            named_images: &BTreeSet::new(),
-            dockerfile: &dockerfile,
-            context: &context,
-            ignore: &ignore,
-            tag: Tagging::Version {
-                image: spec.name.as_str(),
-                version: &spec.version,
-                commit: info.as_ref(),
-            },
-            tests: &spec.tests,
-            build_args: &said.args,
-            target: said.target.as_deref(),
-            bases: &bases,
-            registries: &settings::registries(false, Vec::new()),
-            contexts: &BTreeMap::new(),
-            // A definition has no secrets yet.
-            repositories: &BTreeMap::new(),
-            granted: &Granted::default(),
-            allow_leaks: &spec.allow_leak,
-            platform: None,
-            no_cache: false,
-            checkout: None,
-            move_clock: None,
-            work: &self.work,
-        };
-        let name = spec.name.as_str();
-        let baked = carry_out(&self.store, &request, name, self.reporting)?;
-        let BakedDockerfile {
-            tag,
-            digest,
-            steps,
-            config,
-            warnings: _,
-            bases: _,
-            networked,
-        } = baked;
-        let made = Made {
-            tag,
-            digest,
-            steps,
-            networked,
-            config,
-        };
-        self.image(&spec.name, made, commit, now)
+        let now = crate::rollout::now();
+        std::thread::scope(|scope| {
+            let commit = Beside::look(scope, || {
+                let mut commit = self.commit(spec, Some(&ignore))?;
+                if let Some(commit) = &mut commit {
+                    commit.dirty |= !is_clean;
+                }
+                Ok(commit)
+            });
+            let commit_info = || commit.found().map(|commit| self.commit_info(commit));
+            let request = DockerfileRequest {
+                named_images: &BTreeSet::new(),
+                dockerfile: &dockerfile,
+                context: &context,
+                ignore: &ignore,
+                tag: Tagging::Version {
+                    image: spec.name.as_str(),
+                    version: &spec.version,
+                    commit: Late::new(&commit_info),
+                },
+                tests: &spec.tests,
+                build_args: &said.args,
+                target: said.target.as_deref(),
+                bases: &bases,
+                registries: &settings::registries(false, Vec::new()),
+                contexts: &BTreeMap::new(),
+                // A definition has no secrets yet.
+                repositories: &BTreeMap::new(),
+                granted: &Granted::default(),
+                allow_leaks: &spec.allow_leak,
+                platform: None,
+                no_cache: false,
+                checkout: Late::none(),
+                move_clock: None,
+                work: &self.work,
+            };
+            let name = spec.name.as_str();
+            let baked = carry_out(&self.store, &request, name, self.reporting)?;
+            let BakedDockerfile {
+                tag,
+                digest,
+                steps,
+                config,
+                warnings: _,
+                bases: _,
+                networked,
+            } = baked;
+            let made = Made {
+                tag,
+                digest,
+                steps,
+                networked,
+                config,
+            };
+            self.image(&spec.name, made, &commit, now)
+        })
     }
 
     /// What `bases` means for the names that the Dockerfile has. Images of the definition are baked first.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
-    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Lock, OtherClock, StepReport,
-    Tagging, bake, bake_dockerfile,
+    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Late, Lock, OtherClock,
+    StepReport, Tagging, bake, bake_dockerfile,
 };
 use kiln_config::dockerfile::Ignore;
 use kiln_engine::elsewhere;
@@ -157,7 +157,7 @@ impl Rebake {
                     context,
                     lock: Some(&lock),
                     work,
-                    commit: None,
+                    commit: Late::none(),
                     now: rollout::now(),
                     move_clock: self.move_clock,
                 };
@@ -200,7 +200,7 @@ impl Rebake {
                     platform: None,
                     no_cache: false,
                     work,
-                    checkout: None,
+                    checkout: Late::none(),
                     move_clock: self.move_clock.map(|moved| OtherClock {
                         moved,
                         not_for: &self.networked,

@@ -1,11 +1,14 @@
 //! Whether files are as a commit has them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use kiln_bake::git_objects::{self, Kind, Mode, Oid, TreeItem};
+use kiln_bake::{Listing, There};
+use rustix::fs::FileType;
 
 use super::index::Index;
 use super::objects::Objects;
@@ -34,22 +37,8 @@ impl Comparing<'_> {
             return Ok(Some(input.path.clone()));
         };
         let entry = find(self.objects, self.root, inside)?;
-        self.entry_differs(entry.as_ref(), &input.path, input)
-    }
-
-    fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
-        path.strip_prefix(self.work_tree).ok()
-    }
-
-    fn entry_differs(
-        &self,
-        entry: Option<&TreeEntry>,
-        path: &Path,
-        input: &Input<'_>,
-    ) -> Result<Option<PathBuf>, GitError> {
-        let io = |source| io_at(path, source);
-        let meta = match path.symlink_metadata() {
-            Ok(meta) => Some(meta),
+        let there = match There::at(&input.path) {
+            Ok(there) => Some(there),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -58,80 +47,104 @@ impl Comparing<'_> {
             {
                 None
             }
-            Err(source) => return Err(io(source)),
+            Err(source) => return Err(io_at(&input.path, source)),
         };
+        let mut path = input.path.clone();
+        let differs = self.entry_differs(entry.as_ref(), there.as_ref(), &mut path, input)?;
+        Ok(differs.then_some(path))
+    }
+
+    fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        path.strip_prefix(self.work_tree).ok()
+    }
+
+    /// `path` is left at what differs.
+    fn entry_differs(
+        &self,
+        entry: Option<&TreeEntry>,
+        there: Option<&There>,
+        path: &mut PathBuf,
+        input: &Input<'_>,
+    ) -> Result<bool, GitError> {
         // Folders are looked into, since something in them may be taken all the same.
-        let is_folder = meta.as_ref().is_some_and(|meta| meta.is_dir())
+        let is_folder = there.is_some_and(|there| there.kind == FileType::Directory)
             || entry.is_some_and(|entry| entry.mode == Mode::Folder);
         if input.leaves_out(path, is_folder) {
-            return Ok(None);
+            return Ok(false);
         }
-        let told = |differs: bool| Ok(differs.then(|| path.to_owned()));
-        let (entry, meta) = match (entry, meta) {
-            (None, None) => return Ok(None),
+        let (entry, there) = match (entry, there) {
+            (None, None) => return Ok(false),
             // Git knows no empty folder, so that one which is not in the commit is as it was committed.
-            (None, Some(meta)) => {
-                return if meta.is_dir() {
+            (None, Some(there)) => {
+                return if there.kind == FileType::Directory {
                     self.folder_differs(&Tree::new(), path, input)
                 } else {
-                    told(true)
+                    Ok(true)
                 };
             }
-            (Some(_), None) => return told(true),
-            (Some(entry), Some(meta)) => (entry, meta),
+            (Some(_), None) => return Ok(true),
+            (Some(entry), Some(there)) => (entry, there),
         };
-        let kind = meta.file_type();
-        match entry.mode {
-            Mode::Submodule => told(true),
-            Mode::Folder if kind.is_dir() => {
+        match (entry.mode, there.kind) {
+            (Mode::Folder, FileType::Directory) => {
                 self.folder_differs(&tree(self.objects, entry.oid)?, path, input)
             }
-            Mode::Link if kind.is_symlink() => {
-                let target = std::fs::read_link(path).map_err(io)?;
-                told(blob(target.as_os_str().as_bytes()) != entry.oid)
+            (Mode::Link, FileType::Symlink) => {
+                let target = std::fs::read_link(&path).map_err(|source| io_at(path, source))?;
+                Ok(blob(target.as_os_str().as_bytes()) != entry.oid)
             }
-            Mode::File | Mode::Executable if kind.is_file() => {
-                let executable = meta.permissions().mode() & 0o100 != 0;
+            (Mode::File | Mode::Executable, FileType::RegularFile) => {
+                let executable = there.mode & 0o100 != 0;
                 if executable != (entry.mode == Mode::Executable) {
-                    return told(true);
+                    return Ok(true);
                 }
-                let inside = self.inside(path).unwrap_or(path);
-                let name = inside.as_os_str().as_bytes();
-                if self.index.holds(name, &meta, entry.oid) {
-                    return told(false);
+                // Of ten thousand of them, taking them apart would be what takes the time.
+                let whole = path.as_os_str().as_bytes();
+                let above = self.work_tree.as_os_str().as_bytes();
+                let inside = whole[above.len()..].strip_prefix(b"/");
+                if inside.is_some_and(|name| self.index.holds(name, &there.stamp, entry.oid)) {
+                    return Ok(false);
                 }
-                told(blob(&std::fs::read(path).map_err(io)?) != entry.oid)
+                let bytes = std::fs::read(&path).map_err(|source| io_at(path, source))?;
+                Ok(blob(&bytes) != entry.oid)
             }
-            Mode::Folder | Mode::Link | Mode::File | Mode::Executable => told(true),
+            // Of submodules too.
+            _ => Ok(true),
         }
     }
 
     fn folder_differs(
         &self,
         tree: &Tree,
-        path: &Path,
+        path: &mut PathBuf,
         input: &Input<'_>,
-    ) -> Result<Option<PathBuf>, GitError> {
-        let io = |source| io_at(path, source);
-        for entry in std::fs::read_dir(path).map_err(io)? {
-            let name = entry.map_err(io)?.file_name();
+    ) -> Result<bool, GitError> {
+        let listing = Listing::of(path).map_err(|source| io_at(path, source))?;
+        let mut there = listing.iter().peekable();
+        let mut committed = tree.iter().peekable();
+        // Both in the order of their names' bytes.
+        loop {
+            let (name, entry, found) = match (committed.peek(), there.peek()) {
+                (None, None) => return Ok(false),
+                (Some((wanted, _)), Some((name, _))) => match wanted[..].cmp(name.as_bytes()) {
+                    Ordering::Less => (OsStr::from_bytes(wanted), committed.next(), None),
+                    Ordering::Equal => (*name, committed.next(), there.next()),
+                    Ordering::Greater => (*name, None, there.next()),
+                },
+                (Some((wanted, _)), None) => (OsStr::from_bytes(wanted), committed.next(), None),
+                (None, Some((name, _))) => (*name, None, there.next()),
+            };
             // Git's own, where a whole repository is copied.
             if name == ".git" {
                 continue;
             }
-            if !tree.contains_key(name.as_bytes())
-                && let Some(found) = self.entry_differs(None, &path.join(&name), input)?
-            {
-                return Ok(Some(found));
+            path.push(name);
+            let (entry, found) = (entry.map(|one| one.1), found.map(|one| one.1));
+            if self.entry_differs(entry, found, path, input)? {
+                return Ok(true);
             }
+            path.pop();
         }
-        for (name, entry) in tree {
-            let name = std::ffi::OsString::from_vec(name.clone());
-            if let Some(found) = self.entry_differs(Some(entry), &path.join(name), input)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Git's index (gitformat-index(5)), read only: which files are as they were when Git last read them, so that nobody has to.
 
-use std::collections::HashMap;
-use std::fs::Metadata;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use kiln_bake::git_objects::Oid;
+use kiln_oci::Stamp;
 
 /// What Git noted of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,9 @@ struct Noted {
 /// Empty where there is none, or one of a kind that is not known: then files are read.
 #[derive(Default)]
 pub(super) struct Index {
-    entries: HashMap<Vec<u8>, Noted>,
+    names: Vec<u8>,
+    /// With the place of each name, in the order of the names, as Git has them.
+    entries: Vec<(Range<usize>, Noted)>,
     written: (u32, u32),
 }
 
@@ -31,41 +33,51 @@ impl Index {
         let read = || Some((path.metadata().ok()?, std::fs::read(&path).ok()?));
         read()
             .and_then(|(there, bytes)| {
-                Some(Self {
-                    entries: parse(&bytes)?,
-                    written: time(there.mtime(), there.mtime_nsec()),
-                })
+                let written = time((there.mtime(), there.mtime_nsec()));
+                parse(&bytes, written)
             })
             .unwrap_or_default()
     }
 
     /// Whether the file, whose path in the work tree is `path`, surely has the contents `oid`.
-    pub(super) fn holds(&self, path: &[u8], there: &Metadata, oid: Oid) -> bool {
+    pub(super) fn holds(&self, path: &[u8], there: &Stamp, oid: Oid) -> bool {
         let found = Noted {
-            changed: time(there.ctime(), there.ctime_nsec()),
-            modified: time(there.mtime(), there.mtime_nsec()),
+            changed: time(there.changed()),
+            modified: time(there.modified()),
             // It has the low 32 bits of each.
-            inode: there.ino() as u32,
+            inode: there.inode() as u32,
             size: there.size() as u32,
             oid,
         };
         // A file as young as the index may have changed within the same instant.
-        found.modified < self.written && self.entries.get(path) == Some(&found)
+        found.modified < self.written && self.noted(path) == Some(&found)
+    }
+
+    fn noted(&self, path: &[u8]) -> Option<&Noted> {
+        let of = |place: &Range<usize>| &self.names[place.clone()];
+        let at = self
+            .entries
+            .binary_search_by(|(name, _)| of(name).cmp(path));
+        at.ok().map(|at| &self.entries[at].1)
     }
 }
 
-fn time(seconds: i64, nanoseconds: i64) -> (u32, u32) {
+fn time((seconds, nanoseconds): (i64, i64)) -> (u32, u32) {
     (seconds as u32, nanoseconds as u32)
 }
 
-fn parse(bytes: &[u8]) -> Option<HashMap<Vec<u8>, Noted>> {
+fn parse(bytes: &[u8], written: (u32, u32)) -> Option<Index> {
     const FIXED: usize = 62;
     let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let version = word(4)?;
     if bytes.get(..4)? != b"DIRC" || !(2..=4).contains(&version) {
         return None;
     }
-    let mut entries = HashMap::new();
+    let mut index = Index {
+        names: Vec::new(),
+        entries: Vec::new(),
+        written,
+    };
     let mut at = 12;
     let mut name: Vec<u8> = Vec::new();
     for _ in 0..word(8)? {
@@ -97,10 +109,12 @@ fn parse(bytes: &[u8]) -> Option<HashMap<Vec<u8>, Noted>> {
         };
         let is_merged = flags & 0x3000 == 0;
         if is_merged {
-            entries.insert(name.clone(), noted);
+            let start = index.names.len();
+            index.names.extend(&name);
+            index.entries.push((start..index.names.len(), noted));
         }
     }
-    Some(entries)
+    Some(index)
 }
 
 /// As the offsets of deltas in a pack.

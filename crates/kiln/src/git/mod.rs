@@ -9,6 +9,7 @@
 //! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
 //! filters) counts as dirty, as does a submodule; repositories with SHA-256 names or reftables are not read.
 
+mod beside;
 mod checkout;
 mod compare;
 mod index;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use kiln_bake::git_objects::Oid;
 use kiln_config::dockerfile::Ignore;
 
+pub(crate) use self::beside::{Beside, Looked};
 use self::compare::Comparing;
 use self::index::Index;
 use self::objects::Objects;
