@@ -219,17 +219,9 @@ mod tests {
 
     fn debian(suite: &str, origin: DebianOrigin) -> DebianSpec {
         DebianSpec {
-            suite: suite.into(),
-            packages: Vec::new(),
             components: vec!["main".into(), "contrib".into()],
-            arch: None,
-            recommends: false,
-            updates: true,
-            security: true,
-            slim: false,
-            essential: true,
             origin,
-            keyring: None,
+            ..DebianSpec::of(suite)
         }
     }
 

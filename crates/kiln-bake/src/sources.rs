@@ -196,20 +196,11 @@ mod tests {
     #[test]
     fn the_archive_of_fixes_is_beside_a_mirror_and_below_the_same_time_of_a_snapshot() {
         let mut debian = DebianSpec {
-            suite: "trixie".into(),
-            packages: Vec::new(),
-            components: vec!["main".into()],
-            arch: None,
-            recommends: false,
-            updates: true,
-            security: true,
-            slim: false,
-            essential: true,
             origin: DebianOrigin::Mirror {
                 url: "http://m.test/debian/".into(),
                 security: None,
             },
-            keyring: None,
+            ..DebianSpec::of("trixie")
         };
         let found = |debian: &DebianSpec| -> Vec<String> {
             let one = |source: Source| format!("{} {} {}", source.uri, source.suite, source.frozen);

@@ -102,7 +102,8 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
             names.push(package.value);
         }
     }
-    let components = components(reader, &section);
+    let usual = DebianSpec::of("");
+    let components = components(reader, &section, usual.components);
     let arch = section.string_where(
         reader,
         "arch",
@@ -120,12 +121,13 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     let keyring = section
         .string(reader, "keyring")
         .filter(|keyring| inside(reader, &section.what("keyring"), keyring));
-    let recommends = section.boolean(reader, "recommends").unwrap_or(false);
-    let updates = section.boolean(reader, "updates").unwrap_or(true);
-    let security = section.boolean(reader, "security").unwrap_or(true);
+    let mut switch = |name, unsaid| section.boolean(reader, name).unwrap_or(unsaid);
+    let recommends = switch("recommends", usual.recommends);
+    let updates = switch("updates", usual.updates);
+    let security = switch("security", usual.security);
+    let slim = switch("slim", usual.slim);
+    let essential = switch("essential", usual.essential);
     let (origin, fixes_unknown) = origin(reader, &section, security);
-    let slim = section.boolean(reader, "slim").unwrap_or(false);
-    let essential = section.boolean(reader, "essential").unwrap_or(true);
     if !essential && names.is_empty() {
         reader.bad_value(
             "the packages of an image without the essential ones",
@@ -165,9 +167,9 @@ pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<D
     Some(debian)
 }
 
-fn components(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<String> {
+fn components(reader: &mut Reader<'_>, section: &Section<'_>, usual: Vec<String>) -> Vec<String> {
     let Some(list) = section.strings(reader, "components") else {
-        return vec!["main".to_owned()];
+        return usual;
     };
     let mut names: Vec<String> = Vec::new();
     if list.value.is_empty() {

@@ -118,6 +118,23 @@ pub struct DebianSpec {
 }
 
 impl DebianSpec {
+    /// What a definition means that says the suite and nothing else.
+    pub fn of(suite: &str) -> Self {
+        Self {
+            suite: suite.to_owned(),
+            packages: Vec::new(),
+            components: vec!["main".to_owned()],
+            arch: None,
+            recommends: false,
+            updates: true,
+            security: true,
+            slim: false,
+            essential: true,
+            origin: DebianOrigin::Machine,
+            keyring: None,
+        }
+    }
+
     /// Whether it is never released, so that it has no suites of updates and security fixes.
     pub fn is_rolling(&self) -> bool {
         is_rolling(&self.suite)

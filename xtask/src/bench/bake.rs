@@ -55,6 +55,8 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
     world.up()?;
     let apply = repeat(runs, || Ok(world.kiln(&["apply"])?.wall))?;
     row("apply with nothing to do", &apply);
+    let up = repeat(runs, || Ok(world.up()?.wall))?;
+    row("up with nothing to do", &up);
     let left = world.end()?;
     drop(world);
 
