@@ -9,7 +9,7 @@ use kiln_engine::SandboxMount;
 use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec};
 
 use crate::error::BakeError;
-use crate::limits;
+use crate::{limits, unreachable};
 
 /// What a step says is kept to be shown when it fails.
 const LINES: usize = 20;
@@ -158,7 +158,7 @@ pub(crate) fn run(
     if !partial.is_empty() {
         last.push((ground.shown)(&partial));
     }
-    let ending = match ended.exit {
+    let ending = match &ended.exit {
         SandboxExit::Exited(0) => return Ok(ended.used_network),
         SandboxExit::Exited(code) => format!("exited with code {code}"),
         SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
@@ -178,11 +178,17 @@ pub(crate) fn run(
     } else {
         ending
     };
+    let output = first_error.unwrap_or(last).join("\n");
     Err(BakeError::Step {
         image: ground.image.to_owned(),
         step: ground.step.to_owned(),
         ending,
-        output: first_error.unwrap_or(last).join("\n"),
+        // What was ended from outside says nothing of why.
+        misses_network: matches!(ground.network, SandboxNetwork::None)
+            && matches!(ended.exit, SandboxExit::Exited(_))
+            && !ended.out_of_processes
+            && unreachable::is_said(&output),
+        output,
     })
 }
 

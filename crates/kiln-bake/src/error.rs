@@ -81,6 +81,8 @@ pub enum BakeError {
         step: String,
         ending: String,
         output: String,
+        /// It had none, and its programs say that they miss it.
+        misses_network: bool,
     },
     #[error(
         "the network of the Dockerfile's steps can't be made: bake with --network none where they need none"

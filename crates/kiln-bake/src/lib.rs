@@ -57,6 +57,7 @@ mod slim;
 mod sources;
 mod step_lock;
 mod universe;
+mod unreachable;
 mod users;
 mod verify;
 mod version;

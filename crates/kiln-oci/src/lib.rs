@@ -22,6 +22,7 @@ mod merge;
 mod name;
 mod store;
 pub mod tar;
+mod unchanged;
 mod upper;
 
 pub use content::{Content, Reader as ContentReader};

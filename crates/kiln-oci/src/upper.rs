@@ -14,7 +14,7 @@ use crate::content::Content;
 use crate::layer::{Entry, Kind, LayerError, OVERLAY_OPAQUE, Tree, to_path};
 
 /// Linux's own bounds (XATTR_LIST_MAX, XATTR_SIZE_MAX): a first buffer this large needs no second call.
-const XATTR_MAX: usize = 65536;
+pub(crate) const XATTR_MAX: usize = 65536;
 
 impl Tree {
     /// The layer that `dir`, the upper directory of an overlay that is no longer written to, holds; or the
@@ -39,7 +39,7 @@ impl Tree {
     }
 }
 
-type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 struct Walk {
     tree: Tree,
@@ -57,7 +57,7 @@ impl Walk {
         if kind.is_socket() {
             return Ok(());
         }
-        let (xattrs, opaque) = self.xattrs(path)?;
+        let (xattrs, opaque) = xattrs(path, &mut self.buffer)?;
         let (major, minor) = (major(meta.rdev()), minor(meta.rdev()));
         let mut entry = Entry::new(Kind::Fifo, meta.mode() & 0o7777)
             .owner(meta.uid(), meta.gid())
@@ -120,49 +120,47 @@ impl Walk {
         self.seen.insert(id, key.to_vec());
         None
     }
-
-    /// The attributes that a layer keeps, and whether overlayfs's own say that the directory is opaque.
-    fn xattrs(&mut self, path: &Path) -> Result<(Xattrs, bool), LayerError> {
-        let read = |error: rustix::io::Errno| {
-            io_error("read the extended attributes of", path)(error.into())
-        };
-        let mut xattrs = Xattrs::new();
-        let mut opaque = false;
-        let length = match rustix::fs::llistxattr(path, &mut self.buffer[..]) {
-            Ok(length) => length,
-            Err(rustix::io::Errno::OPNOTSUPP) => 0,
-            Err(error) => return Err(read(error)),
-        };
-        if length == 0 {
-            return Ok((xattrs, opaque));
-        }
-        let names = self.buffer[..length].to_vec();
-        for name in names
-            .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
-        {
-            let length = rustix::fs::lgetxattr(path, name, &mut self.buffer[..]).map_err(read)?;
-            let value = &self.buffer[..length];
-            if name == OVERLAY_OPAQUE {
-                opaque = value == b"y";
-            } else if matches!(
-                name,
-                b"trusted.overlay.redirect" | b"trusted.overlay.metacopy"
-            ) {
-                return Err(LayerError::OverlayReference {
-                    path: path.to_path_buf(),
-                    name: String::from_utf8_lossy(name).into_owned(),
-                });
-            } else if !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.")
-            {
-                xattrs.insert(name.to_vec(), value.to_vec());
-            }
-        }
-        Ok((xattrs, opaque))
-    }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LayerError {
+/// The attributes that a layer keeps, and whether overlayfs's own say that the directory is opaque.
+pub(crate) fn xattrs(path: &Path, buffer: &mut [u8]) -> Result<(Xattrs, bool), LayerError> {
+    let read =
+        |error: rustix::io::Errno| io_error("read the extended attributes of", path)(error.into());
+    let mut xattrs = Xattrs::new();
+    let mut opaque = false;
+    let length = match rustix::fs::llistxattr(path, &mut buffer[..]) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(read(error)),
+    };
+    if length == 0 {
+        return Ok((xattrs, opaque));
+    }
+    let names = buffer[..length].to_vec();
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let length = rustix::fs::lgetxattr(path, name, &mut buffer[..]).map_err(read)?;
+        let value = &buffer[..length];
+        if name == OVERLAY_OPAQUE {
+            opaque = value == b"y";
+        } else if matches!(
+            name,
+            b"trusted.overlay.redirect" | b"trusted.overlay.metacopy"
+        ) {
+            return Err(LayerError::OverlayReference {
+                path: path.to_path_buf(),
+                name: String::from_utf8_lossy(name).into_owned(),
+            });
+        } else if !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.") {
+            xattrs.insert(name.to_vec(), value.to_vec());
+        }
+    }
+    Ok((xattrs, opaque))
+}
+
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LayerError {
     move |source| LayerError::Io {
         action,
         path: path.to_path_buf(),

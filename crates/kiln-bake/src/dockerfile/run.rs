@@ -337,6 +337,10 @@ impl Bake<'_> {
         let mut tree = Tree::from_upper(&upper)?;
         mount_points::remove(&mut tree, &made_for);
         tree.clamp_mtime(date);
+        if !tree.is_empty() {
+            let view = self.view(layers, &scratch.folder("below")?)?;
+            tree.leave_out_unchanged(view.path())?;
+        }
         Ok(Made {
             // Also those of other steps, by way of a cache.
             given: leaks::given(&tree, self.request.granted.secrets.values())?,

@@ -110,8 +110,11 @@ impl Walk {
         let result = self.act(bake, file, instruction);
         result.map_err(|error| {
             let no_network = matches!(
-                (&instruction.action, &error),
-                (Action::Run(_), BakeError::Step { .. })
+                &error,
+                BakeError::Step {
+                    misses_network: true,
+                    ..
+                }
             ) && bake.request.granted.no_network;
             let help = if no_network {
                 "this bake has no network: --network default gives the steps one"

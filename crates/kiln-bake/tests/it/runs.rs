@@ -6,6 +6,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 
+use kiln_model::Digest;
+
 use crate::dockerfile::Bench;
 use crate::world::told;
 
@@ -23,6 +25,11 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("run_leaks_end_the_bake_unless_they_are_excused", leaks),
     ("run_images_say_where_they_came_from", origin),
     ("run_that_fails_leaves_a_shell_where_it_was", shell),
+    ("run_layers_have_nothing_that_is_as_it_was", unchanged),
+    (
+        "run_without_a_network_is_told_where_it_is_missed",
+        unreachable,
+    ),
     ("run_reaches_out_and_nothing_of_the_host", network),
     ("run_has_more_rights_where_the_caller_allows_it", rights),
 ];
@@ -528,4 +535,65 @@ fn rights() {
         assert!(read("refused").contains("denied") || read("refused").contains("not permitted"));
     });
     assert_eq!(baked.networked.len(), 1);
+}
+
+fn unchanged() {
+    let bench = Bench::new();
+    bench.write("d/e/f", "file");
+    let text = "FROM busybox\nCOPY d /d\nRUN ln -s f /d/e/l && ln /d/e/f /d/e/second\n";
+    let layer = |run: &str| {
+        let baked = bench.baked(
+            &format!("unchanged:{}", Digest::of(run.as_bytes()).hex()),
+            &format!("{text}RUN {run}\n"),
+        );
+        let layers = bench.store.image(&baked.digest).unwrap().layers;
+        layers.last().unwrap().diff_id
+    };
+    let nothing = layer("true");
+    for run in [
+        "chown -R 0:0 /d && chmod -R u+r /d",
+        "cp -a /d/e/f /n && cat /n > /d/e/f && touch -r /n /d/e/f && rm /n && touch -r /d/e/second /d/e/f",
+        // A hard link is copied with its file alone.
+        "chown 0:0 /d/e/second",
+    ] {
+        assert_eq!(layer(run), nothing, "{run}");
+    }
+    for run in [
+        "chmod 600 /d/e/f",
+        "chown -hR 0:5 /d/e/l",
+        "rm -rf /d && mkdir -p /d/e",
+        "echo FILE > /n; cat /n > /d/e/f",
+    ] {
+        assert_ne!(layer(run), nothing, "{run}");
+    }
+    // What was emptied and filled anew hides the one below all the same.
+    let baked = bench.baked(
+        "unchanged:1",
+        &format!("{text}RUN cp -a /d/e/f /n && rm -rf /d && mkdir -p /d/e && mv /n /d/e/f\n"),
+    );
+    assert_eq!(
+        bench.tree(&baked, "d"),
+        ["e/ 0:0 755", "e/f \"file\" 0:0 644"]
+    );
+}
+
+fn unreachable() {
+    let mut bench = Bench::new();
+    let refused = |bench: &Bench, run: &str| bench.refused(&format!("FROM busybox\nRUN {run}\n"));
+    let help = "--network default gives the steps one";
+    bench.granted.no_network = true;
+    for run in ["wget -O- http://example.org/", "nc 192.0.2.1 80"] {
+        let said = refused(&bench, run);
+        assert!(said.contains(help), "{run}: {said}");
+    }
+    for run in [
+        "echo of its own; exit 3",
+        "echo network is unreachable; kill -9 $$",
+    ] {
+        let said = refused(&bench, run);
+        assert!(!said.contains("network default"), "{run}: {said}");
+    }
+    bench.granted.no_network = false;
+    let said = refused(&bench, "--network=none wget -O- http://example.org/");
+    assert!(!said.contains("network default"), "{said}");
 }
