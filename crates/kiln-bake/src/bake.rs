@@ -11,6 +11,7 @@ use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 use crate::apt_sources;
 use crate::archive;
 use crate::carry_out::{carry_out, recorded};
+use crate::commit::CommitInfo;
 use crate::configure;
 use crate::error::BakeError;
 use crate::fetch::Client;
@@ -41,16 +42,6 @@ pub struct BakeRequest<'a> {
     pub now: Timestamp,
     /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
     pub move_clock: Option<i32>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommitInfo {
-    /// The whole hexadecimal name.
-    pub sha: String,
-    /// Something of what is baked is not as the commit has it.
-    pub dirty: bool,
-    /// The path of the definition in the repository.
-    pub definition: String,
 }
 
 pub struct Baked {

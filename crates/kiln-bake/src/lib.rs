@@ -13,6 +13,7 @@ mod carry_out;
 mod changelog;
 mod civil;
 mod clock;
+mod commit;
 mod configure;
 mod control;
 mod copy;
@@ -28,6 +29,7 @@ mod finish;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod git;
+mod granted;
 mod graph;
 mod image_tests;
 mod install;
@@ -63,21 +65,22 @@ mod verify;
 mod version;
 
 pub use archive::arch;
-pub use bake::{BakeRequest, Baked, CommitInfo, bake};
+pub use bake::{BakeRequest, Baked, bake};
+pub use commit::{Checkout, CommitInfo};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
-    BakedDockerfile, Checkout, ContextFolder, ContextRepository, DockerfileRequest, Granted,
-    OtherClock, ResolvedBase, SshAgent, SshKeys, Tagging, bake_dockerfile, images_named,
-    known_base,
+    BakedDockerfile, ContextFolder, ContextRepository, DockerfileRequest, OtherClock, Tagging,
+    bake_dockerfile, images_named, known_base,
 };
 pub use error::BakeError;
 pub use git::object as git_objects;
+pub use granted::{Granted, SshAgent, SshKeys};
 pub use late::Late;
 pub use listing::{Listing, There};
 pub use lock::{Lock, LockError};
 pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
 pub use progress::{BakeProgress, StepReport};
-pub use provenance::{MEDIA_IN_TOTO, is_own_provenance};
+pub use provenance::{MEDIA_IN_TOTO, ResolvedBase, is_own_provenance};
 pub use registry::Registries;
 pub use sbom::{MEDIA_SPDX, is_own_sbom};
 pub use verify::{Circumstances, Difference, compare, static_programs};

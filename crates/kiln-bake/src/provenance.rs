@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kiln_model::{CanonicalError, Digest, ImageSpec, canonical_json};
 use serde_json::{Value, json};
 
-use crate::bake::CommitInfo;
-use crate::dockerfile::{Checkout, Granted, PROXIES, ResolvedBase};
+use crate::commit::{Checkout, CommitInfo};
+use crate::granted::{Granted, PROXIES};
 use crate::image_tests::Passed;
 use crate::leaks;
 use crate::lock::ImageLock;
@@ -110,6 +110,14 @@ pub(crate) struct ContextMaterial {
     /// `gitCommit`, or `kilnFiles`: what was taken of it.
     pub(crate) kind: &'static str,
     pub(crate) digest: String,
+}
+
+/// What the name of an image in the Dockerfile meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResolvedBase {
+    pub name: String,
+    /// Of its manifest.
+    pub digest: Digest,
 }
 
 /// What of a Dockerfile's image is told about where it came from.

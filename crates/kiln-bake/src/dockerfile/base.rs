@@ -11,9 +11,10 @@ use kiln_oci::{
     normal_name, same_name,
 };
 
-use super::{Bake, Based, ResolvedBase, Stage, created};
+use super::{Bake, Based, Stage, created};
 use crate::error::BakeError;
 use crate::progress::BakeProgress;
+use crate::provenance::ResolvedBase;
 use crate::{archive, configure, leaks};
 
 /// The first day that every archive format can hold (that of zip): what stands on nothing has it.

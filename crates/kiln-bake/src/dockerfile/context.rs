@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use kiln_oci::{ContentReader, Kind, Tree};
 
-use super::granted::Granted;
 use super::place::Placing;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::error::BakeError;
 use crate::git::{Access, GitSource};
+use crate::granted::Granted;
 use crate::remote::without_user;
 use crate::scratch::Scratch;
 

@@ -4,7 +4,6 @@
 //! are what BuildKit makes of the same instructions; times are those of the base at most, so that two bakes are one image.
 
 mod added;
-mod agent;
 mod base;
 mod caches;
 mod config;
@@ -12,8 +11,6 @@ mod context;
 mod contexts;
 mod copy;
 mod from;
-mod granted;
-mod keys;
 mod mode;
 mod mount_points;
 mod mounts;
@@ -42,25 +39,23 @@ use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 
 use crate::archive;
-use crate::bake::CommitInfo;
+use crate::commit::{Checkout, CommitInfo};
 use crate::error::BakeError;
 use crate::explain;
 use crate::finish::{describe, give_tag};
 use crate::git::Access;
+use crate::granted::{Granted, PROXIES};
 use crate::image_tests::{self, Subject};
 use crate::late::Late;
 use crate::leak_check;
 use crate::leaks::{self, Finding};
 use crate::progress::{BakeProgress, StepReport};
-use crate::provenance::{self, Done, Material};
+use crate::provenance::{self, Done, Material, ResolvedBase};
 use crate::registry::Registries;
 use crate::scratch::sweep;
 use crate::seen::Seen;
-pub(crate) use agent::Agent;
 pub use base::known_base;
 pub use context::{ContextFolder, ContextRepository};
-pub use granted::{Granted, SshAgent};
-pub use keys::SshKeys;
 pub use needs::images_named;
 use needs::predefined;
 use schedule::{Schedule, lock};
@@ -108,20 +103,6 @@ pub struct OtherClock<'a> {
     pub moved: i32,
     /// Steps, by name, that have the machine's all the same: what is fetched is signed for a time.
     pub not_for: &'a BTreeSet<String>,
-}
-
-/// A Dockerfile and its context in a Git repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkout {
-    /// The whole hexadecimal name of the commit.
-    pub sha: String,
-    /// Something of what is baked is not as the commit has it.
-    pub dirty: bool,
-    /// The first of what made it so.
-    pub changed: Option<String>,
-    /// Paths in the repository.
-    pub dockerfile: String,
-    pub context: String,
 }
 
 impl DockerfileRequest<'_> {
@@ -203,14 +184,6 @@ pub struct BakedDockerfile {
     pub networked: Vec<String>,
 }
 
-/// What the name of an image in the Dockerfile meant.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ResolvedBase {
-    pub name: String,
-    /// Of its manifest.
-    pub digest: Digest,
-}
-
 /// A stage that was carried out, or an image.
 #[derive(Clone)]
 struct Stage {
@@ -265,20 +238,7 @@ struct Notes {
     taken: BTreeMap<String, BTreeSet<Digest>>,
 }
 
-/// Arguments that need no ARG, and are in no key: what they are is the network's business.
-pub(crate) const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
-/// Further ones that need no ARG.
+/// Arguments that need no ARG, besides [`PROXIES`].
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 const PREDECLARED: [&str; 2] = [EPOCH, "BUILDKIT_SANDBOX_HOSTNAME"];
 /// What begins so is for who bakes, and no ARG has to take it.

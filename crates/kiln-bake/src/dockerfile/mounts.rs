@@ -12,7 +12,6 @@ use kiln_model::{Digest, canonical_json};
 use serde::Serialize;
 
 use super::Bake;
-use super::agent::Agent;
 use super::caches::{Cache, Wanted};
 use super::copy::ignore_of;
 use super::from::CopyFrom;
@@ -21,6 +20,7 @@ use super::source::{Found, Root, SourceError, TakenKind, lexical};
 use super::stage::Walk;
 use super::step::Origin;
 use crate::error::BakeError;
+use crate::granted::Agent;
 use crate::look;
 use crate::scratch::Scratch;
 

@@ -12,15 +12,16 @@ use kiln_engine::{MountSource, SandboxMount, StepLink, StepNetwork, host_resolve
 use kiln_oci::{Layer, Tree};
 use serde::Serialize;
 
+use super::Bake;
 use super::mount_points;
 use super::mounts::Planned;
 use super::schedule::lock;
 use super::stage::Walk;
 use super::step::{Inputs, Made};
-use super::{Bake, PROXIES};
 use crate::clock;
 use crate::configure::{self, Ground};
 use crate::error::BakeError;
+use crate::granted::PROXIES;
 use crate::leaks;
 use crate::progress::BakeProgress;
 use crate::scratch::Scratch;

@@ -18,8 +18,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, getgid, getuid, kill_process_grou
 use super::GitSource;
 use super::stream::{CONNECT, REFS_MAX, SILENCE, until_flush};
 use super::transport::{Access, NO_VERSION, speaks_version_2};
-use crate::dockerfile::{Agent, SshAgent};
 use crate::error::BakeError;
+use crate::granted::{Agent, SshAgent};
 use crate::remote::percent_decoded;
 use crate::scratch::Scratch;
 

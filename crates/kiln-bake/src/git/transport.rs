@@ -13,8 +13,8 @@ use super::packets::{Line, Lines};
 use super::source::{GitSource, Reached};
 use super::stream::{REFS_MAX, by_tcp};
 use super::{PACK_MAX, ssh};
-use crate::dockerfile::Granted;
 use crate::error::BakeError;
+use crate::granted::Granted;
 use crate::remote::agent;
 
 const VERSION: (&str, &str) = ("Git-Protocol", "version=2");

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::granted::SshAgent;
+use super::SshAgent;
 
 /// At once, of one step.
 const CONNECTIONS_MAX: usize = 32;

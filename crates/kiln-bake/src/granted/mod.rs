@@ -1,10 +1,14 @@
 //! What the caller gives to the RUNs of a Dockerfile, and what they may do. No secret is in a key, a layer or a record.
 
+mod agent;
+mod keys;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::keys::SshKeys;
+pub(crate) use agent::Agent;
+pub use keys::SshKeys;
 
 /// Who signs for a step.
 #[derive(Clone, Debug)]
@@ -31,6 +35,20 @@ pub struct Granted {
     /// A RUN that fails is followed by a shell where it was, with this process's input and output.
     pub shell_on_error: bool,
 }
+
+/// Arguments that need no ARG, and are in no key: what they are is the network's business.
+pub(crate) const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
 
 /// What is shown in place of a secret.
 const MASK: &str = "****";
