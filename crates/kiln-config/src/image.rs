@@ -7,12 +7,13 @@ use kiln_model::{CopySpec, DebianSpec, DockerfileSpec, ImageName, ImageSpec, Use
 use crate::Problem;
 use crate::checks::{absolute, name, user_name, whole_lines};
 use crate::debian;
+use crate::environment::environment_names;
 use crate::image_dockerfile;
 use crate::image_parts::{allow_leak, copy, user};
 use crate::image_test::{self, TestDraft};
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
-use crate::service::{environment_names, plain};
+use crate::service::plain;
 use crate::signal;
 use crate::value::{At, Value};
 
@@ -79,6 +80,18 @@ pub(crate) struct Draft {
     stop_signal: Option<String>,
     allow_leak: Vec<String>,
     pub(crate) tests: Vec<TestDraft>,
+}
+
+/// Where the tests of all images stand.
+pub(crate) fn test_places(drafts: &[Draft]) -> image_test::Places {
+    let mut places = image_test::Places::new();
+    for draft in drafts {
+        for test in &draft.tests {
+            let key = (draft.name.clone(), test.spec.name.clone());
+            places.insert(key, test.header.clone());
+        }
+    }
+    places
 }
 
 impl Draft {

@@ -11,10 +11,10 @@ use kiln_model::{
 
 use crate::Problem;
 use crate::checks::{absolute, user_name, whole_lines};
-use crate::image::Draft;
+use crate::environment::environment_names;
 use crate::reader::Reader;
 use crate::section::{BlockShape, Labelled, Section, Shape};
-use crate::service::{environment_names, plain};
+use crate::service::plain;
 use crate::value::{At, Value, number_text};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -90,22 +90,11 @@ const TEXT: Shape = Shape {
 /// A test as written: what it has of the services comes later.
 pub(crate) struct TestDraft {
     pub(crate) spec: TestSpec,
-    header: Range<usize>,
+    pub(crate) header: Range<usize>,
 }
 
 /// Where each test stands.
 pub(crate) type Places = BTreeMap<(ImageName, String), Range<usize>>;
-
-pub(crate) fn places(drafts: &[Draft]) -> Places {
-    let mut places = Places::new();
-    for draft in drafts {
-        for test in &draft.tests {
-            let key = (draft.name.clone(), test.spec.name.clone());
-            places.insert(key, test.header.clone());
-        }
-    }
-    places
-}
 
 pub(crate) fn read(reader: &mut Reader<'_>, labelled: &Labelled<'_>) -> Option<TestDraft> {
     let name = labelled.label.value.clone();

@@ -9,6 +9,7 @@ mod debian;
 mod diagnostic;
 pub mod dockerfile;
 mod each;
+mod environment;
 mod expression;
 mod format;
 mod functions;

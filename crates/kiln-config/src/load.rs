@@ -170,7 +170,7 @@ fn read<'a>(
             found.push(image);
         }
     }
-    let tests = image_test::places(&found);
+    let tests = image::test_places(&found);
     let mut images = image::resolve(reader, found);
     let mut drafts: BTreeMap<ServiceName, ServiceDraft> = BTreeMap::new();
     let mut groups = Groups::new();

@@ -3,10 +3,10 @@
 use hcl_edit::Span;
 use kiln_model::SecretSpec;
 
+use crate::environment::{OWN, is_variable_name};
 use crate::expression::evaluate;
 use crate::reader::Reader;
 use crate::section::{Labelled, Section, Shape};
-use crate::service::{OWN, is_variable_name};
 use crate::suggest;
 
 const SHAPE: Shape = Shape {
