@@ -33,6 +33,15 @@ pub enum BakeError {
         keyring: String,
         reason: String,
     },
+    #[error(
+        "image `{image}` would get no security fixes: there is no {suite} {place}. Name their archive with debian {{ security_mirror = \"https://HOST/debian-security\" }}, or say that it goes without them: security = false"
+    )]
+    NoFixes {
+        image: String,
+        suite: String,
+        /// With the word before it.
+        place: String,
+    },
     #[error("{url} can't be trusted: {reason}")]
     Release { url: String, reason: String },
     #[error(

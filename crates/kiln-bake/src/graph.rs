@@ -85,6 +85,7 @@ impl Step {
         struct Key<'a> {
             format: u32,
             compressor: String,
+            tar: u32,
             below: &'a [Digest],
             date: i64,
             work: &'a Work,
@@ -92,6 +93,7 @@ impl Step {
         let key = Key {
             format: FORMAT,
             compressor: kiln_oci::compressor(),
+            tar: kiln_oci::tar::VERSION,
             below,
             date,
             work: &self.work,

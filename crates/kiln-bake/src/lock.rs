@@ -19,6 +19,9 @@ pub struct Lock {
     /// What the layers of the images are written with: another version gives the same files, and another digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compressor: Option<String>,
+    /// The version of the tar writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tar: Option<u32>,
     pub(crate) images: BTreeMap<ImageName, ImageLock>,
 }
 
@@ -137,34 +140,33 @@ impl Lock {
         crate::locking::covers(self, image)
     }
 
-    /// Each image whose archive has no security fixes though they were asked for, with the suite that is absent.
-    pub fn without_fixes(&self) -> impl Iterator<Item = (&ImageName, &str)> {
-        self.images.iter().flat_map(|(name, image)| {
-            let absent = image
-                .absent
-                .iter()
-                .filter(|suite| suite.ends_with("-security"));
-            absent.map(move |suite| (name, suite.as_str()))
-        })
-    }
-
     /// Whether one of the images has a package of that name.
     pub fn has(&self, package: &str) -> bool {
         let mut all = self.images.values().flat_map(|image| &image.packages);
         all.any(|one| one.name == package)
     }
 
-    /// What another version of kiln wrote layers with, where that is not what this one does.
-    pub fn other_compressor(&self) -> Option<&str> {
-        let written = self.compressor.as_deref();
-        written.filter(|written| *written != kiln_oci::compressor())
+    /// What another version of kiln wrote layers with, as far as that is not what this one does.
+    pub fn other_writer(&self) -> Option<String> {
+        let compressor = self.compressor.as_ref();
+        let compressor = compressor.filter(|written| **written != kiln_oci::compressor());
+        let tar = self
+            .tar
+            .filter(|written| *written != kiln_oci::tar::VERSION);
+        let tar = tar.map(|version| format!("version {version} of the tar writer"));
+        let both: Vec<String> = tar.into_iter().chain(compressor.cloned()).collect();
+        (!both.is_empty()).then(|| both.join(" and "))
     }
 
     /// The same packages, as this version of kiln writes the images.
     #[must_use]
     pub fn by_this_version(self) -> Self {
-        let compressor = (!self.images.is_empty()).then(kiln_oci::compressor);
-        Self { compressor, ..self }
+        let is_used = !self.images.is_empty();
+        Self {
+            compressor: is_used.then(kiln_oci::compressor),
+            tar: is_used.then_some(kiln_oci::tar::VERSION),
+            ..self
+        }
     }
 
     pub(crate) fn with(&self, image: &ImageName, packages: ImageLock) -> Self {
@@ -177,6 +179,7 @@ impl Lock {
                 Some(written) => written.clone(),
                 None => kiln_oci::compressor(),
             }),
+            tar: Some(self.tar.unwrap_or(kiln_oci::tar::VERSION)),
             images,
         }
     }
@@ -189,6 +192,9 @@ impl fmt::Display for Lock {
         writeln!(f, "{{\n  \"format\": {FORMAT},")?;
         if let Some(compressor) = &self.compressor {
             writeln!(f, "  \"compressor\": {},", json(compressor))?;
+        }
+        if let Some(tar) = self.tar {
+            writeln!(f, "  \"tar\": {tar},")?;
         }
         writeln!(f, "  \"images\": {{")?;
         for (index, (name, image)) in self.images.iter().enumerate() {
@@ -286,16 +292,21 @@ mod tests {
         );
         let own = kiln_oci::compressor();
         assert!(text.contains(&format!("\n  \"compressor\": \"{own}\",\n")));
-        let without: Vec<_> = lock.without_fixes().collect();
-        assert_eq!(without, [(&"y".parse().unwrap(), "s-security")]);
-        assert_eq!(lock.other_compressor(), None);
+        assert_eq!(lock.other_writer(), None);
+        let version = kiln_oci::tar::VERSION;
+        let own_tar = format!("  \"tar\": {version},\n");
+        assert!(text.contains(&own_tar));
         let other = Lock::parse(&text.replace(&own, "zstd 0.1")).unwrap();
-        assert_eq!(other.other_compressor(), Some("zstd 0.1"));
+        assert_eq!(other.other_writer().as_deref(), Some("zstd 0.1"));
+        assert_eq!(other.by_this_version(), lock);
+        let other = Lock::parse(&text.replace(&own_tar, "  \"tar\": 0,\n")).unwrap();
+        let said = "version 0 of the tar writer";
+        assert_eq!(other.other_writer().as_deref(), Some(said));
         assert_eq!(other.by_this_version(), lock);
         // As before it was written down.
         let line = format!("  \"compressor\": \"{own}\",\n");
-        let before = Lock::parse(&text.replace(&line, "")).unwrap();
-        assert_eq!(before.other_compressor(), None);
+        let before = text.replace(&line, "").replace(&own_tar, "");
+        assert_eq!(Lock::parse(&before).unwrap().other_writer(), None);
         assert!(matches!(Lock::parse("{}"), Err(LockError::Syntax(_))));
         assert!(matches!(
             Lock::parse(r#"{"format":9,"images":{}}"#),

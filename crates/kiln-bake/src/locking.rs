@@ -158,7 +158,14 @@ pub(crate) fn covers(lock: &Lock, image: &ImageSpec) -> bool {
 }
 
 fn fits(lock: &ImageLock, debian: &DebianSpec) -> bool {
-    is_kin(lock, debian) && lock.requested == requested(debian) && lock.options == options(debian)
+    // Older versions of kiln locked images whose archive has no security fixes.
+    let has_fixes = debian
+        .security_suite()
+        .is_none_or(|suite| !lock.absent.contains(&suite));
+    is_kin(lock, debian)
+        && has_fixes
+        && lock.requested == requested(debian)
+        && lock.options == options(debian)
 }
 
 /// Whether packages of the entry may be packages of the image.
@@ -166,6 +173,30 @@ fn is_kin(lock: &ImageLock, debian: &DebianSpec) -> bool {
     lock.suite == debian.suite
         && lock.arch == arch(debian)
         && lock.options.snapshot == options(debian).snapshot
+}
+
+/// Nobody gets an image without security fixes who has not asked for one.
+fn with_fixes(
+    image: &ImageSpec,
+    debian: &DebianSpec,
+    sources: &[Source],
+    index: &Index,
+) -> Result<(), BakeError> {
+    let Some(suite) = debian.security_suite() else {
+        return Ok(());
+    };
+    let source = sources.iter().find(|source| source.suite == suite);
+    if source.is_some() && !index.absent.contains(&suite) {
+        return Ok(());
+    }
+    Err(BakeError::NoFixes {
+        image: image.name.to_string(),
+        place: match source {
+            Some(source) => format!("at {}", source.uri),
+            None => "among this machine's apt sources".to_owned(),
+        },
+        suite,
+    })
 }
 
 fn found(
@@ -184,6 +215,7 @@ fn found(
     let keys = keys(request, debian)?;
     let sources = archive_sources(debian)?;
     let index = archive::read(store, client, &sources, &keys, (arch(debian), now))?;
+    with_fixes(request.image, debian, &sources, &index)?;
     let own = request
         .lock
         .and_then(|lock| lock.images.get(first(request.image)));

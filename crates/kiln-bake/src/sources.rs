@@ -23,11 +23,9 @@ pub(crate) struct Source {
 /// The sources of a suite, its updates and its security fixes.
 pub(crate) fn find(debian: &DebianSpec) -> Vec<Source> {
     let suite = &debian.suite;
-    let has = |wanted: bool, name: &str| {
-        (wanted && !debian.is_rolling()).then(|| format!("{suite}-{name}"))
-    };
-    let updates = has(debian.updates, "updates");
-    let security = has(debian.security, "security");
+    let has_updates = debian.updates && !debian.is_rolling();
+    let updates = has_updates.then(|| format!("{suite}-updates"));
+    let security = debian.security_suite();
     let source = |uri: &str, suite: &str, optional, frozen| Source {
         uri: uri.trim_end_matches('/').to_owned(),
         suite: suite.to_owned(),

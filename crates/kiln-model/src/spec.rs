@@ -139,6 +139,12 @@ impl DebianSpec {
     pub fn is_rolling(&self) -> bool {
         is_rolling(&self.suite)
     }
+
+    /// The suite with its security fixes, where they are wanted.
+    pub fn security_suite(&self) -> Option<String> {
+        let has = self.security && !self.is_rolling();
+        has.then(|| format!("{}-security", self.suite))
+    }
 }
 
 /// Whether a suite of Debian's is never released.

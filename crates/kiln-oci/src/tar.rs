@@ -6,8 +6,8 @@ mod read;
 mod write;
 
 pub use read::Limits;
-pub use write::write;
 pub(crate) use write::{Parts, write_parts};
+pub use write::{VERSION, write};
 
 const BLOCK: usize = 512;
 /// What marks a deleted path, before its name.

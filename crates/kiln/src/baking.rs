@@ -91,9 +91,9 @@ impl<'a> Baking<'a> {
         // Written before anything is baked: what a failed bake found is not looked for again, and an image of a lock that no commit
         // has is no commit's.
         let relocked = self.lock(names, &Update::Nothing)?;
-        if let Some(other) = relocked.lock.other_compressor() {
+        if let Some(other) = relocked.lock.other_writer() {
             output::warning(&format!(
-                "{} was written by another version of kiln, which compresses with {other}: the images have the same files and other digests; `kiln lock` makes it this version's",
+                "{} was written by another version of kiln, which writes layers with {other}: the images have the same files and other digests; `kiln lock` makes it this version's",
                 relocked.path.display()
             ));
         }
@@ -170,11 +170,6 @@ impl<'a> Baking<'a> {
                 "{} written: commit it with the definition",
                 relocked.path.display()
             ))?;
-            for (image, suite) in relocked.lock.without_fixes() {
-                output::warning(&format!(
-                    "image `{image}`: its archive has no {suite}, so it gets no security fixes; name theirs with debian {{ security_mirror }}, or say security = false"
-                ));
-            }
         }
         Ok(())
     }

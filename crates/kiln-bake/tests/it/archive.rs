@@ -137,6 +137,17 @@ impl Archive {
         release
     }
 
+    /// The same of bookworm, with a suite of security fixes that has none: without it nothing is baked.
+    pub(crate) fn publish_with_fixes(&self, root: &str, arch: &str, date: &str, text: &str) {
+        self.publish(root, "bookworm", arch, date, text);
+        let root = root.replacen("debian", "debian-security", 1);
+        self.publish(&root, "bookworm-security", arch, date, "");
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        self.files.lock().unwrap().remove(path);
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}/debian", self.address)
     }

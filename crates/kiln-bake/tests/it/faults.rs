@@ -22,6 +22,8 @@ fn from(archive: &Archive, world: &World) -> ImageSpec {
     let mut wanted = image();
     mirror(&mut wanted, archive.url());
     debian(&mut wanted).keyring = Some("keys/archive.asc".into());
+    // The archive has none.
+    debian(&mut wanted).security = false;
     wanted
 }
 

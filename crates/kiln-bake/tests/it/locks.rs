@@ -144,13 +144,7 @@ fn moves() {
     ];
     let more = package(&archive, "more", "1", "Depends: lib\n", "")
         + &package(&archive, "needy", "1", "Depends: lib (>= 2)\n", "");
-    archive.publish(
-        "debian",
-        "bookworm",
-        arch(),
-        FIRST,
-        &(old.clone() + &lib[0]),
-    );
+    archive.publish_with_fixes("debian", arch(), FIRST, &(old.clone() + &lib[0]));
     let mut locking = Locking {
         world: World::empty(),
         lock: Lock::default(),
@@ -169,13 +163,7 @@ fn moves() {
         "Depends: lib\n",
         "CVE-2026-12345, CVE-2026-0001",
     );
-    archive.publish(
-        "debian",
-        "bookworm",
-        arch(),
-        SECOND,
-        &(old + &lib[1] + &more),
-    );
+    archive.publish_with_fixes("debian", arch(), SECOND, &(old + &lib[1] + &more));
     archive.publish(
         "debian-security",
         "bookworm-security",
@@ -206,15 +194,46 @@ fn moves() {
     assert_eq!(locking.lock(&["app"], &Update::All), "needy:1>");
 }
 
+/// An image without security fixes is one that somebody asked for.
+fn without_fixes(locking: &mut Locking, wanted: &mut ImageSpec, lock: Lock) {
+    let fixes = "debian-security/20260901T000000Z/dists/bookworm-security";
+    locking.archive.remove(&format!("/{fixes}/InRelease"));
+    let refused = |locking: &Locking, wanted: &ImageSpec| {
+        let error = locking.try_lock(wanted, &Update::Nothing).err().unwrap();
+        let text = told(&error);
+        for part in [
+            "no security fixes",
+            "no bookworm-security at http://127.0.0.1:",
+            "/debian-security/20260901T000000Z",
+            "security_mirror",
+            "security = false",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    };
+    refused(locking, wanted);
+    // What was locked with them needs nobody's answer; what an older kiln locked without them is no lock.
+    locking.lock = lock.clone();
+    locking.try_lock(wanted, &Update::Nothing).unwrap();
+    let text = lock.to_string();
+    let absent = "\"absent\": [\"bookworm-security\",";
+    locking.lock = Lock::parse(&text.replace("\"absent\": [", absent)).unwrap();
+    refused(locking, wanted);
+    locking.lock = Lock::default();
+    debian(wanted).security = false;
+    locking.try_lock(wanted, &Update::Nothing).unwrap();
+    debian(wanted).security = true;
+}
+
 fn elsewhere() {
     let archive = Archive::empty();
     let text = package(&archive, "base", "1", "Essential: yes\n", "");
     let date = format!("{FIRST}\nValid-Until: Sat, 21 Nov 2020 00:00:00 UTC");
     let other = ["amd64", "arm64"].into_iter().find(|one| *one != arch());
     let other = other.unwrap();
-    archive.publish("debian", "bookworm", arch(), &date, &text);
+    archive.publish_with_fixes("debian", arch(), &date, &text);
     let old = "debian/20260901T000000Z";
-    archive.publish(old, "bookworm", arch(), &date, &text);
+    archive.publish_with_fixes(old, arch(), &date, &text);
     let mut locking = Locking {
         world: World::empty(),
         lock: Lock::default(),
@@ -229,6 +248,7 @@ fn elsewhere() {
         url,
     };
     let (lock, _) = locking.try_lock(&wanted, &Update::Nothing).unwrap();
+    without_fixes(&mut locking, &mut wanted, lock.clone());
     let text = lock.to_string();
     assert!(
         text.contains("20260901T000000Z") && !text.contains("127.0.0.1"),
@@ -237,11 +257,11 @@ fn elsewhere() {
 
     locking
         .archive
-        .publish("debian", "bookworm", other, FIRST, "");
+        .publish_with_fixes("debian", other, FIRST, "");
     let said = package(&locking.archive, "base", "1", "Essential: yes\n", "");
     locking
         .archive
-        .publish("debian", "bookworm", other, SECOND, &said);
+        .publish_with_fixes("debian", other, SECOND, &said);
     let mut foreign = locking.image(&[]);
     debian(&mut foreign).arch = Some(other.to_owned());
     let (lock, _) = locking.try_lock(&foreign, &Update::Nothing).unwrap();

@@ -13,6 +13,10 @@ use crate::layer::{Entry, Kind, LayerError, Tree, name_of, to_path};
 
 use super::{BLOCK, OPAQUE, PAX_XATTR, WHITEOUT};
 
+/// Of the bytes that a tree becomes: changed whenever they are, which gives every layer another digest. Part of the keys of a bake's steps,
+/// and of `kiln.lock`.
+pub const VERSION: u32 = 1;
+
 /// Takes a tar stream and is told of its parts, where it may want to cut it.
 pub(crate) trait Parts: Write {
     /// The next `size` bytes are a file's content, of which these are the digests of the pieces, where they are known.
@@ -290,6 +294,36 @@ fn pax_record(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_bytes_are_another_version() {
+        let mut tree = Tree::new();
+        let mut file = Entry::bytes(*b"text", 0o4755).owner(1000, 3_000_000);
+        file.xattrs.insert(b"user.name".to_vec(), b"value".to_vec());
+        let link = Entry::symlink("../a/file").mtime(7);
+        let hard = Kind::Hardlink {
+            target: "a/file".into(),
+        };
+        let opaque = Kind::Dir { opaque: true };
+        for (path, entry) in [
+            ("a/file", file),
+            ("a/link", link),
+            ("b", Entry::new(opaque, 0o750)),
+            ("b/hard", Entry::new(hard, 0)),
+            ("b/gone", Entry::new(Kind::Whiteout, 0)),
+            ("b/pipe", Entry::new(Kind::Fifo, 0o600)),
+        ] {
+            tree.insert(path, entry).unwrap();
+        }
+        tree.insert("c/".to_owned() + &"long".repeat(60), Entry::dir(0o700))
+            .unwrap();
+        let mut bytes = Vec::new();
+        write(&tree, &mut bytes).unwrap();
+        let written = (VERSION, Digest::of(&bytes).to_string());
+        // Where this fails, VERSION goes up by one, and the digest is the new one.
+        let digest = "sha256:217d7e2cd927b18cffb6e42526d7be19cabe90e253adaf596598d2eb17741ab1";
+        assert_eq!(written, (1, digest.to_owned()));
+    }
 
     #[test]
     fn a_pax_length_counts_its_own_digits() {
