@@ -10,7 +10,7 @@ use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 
 use crate::apt_sources;
 use crate::archive;
-use crate::carry_out::{carry_out, recorded};
+use crate::carry_out::{Supply, carry_out, recorded};
 use crate::commit::CommitInfo;
 use crate::configure;
 use crate::error::BakeError;
@@ -25,6 +25,7 @@ use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
 use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done};
+use crate::repack::Repacking;
 use crate::scratch::sweep;
 use crate::seen::Seen;
 use crate::step_lock::StepLock;
@@ -64,6 +65,7 @@ pub fn bake(
     sweep(request.work);
     // One for all of it, with its connections and the names that it knows. A bake that fetches nothing needs none.
     let client = LazyCell::<Client>::new(Client::new);
+    let repacking = Repacking::new(store);
     let locked = locked(store, request, &client, progress)?;
     let name = image.name.to_string();
     let mut seen = Seen::load(store, request.context, &name, SystemTime::now());
@@ -113,8 +115,12 @@ pub fn bake(
                     None => {
                         let step = (part, step);
                         let ground = (&locked, &layers[..]);
+                        let supply = Supply {
+                            client: &client,
+                            repacking: &repacking,
+                        };
                         let layer =
-                            carry_out(store, request, &client, ground, step, &mut seen, progress)?;
+                            carry_out(store, request, supply, ground, step, &mut seen, progress)?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
                         explain::keep(store, &key, &below, locked.date, &step.1.work)?;
                         layer

@@ -2,8 +2,9 @@
 
 use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec};
-use kiln_oci::{Layer, Prepared, Store, Tree};
+use kiln_oci::{Layer, Store, Tree};
 
+use crate::ahead::Ahead;
 use crate::bake::BakeRequest;
 use crate::configure::{self, Ground};
 use crate::debian::Debian;
@@ -12,6 +13,7 @@ use crate::fetch::Client;
 use crate::graph::{Step, Work};
 use crate::lock::ImageLock;
 use crate::progress::BakeProgress;
+use crate::repack::Repacking;
 use crate::scratch::{self, Scratch};
 use crate::seen::Seen;
 use crate::{apt_sources, clock, copy, leaks, minimal, users};
@@ -25,10 +27,17 @@ pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl F
     }
 }
 
+/// Where packages come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Supply<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) repacking: &'a Repacking<'a>,
+}
+
 pub(crate) fn carry_out(
     store: &Store,
     request: &BakeRequest<'_>,
-    client: &Client,
+    supply: Supply<'_>,
     (locked, layers): (&ImageLock, &[Layer]),
     (image, step): (&ImageSpec, &Step),
     seen: &mut Seen,
@@ -46,7 +55,7 @@ pub(crate) fn carry_out(
     };
     let mut carry_out = |scratch: &Scratch| {
         let (step, place) = ((image, step), (scratch, locked, layers));
-        carry_out_at(place, store, request, client, step, seen, progress)
+        carry_out_at(place, store, request, supply, step, seen, progress)
     };
     if let Some(size) = room {
         let scratch = Scratch::in_memory(request.work, size)?;
@@ -63,7 +72,7 @@ fn carry_out_at(
     (scratch, locked, layers): (&Scratch, &ImageLock, &[Layer]),
     store: &Store,
     request: &BakeRequest<'_>,
-    client: &Client,
+    supply: Supply<'_>,
     (image, step): (&ImageSpec, &Step),
     seen: &mut Seen,
     progress: &mut dyn FnMut(BakeProgress),
@@ -86,7 +95,7 @@ fn carry_out_at(
             (None, _) => {}
         }
     }
-    let prepared = Prepared::default();
+    let ahead = Ahead::default();
     // Steps are made of what the image has.
     let missing = |what: &str| BakeError::View(std::io::Error::other(format!("no `{what}`")));
     let mut tree = match &step.work {
@@ -95,10 +104,11 @@ fn carry_out_at(
                 store,
                 image,
                 debian: image.debian.as_ref().ok_or_else(|| missing("debian"))?,
-                client,
+                client: supply.client,
+                repacking: supply.repacking,
                 locked,
                 ground: &ground,
-                prepared: &prepared,
+                ahead: &ahead,
             };
             if lowers.is_empty() {
                 debian.base(progress)?;
@@ -178,7 +188,10 @@ fn carry_out_at(
         }
     };
     tree.clamp_mtime(locked.date);
-    let (layer, clean) = leaks::add_prepared(store, &tree, &prepared, &seen.clean())?;
+    ahead.apply(&mut tree);
+    let mut clean = seen.clean();
+    clean.extend(ahead.clean());
+    let (layer, clean) = leaks::add_prepared(store, &tree, &ahead.prepared, &clean)?;
     seen.are_clean(&clean);
     Ok(layer)
 }

@@ -266,6 +266,9 @@ fn scripts(
     said: &mut dyn FnMut(&str),
 ) -> Result<(), BakeError> {
     let mut env = environment();
+    // As where Debian's packages are mostly installed. Of another locale each program, and scripts start thousands, opens a dozen files.
+    env.retain(|(name, _)| name != "LC_ALL");
+    env.push(("LC_ALL".to_owned(), "C".to_owned()));
     env.extend(more.map(|(name, value)| (name.to_owned(), value)));
     env.push(("SOURCE_DATE_EPOCH".to_owned(), date.to_string()));
     let script = format!("{BEGIN}{script}{END}");

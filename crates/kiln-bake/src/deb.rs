@@ -25,13 +25,6 @@ pub(crate) struct Deb {
     bytes: Vec<u8>,
 }
 
-/// A member of a package in other forms.
-pub(crate) struct Repacked {
-    /// An archive, to be kept.
-    pub(crate) packed: Vec<u8>,
-    pub(crate) plain: Deb,
-}
-
 /// The files of the control archive, by name.
 pub(crate) type Control = BTreeMap<String, Vec<u8>>;
 
@@ -98,14 +91,13 @@ impl Deb {
         Err(format!("it has no {prefix}"))
     }
 
-    /// A member unpacked, and packed again so that unpacking it takes next to no time; `None` where it has more than `limit` bytes, or
-    /// where `stop` says that nobody needs it.
-    pub(crate) fn repacked(
+    /// A package of one member, unpacked; `None` where it has more than `limit` bytes, or where `stop` says that nobody needs it.
+    pub(crate) fn plain(
         &self,
         member: &str,
         limit: u64,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Option<Repacked>, String> {
+    ) -> Result<Option<Self>, String> {
         let mut plain = archive_head(member, 0);
         let head = plain.len();
         let mut reader = self.member(member)?;
@@ -118,16 +110,23 @@ impl Deb {
                 return Ok(None);
             }
         }
-        let tar = &plain[head..];
+        let whole = archive_head(member, plain.len() - head);
+        plain[..head].copy_from_slice(&whole);
+        Ok(Some(Self::new(plain)))
+    }
+
+    /// A plain package as an archive to be kept, packed so that unpacking it takes next to no time.
+    pub(crate) fn packed(&self, member: &str) -> Result<Vec<u8>, String> {
+        let tar = &self.bytes[archive_head(member, 0).len()..];
         let body = zstd::bulk::compress(tar, REPACK_LEVEL).map_err(|error| error.to_string())?;
         let mut packed = archive_head(&format!("{member}.zst"), body.len());
         packed.extend_from_slice(&body);
-        let whole = archive_head(member, tar.len());
-        plain[..head].copy_from_slice(&whole);
-        Ok(Some(Repacked {
-            packed,
-            plain: Self::new(plain),
-        }))
+        Ok(packed)
+    }
+
+    /// In bytes, as it is.
+    pub(crate) fn size(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     pub(crate) fn control(&self) -> Result<Control, String> {
@@ -351,14 +350,15 @@ mod tests {
         let header = format!("{:<48}{:<10}`\n", "control.tar", tar.len());
         let deb = Deb::new([AR, header.as_bytes(), &tar].concat());
         let size = tar.len() as u64;
-        let repacked = |member, limit, stop: bool| deb.repacked(member, limit, &|| stop);
-        let Repacked { packed, plain } = repacked("control.tar", size, false).unwrap().unwrap();
+        let plain = |member, limit, stop: bool| deb.plain(member, limit, &|| stop);
+        let whole = plain("control.tar", size, false).unwrap().unwrap();
+        let packed = whole.packed("control.tar").unwrap();
         assert!(packed.len() < tar.len());
         assert_eq!(Deb::new(packed).control().unwrap(), deb.control().unwrap());
-        assert_eq!(plain.control().unwrap(), deb.control().unwrap());
-        assert!(repacked("control.tar", size - 1, false).unwrap().is_none());
-        assert!(repacked("control.tar", size, true).unwrap().is_none());
-        assert!(repacked("data.tar", size, false).is_err());
+        assert_eq!(whole.control().unwrap(), deb.control().unwrap());
+        assert!(plain("control.tar", size - 1, false).unwrap().is_none());
+        assert!(plain("control.tar", size, true).unwrap().is_none());
+        assert!(plain("data.tar", size, false).is_err());
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kiln_model::{DebianSpec, ImageSpec};
-use kiln_oci::{Prepared, Store, Tree};
+use kiln_oci::{Store, Tree};
 
+use crate::ahead::Ahead;
 use crate::carry_out::said;
 use crate::configure::{self, Ground};
 use crate::database::{Before, info_name};
@@ -17,7 +19,7 @@ use crate::lock::{ImageLock, LockedPackage};
 use crate::locking::package_roots;
 use crate::onto::Onto;
 use crate::progress::BakeProgress;
-use crate::repack;
+use crate::repack::Repacking;
 use crate::slim;
 
 pub(crate) struct Debian<'a> {
@@ -27,8 +29,9 @@ pub(crate) struct Debian<'a> {
     pub(crate) client: &'a Client,
     pub(crate) locked: &'a ImageLock,
     pub(crate) ground: &'a Ground<'a>,
+    pub(crate) repacking: &'a Repacking<'a>,
     /// Parts of the layer, ahead of it.
-    pub(crate) prepared: &'a Prepared,
+    pub(crate) ahead: &'a Ahead,
 }
 
 enum Told {
@@ -45,11 +48,11 @@ impl Debian<'_> {
         let before = Before::nothing(self.debian.slim);
         let place = (&onto, &before);
         let all = &self.locked.packages;
-        let store = self.store;
+        let from = self.repacking;
         self.while_fetching(all, |arrivals, told, heard| {
             let mut installed = std::thread::scope(|scope| {
                 let unpacking = scope.spawn(|| {
-                    let installed = install::unpack_arriving(store, base, place, arrivals);
+                    let installed = install::unpack_arriving(from, base, place, arrivals);
                     // Nobody hears it any more: the bake is over.
                     let _ = told.send(Told::Ended);
                     installed
@@ -65,7 +68,7 @@ impl Debian<'_> {
             }
             let which: Vec<usize> = (0..installed.len()).collect();
             let name = self.image.name.to_string();
-            install::register(self.store, &name, base, &mut installed, &which, place)?;
+            install::register(from, &name, base, &mut installed, &which, place)?;
             if self.debian.slim {
                 let config = Path::new(slim::CONFIG);
                 onto.write(config, slim::config().as_bytes(), 0o644)
@@ -76,7 +79,7 @@ impl Debian<'_> {
                 .map(|one| info_name(&one.paragraph))
                 .collect();
             let (arch, date) = (&self.locked.arch, self.locked.date);
-            let meanwhile = |stop: &(dyn Fn() -> bool + Sync)| repack::ahead(store, over, stop);
+            let meanwhile = |stop: &dyn Fn() -> bool| from.ahead(over, stop);
             self.while_preparing(meanwhile, || {
                 let said = &mut said(self.ground.step, progress);
                 configure::base(self.ground, &names, arch, date, said)
@@ -92,6 +95,7 @@ impl Debian<'_> {
         progress: &mut dyn FnMut(BakeProgress),
     ) -> Result<(), BakeError> {
         let (_, packages) = self.locked.split();
+        let from = self.repacking;
         self.while_fetching(packages, |arrivals, told, heard| {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -102,7 +106,7 @@ impl Debian<'_> {
             });
             Ok(())
         })?;
-        let mut installed = install::read(self.store, packages)?;
+        let mut installed = install::read(from, packages)?;
         let (arch, date) = (&self.locked.arch, self.locked.date);
         let name = self.image.name.to_string();
         let upper = self.ground.upper;
@@ -131,20 +135,20 @@ impl Debian<'_> {
             waiting.settle().map_err(BakeError::io(upper))?;
             if runs {
                 let configured = &round.configured;
-                configure::round(
-                    self.ground,
-                    configured,
-                    arch,
-                    date,
-                    &mut said(self.ground.step, progress),
+                self.while_preparing(
+                    |_| {},
+                    || {
+                        let said = &mut said(self.ground.step, progress);
+                        configure::round(self.ground, configured, arch, date, said)
+                    },
                 )?;
             }
             let onto = Onto::new(upper, Some(below));
             let before = Before::read(&onto, self.debian.slim).map_err(BakeError::io(upper))?;
             let place = (&onto, &before);
             let which = &round.packages;
-            install::unpack(self.store, packages, &mut installed, which, place)?;
-            install::register(self.store, &name, packages, &mut installed, which, place)?;
+            install::unpack(from, packages, &mut installed, which, place)?;
+            install::register(from, &name, packages, &mut installed, which, place)?;
         }
         self.while_preparing(
             |_| {},
@@ -156,11 +160,11 @@ impl Debian<'_> {
         self.tidy()
     }
 
-    /// Runs scripts, which hardly ever use more than one processor, while others compress what is unpacked, and then do
-    /// `meanwhile`.
+    /// Runs scripts, which hardly ever use more than one processor, while others look at what is unpacked and compress it, do `meanwhile`, and
+    /// then keep what was unpacked for other bakes.
     fn while_preparing(
         &self,
-        meanwhile: impl FnOnce(&(dyn Fn() -> bool + Sync)) + Send,
+        meanwhile: impl FnOnce(&dyn Fn() -> bool) + Send,
         scripts: impl FnOnce() -> Result<(), BakeError>,
     ) -> Result<(), BakeError> {
         let mut tree = Tree::from_upper(self.ground.upper)?;
@@ -171,13 +175,16 @@ impl Debian<'_> {
             tree.remove(path);
         }
         tree.clamp_mtime(self.locked.date);
+        let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                self.store.prepare(&tree, self.prepared);
-                meanwhile(&|| self.prepared.is_stopped());
+                let stop = || ended.load(Ordering::Relaxed);
+                self.ahead.look(self.store, &mut tree, &stop);
+                meanwhile(&stop);
+                self.repacking.keep(&stop);
             });
             let ran = scripts();
-            self.prepared.stop();
+            ended.store(true, Ordering::Relaxed);
             ran
         })
     }

@@ -13,7 +13,7 @@ use crate::apt_sources::AptSources;
 use crate::lock::{ImageLock, LockedPackage};
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 /// What a step does, with all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

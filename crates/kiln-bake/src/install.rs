@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use kiln_oci::Store;
-
 use crate::archive::{Package, Priority};
 use crate::control::{self, Paragraph};
 use crate::database::{self, Before, info_name};
@@ -19,7 +17,7 @@ use crate::error::BakeError;
 use crate::fetch::Arrivals;
 use crate::lock::LockedPackage;
 use crate::onto::Onto;
-use crate::repack;
+use crate::repack::Repacking;
 
 /// A package with what it says, and with what of it is in place.
 pub(crate) struct Installed {
@@ -85,7 +83,7 @@ fn parallel<T: Send>(count: usize, work: impl Fn(usize) -> Option<T> + Sync) -> 
 
 /// Unpacks the packages, each as soon as it is in the store. Fewer than all come back where `arrivals` has a failure.
 pub(crate) fn unpack_arriving(
-    store: &Store,
+    from: &Repacking<'_>,
     packages: &[LockedPackage],
     (onto, before): (&Onto, &Before),
     arrivals: &Arrivals,
@@ -94,9 +92,9 @@ pub(crate) fn unpack_arriving(
         if !arrivals.wait(index) {
             return None;
         }
-        let unpacked = open(store, &packages[index]).and_then(|mut one| {
+        let unpacked = open(from, &packages[index]).and_then(|mut one| {
             let place = |path: &Path| database::place(before, &one, path);
-            let unpacked = unpack_one(store, &packages[index], onto, &place)?;
+            let unpacked = unpack_one(from, &packages[index], onto, &place)?;
             one.unpacked = unpacked;
             Ok(one)
         });
@@ -111,15 +109,18 @@ pub(crate) fn unpack_arriving(
 }
 
 /// What the packages say of themselves. Nothing is unpacked.
-pub(crate) fn read(store: &Store, packages: &[LockedPackage]) -> Result<Vec<Installed>, BakeError> {
-    parallel(packages.len(), |index| Some(open(store, &packages[index])))
+pub(crate) fn read(
+    from: &Repacking<'_>,
+    packages: &[LockedPackage],
+) -> Result<Vec<Installed>, BakeError> {
+    parallel(packages.len(), |index| Some(open(from, &packages[index])))
         .into_iter()
         .collect()
 }
 
 /// Unpacks some of the packages over what was there before.
 pub(crate) fn unpack(
-    store: &Store,
+    from: &Repacking<'_>,
     packages: &[LockedPackage],
     installed: &mut [Installed],
     which: &[usize],
@@ -131,7 +132,7 @@ pub(crate) fn unpack(
     let unpacked = parallel(which.len(), |number| {
         let index = which[number];
         let place = |path: &Path| database::place(before, &installed[index], path);
-        Some(unpack_one(store, &packages[index], onto, &place))
+        Some(unpack_one(from, &packages[index], onto, &place))
     });
     for (index, unpacked) in which.into_iter().zip(unpacked) {
         installed[index].unpacked = unpacked?;
@@ -147,8 +148,8 @@ pub(crate) fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
     }
 }
 
-fn open(store: &Store, package: &LockedPackage) -> Result<Installed, BakeError> {
-    let deb = repack::control(store, package)?;
+fn open(from: &Repacking<'_>, package: &LockedPackage) -> Result<Installed, BakeError> {
+    let deb = from.control(package)?;
     let control = deb.control().map_err(damaged(package))?;
     let text = control
         .get("control")
@@ -165,8 +166,8 @@ fn open(store: &Store, package: &LockedPackage) -> Result<Installed, BakeError> 
 }
 
 /// A package of the store as an index has it.
-pub(crate) fn package(store: &Store, package: &LockedPackage) -> Result<Package, BakeError> {
-    let Installed { paragraph, .. } = open(store, package)?;
+pub(crate) fn package(from: &Repacking<'_>, package: &LockedPackage) -> Result<Package, BakeError> {
+    let Installed { paragraph, .. } = open(from, package)?;
     let LockedPackage {
         name,
         version,
@@ -200,12 +201,12 @@ pub(crate) fn package(store: &Store, package: &LockedPackage) -> Result<Package,
 }
 
 fn unpack_one(
-    store: &Store,
+    from: &Repacking<'_>,
     package: &LockedPackage,
     onto: &Onto,
     place: &Where<'_>,
 ) -> Result<Unpacked, BakeError> {
-    let deb = repack::data(store, package)?;
+    let deb = from.data(package)?;
     deb.unpack(onto, place).map_err(|error| match error {
         UnpackError::Damaged(reason) => damaged(package)(reason),
         UnpackError::System { path, source } => BakeError::io(path)(source),
@@ -214,14 +215,14 @@ fn unpack_one(
 
 /// Makes of what was unpacked the packages as dpkg would have unpacked them. They are left unconfigured.
 pub(crate) fn register(
-    store: &Store,
+    from: &Repacking<'_>,
     image: &str,
     packages: &[LockedPackage],
     installed: &mut [Installed],
     which: &[usize],
     (onto, before): (&Onto, &Before),
 ) -> Result<(), BakeError> {
-    let taken = replace(store, image, packages, installed, which, (onto, before))?;
+    let taken = replace(from, image, packages, installed, which, (onto, before))?;
     let new: Vec<&Installed> = which.iter().map(|index| &installed[*index]).collect();
     let mut times: BTreeMap<&Path, i64> = BTreeMap::new();
     // Of the packages that name a new folder, the first in the lock's order decides, as it does with dpkg.
@@ -246,7 +247,7 @@ pub(crate) fn register(
 /// Two packages with one path: the one that says `Replaces` has it, and neither saying so is an error. Gives the paths that packages
 /// of before lost, by the name of their info files.
 fn replace(
-    store: &Store,
+    from: &Repacking<'_>,
     image: &str,
     packages: &[LockedPackage],
     installed: &mut [Installed],
@@ -324,7 +325,7 @@ fn replace(
             Some(lost) if lost.contains(path) => None,
             _ => database::place(before, &installed[winner], path),
         };
-        unpack_one(store, &packages[winner], onto, &place)?;
+        unpack_one(from, &packages[winner], onto, &place)?;
     }
     for (loser, gone) in lost {
         let paths = &mut installed[loser].unpacked.paths;

@@ -202,6 +202,11 @@ pub(crate) fn search(tree: &Tree, clean: &HashSet<Digest>) -> Result<Searched, B
     })
 }
 
+/// Whether no rule finds something in a file, whatever its name is.
+pub(crate) fn is_clean(content: &Content, size: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    Ok(in_file(content, size, buffer)?.0.is_empty())
+}
+
 /// The rules that find something, and whether what they went through is what the file is known to hold.
 fn in_file(
     content: &Content,

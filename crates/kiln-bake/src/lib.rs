@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods)] // the edge: step times are measured, and expiry is compared with the wall clock
 
+mod ahead;
 mod apt_sources;
 mod archive;
 mod bake;

@@ -19,7 +19,7 @@ use crate::fetch::{Arrivals, Client};
 use crate::install;
 use crate::lock::{ImageLock, Lock, LockedPackage, Options};
 use crate::progress::BakeProgress;
-use crate::repack;
+use crate::repack::Repacking;
 use crate::resolve::{self, Resolved, Wanted};
 use crate::signature::Keys;
 use crate::sources::{self, Source};
@@ -300,7 +300,7 @@ fn pinned(
     let mut kept = Vec::new();
     for pin in pins.values() {
         if !in_index.contains(&pin.sha256) && store.has(&pin.sha256) {
-            kept.push(install::package(store, pin)?);
+            kept.push(install::package(&Repacking::at_once(store), pin)?);
         }
     }
     let mut known = in_index;
@@ -377,7 +377,7 @@ fn name_cves(
         };
         let one = std::slice::from_ref(package);
         client.packages(store, &roots, one, &Arrivals::new(1), &|_, _| {});
-        if let (Ok(deb), Some(from)) = (repack::data(store, package), &change.from) {
+        if let (Ok(deb), Some(from)) = (Repacking::at_once(store).data(package), &change.from) {
             change.cves = changelog::mended(&deb, &change.name, from)
                 .into_iter()
                 .collect();

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -50,45 +49,45 @@ struct Frame {
     sums: Sums,
 }
 
+/// A frame that was compressed ahead.
+struct Ahead {
+    bytes: Vec<u8>,
+    /// Of what it unpacks to.
+    sum: u32,
+}
+
 /// Frames that were compressed before the layer was known that they may be part of.
 #[derive(Default)]
 pub struct Prepared {
-    frames: Mutex<HashMap<Digest, Vec<u8>>>,
-    stopped: AtomicBool,
+    frames: Mutex<HashMap<Digest, Ahead>>,
 }
 
 impl Prepared {
-    /// The layer is known now.
-    pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Ahead>> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// Compresses what a layer that is still in the making has of `tree`, on the caller's thread, until it is stopped. What
-    /// changes meanwhile is compressed in vain, and nothing worse.
-    pub fn prepare(&self, tree: &Tree, prepared: &Prepared) {
+    /// Compresses what a layer that is still in the making has of `tree`, on the caller's thread, until `stop` says that
+    /// the layer is known. What changes meanwhile is compressed in vain, and nothing worse.
+    pub fn prepare(&self, tree: &Tree, prepared: &Prepared, stop: &dyn Fn() -> bool) {
         let known = self.frames();
         let mut compressor = None;
         let mut room = PREPARED_MAX;
-        let mut cutter = Cutter::new(|bytes: Vec<u8>, _| {
-            let content = Digest::of(&bytes);
-            if prepared.is_stopped() || room < bytes.len() {
+        let mut cutter = Cutter::new(|bytes: Vec<u8>, said: Option<Digest>| {
+            let content = said.unwrap_or_else(|| Digest::of(&bytes));
+            if stop() || room < bytes.len() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             if known.contains_key(&content) || prepared.lock().contains_key(&content) {
                 return Ok(());
             }
-            let frame = compressed(&bytes, &mut compressor)?;
-            room -= frame.len();
+            let frame = Ahead {
+                bytes: compressed(&bytes, &mut compressor)?,
+                sum: crc32fast::hash(&bytes),
+            };
+            room = room.saturating_sub(frame.bytes.len());
             prepared.lock().insert(content, frame);
             Ok(())
         });
@@ -102,7 +101,7 @@ impl Store {
         tree: &Tree,
         prepared: &Prepared,
     ) -> Result<(Digest, Descriptor), StoreError> {
-        let file = TempFile::create(&self.tmp())?;
+        let file = TempFile::create(&self.tmp())?.synced_soon();
         let path = file.path().to_path_buf();
         let known = self.frames();
         let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -192,8 +191,8 @@ fn compress_all(
     }
 }
 
-/// `said` is the digest of `bytes` by the stat data of their file, which lie where a disk or a clock does: a frame of that digest is
-/// taken only where the sum of what it unpacks to is that of the bytes.
+/// `said` is the digest of `bytes` by the stat data of their file, which lie where a disk or a clock does: a frame of that digest,
+/// of the store or compressed ahead, is taken only where the sum of what it unpacks to is that of the bytes.
 fn compress(
     bytes: &[u8],
     said: Option<Digest>,
@@ -204,13 +203,16 @@ fn compress(
 ) -> io::Result<Frame> {
     let sum = crc32fast::hash(bytes);
     let content = said.unwrap_or_else(|| Digest::of(bytes));
-    if let Some(place) = known.get(&content) {
-        let is_same = place.sums.content == sum;
-        if !is_same && said.is_some() {
-            let wrong =
-                "a file has changed, and its times say that it has not: `touch` it, and bake again";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
+    let is_same = |other: u32| {
+        let wrong =
+            "a file has changed, and its times say that it has not: `touch` it, and bake again";
+        match other == sum {
+            false if said.is_some() => Err(io::Error::new(io::ErrorKind::InvalidData, wrong)),
+            is_same => Ok(is_same),
         }
+    };
+    if let Some(place) = known.get(&content) {
+        let is_same = is_same(place.sums.content)?;
         if is_same && let Some(bytes) = donors.read(place) {
             return Ok(Frame {
                 content,
@@ -220,11 +222,10 @@ fn compress(
             });
         }
     }
-    // Only what was read tells which bytes are meant.
-    let ahead = said.is_none().then(|| prepared.lock().remove(&content));
-    let bytes = match ahead.flatten() {
-        Some(bytes) => bytes,
-        None => compressed(bytes, compressor)?,
+    let ahead = prepared.lock().remove(&content);
+    let bytes = match ahead {
+        Some(ahead) if is_same(ahead.sum)? => ahead.bytes,
+        Some(_) | None => compressed(bytes, compressor)?,
     };
     let sums = Sums {
         content: sum,
@@ -431,15 +432,14 @@ mod tests {
         let [ahead, plain] =
             ["ahead", "plain"].map(|name| Store::open(&folder.path().join(name)).unwrap());
         let prepared = Prepared::default();
-        ahead.prepare(&tree, &prepared);
+        ahead.prepare(&tree, &prepared, &|| false);
         let before = prepared.lock().len();
         let layer = ahead.add_prepared_layer(&whole, &prepared).unwrap();
         assert_eq!(layer, plain.add_layer(&whole).unwrap());
         // All large files' at least; what goes before and behind them is another one in the whole.
         assert!(before - prepared.lock().len() >= 3);
         let stopped = Prepared::default();
-        stopped.stop();
-        plain.prepare(&tree, &stopped);
+        plain.prepare(&tree, &stopped, &|| true);
         assert!(stopped.lock().is_empty());
     }
 }

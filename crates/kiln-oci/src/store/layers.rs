@@ -106,7 +106,7 @@ impl Store {
         base: Option<Digest>,
     ) -> Result<NewErofs, StoreError> {
         let sharing = self.sharing(tree, pieces);
-        let file = TempFile::create(&self.tmp())?;
+        let file = TempFile::create(&self.tmp())?.synced_soon();
         let path = file.path().to_path_buf();
         let mut out = BufWriter::with_capacity(256 << 10, HashingWriter::new(file));
         let (_, extents) =

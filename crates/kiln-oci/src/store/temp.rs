@@ -5,14 +5,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Advice, FlockOperation, fadvise, flock};
 
 use super::error::{StoreError, io_error};
+
+/// The disk begins to write a file after so many bytes, and again after as many more.
+const BEGIN_AFTER: u64 = 8 << 20;
 
 /// A file this young may just not be locked yet.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -22,6 +26,9 @@ pub(crate) struct TempFile {
     file: File,
     path: PathBuf,
     named: bool,
+    written: u64,
+    /// Of that, what the disk was told to write; none of a file that is not to be kept.
+    begun: Option<u64>,
 }
 
 impl TempFile {
@@ -42,6 +49,8 @@ impl TempFile {
                         file,
                         path,
                         named: false,
+                        written: 0,
+                        begun: None,
                     };
                     flock(&temp.file, FlockOperation::LockExclusive)
                         .map_err(|error| io_error("lock", &temp.path)(error.into()))?;
@@ -56,6 +65,12 @@ impl TempFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// It is going to be synced, and large: the disk begins early.
+    pub(super) fn synced_soon(mut self) -> Self {
+        self.begun = Some(self.written);
+        self
     }
 
     /// An open file without a name: gone when closed, whatever happens.
@@ -107,7 +122,17 @@ impl TempFile {
 
 impl Write for TempFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        if let Some(begun) = self.begun
+            && let Some(length) = NonZeroU64::new(self.written - begun)
+            && length.get() >= BEGIN_AFTER
+        {
+            // The kernel begins to write what it is told that nobody needs in memory. Where it does not, the sync has more to do.
+            let _ = fadvise(&self.file, begun, Some(length), Advice::DontNeed);
+            self.begun = Some(self.written);
+        }
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
