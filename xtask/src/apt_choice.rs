@@ -134,11 +134,13 @@ pub(crate) fn run(mut args: Args) -> Result<(), AptChoiceError> {
         .unwrap_or_else(|| MIRROR.to_owned());
     let one: Option<String> = args.option("--set", "packages")?;
     let kiln: Option<PathBuf> = args.option("--kiln", "a program")?;
+    // To go on where a run was ended.
+    let skip: usize = args.option("--skip", "a number")?.unwrap_or(0);
     let recommends = args.flag("--recommends");
     args.end()?;
     let sets: Vec<&str> = match &one {
         Some(one) => vec![one],
-        None => SETS.to_vec(),
+        None => SETS.iter().skip(skip).copied().collect(),
     };
     let kiln = match kiln {
         Some(kiln) => kiln,

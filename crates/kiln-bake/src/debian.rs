@@ -206,6 +206,10 @@ impl Debian<'_> {
             roots = package_roots(self.debian)?;
         }
         let arrivals = Arrivals::new(packages.len());
+        if !missing {
+            // Who unpacks may begin with any.
+            arrivals.all_but(&[]);
+        }
         let (told, heard) = channel();
         let (store, client) = (self.store, self.client);
         let worked = std::thread::scope(|scope| {

@@ -85,7 +85,8 @@ impl Arrivals {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all_but(&self, missing: &[usize]) {
+    /// All are there but these, which are on their way.
+    pub(crate) fn all_but(&self, missing: &[usize]) {
         let mut state = self.lock();
         state.there.fill(true);
         for index in missing {
@@ -116,6 +117,11 @@ impl Arrivals {
 
     fn stopped(&self) -> bool {
         self.lock().stopped
+    }
+
+    /// Whether nobody has to be waited for.
+    pub(crate) fn all_there(&self) -> bool {
+        self.lock().there.iter().all(|there| *there)
     }
 
     /// Waits for a package; false: it is not coming.

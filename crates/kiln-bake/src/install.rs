@@ -55,6 +55,11 @@ pub(crate) fn make_merged(root: &Path) -> Result<(), BakeError> {
     Ok(())
 }
 
+/// So that no large one is left for one processor at the end.
+fn largest_first(packages: &[LockedPackage], which: &mut [usize]) {
+    which.sort_by_key(|index| std::cmp::Reverse(packages[*index].size));
+}
+
 /// Does `work` for the numbers below `count`, on all processors. `None` ends it early. The results are in order.
 fn parallel<T: Send>(count: usize, work: impl Fn(usize) -> Option<T> + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
@@ -88,7 +93,12 @@ pub(crate) fn unpack_arriving(
     (onto, before): (&Onto, &Before),
     arrivals: &Arrivals,
 ) -> Vec<Installed> {
-    parallel(packages.len(), |index| {
+    let mut order: Vec<usize> = (0..packages.len()).collect();
+    if arrivals.all_there() {
+        largest_first(packages, &mut order);
+    }
+    let unpacked = parallel(packages.len(), |number| {
+        let index = order[number];
         if !arrivals.wait(index) {
             return None;
         }
@@ -99,13 +109,15 @@ pub(crate) fn unpack_arriving(
             Ok(one)
         });
         match unpacked {
-            Ok(one) => Some(one),
+            Ok(one) => Some((index, one)),
             Err(error) => {
                 arrivals.fail(error);
                 None
             }
         }
-    })
+    });
+    let in_order: BTreeMap<usize, Installed> = unpacked.into_iter().collect();
+    in_order.into_values().collect()
 }
 
 /// What the packages say of themselves. Nothing is unpacked.
@@ -126,9 +138,8 @@ pub(crate) fn unpack(
     which: &[usize],
     (onto, before): (&Onto, &Before),
 ) -> Result<(), BakeError> {
-    // The largest first: none of them is left for one processor at the end.
     let mut which = which.to_vec();
-    which.sort_by_key(|index| std::cmp::Reverse(packages[*index].size));
+    largest_first(packages, &mut which);
     let unpacked = parallel(which.len(), |number| {
         let index = which[number];
         let place = |path: &Path| database::place(before, &installed[index], path);
