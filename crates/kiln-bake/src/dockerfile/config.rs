@@ -137,7 +137,9 @@ impl Walk {
             BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
         };
         let name = self.expand(bake, file, signal)?;
-        if signal_number(&name).is_none() {
+        // As docker has it, any number; an instance with one that is no signal is refused.
+        let is_number = name.parse::<i64>().is_ok_and(|number| number != 0);
+        if !is_number && signal_number(&name).is_none() {
             return Err(wrong(
                 signal,
                 format!("`{name}` is not a signal"),

@@ -67,6 +67,10 @@ impl Walk {
         let mut excluded = Vec::new();
         for text in &copy.exclude {
             let pattern = self.expand(bake, file, text)?;
+            // As BuildKit has it, paths are below the source, and none of them begins with a `/`.
+            if pattern.trim_start_matches(['!', ' ']).starts_with('/') {
+                continue;
+            }
             exclude.add(&pattern).ok_or_else(|| {
                 complain(text, format!("`{pattern}` is no pattern"), "close its `[`")
             })?;
@@ -333,7 +337,7 @@ impl Walk {
                 path: bake.request.context.to_owned(),
                 name: None,
             }),
-            Some(name) => self.named(bake, file, name),
+            Some(name) => self.named(bake, file, name, true),
         }
     }
 }

@@ -21,24 +21,32 @@ pub(super) enum CopyFrom {
 }
 
 impl Walk {
-    /// What `--from` or `from=` names: a named context, a stage before this one, or an image.
+    /// What `--from` or `from=` names: a named context, a stage before this one, or an image. `numbered`: a stage by its number, too.
     pub(super) fn named(
         &self,
         bake: &Bake<'_>,
         file: &Dockerfile,
         name: &Text,
+        numbered: bool,
     ) -> Result<CopyFrom, BakeError> {
         let stages = bake.request.dockerfile;
+        let stage = |before: usize| {
+            if numbered {
+                stages.stage(&name.text, before)
+            } else {
+                stages.stage_called(&name.text, before)
+            }
+        };
         if let Some((known, path)) = bake.context_named(&name.text) {
             return Ok(CopyFrom::Folder {
                 path: path.to_owned(),
                 name: Some(known.to_owned()),
             });
         }
-        if let Some(index) = stages.stage(&name.text, self.index) {
+        if let Some(index) = stage(self.index) {
             return Ok(CopyFrom::Stage(bake.stage(index)?));
         }
-        if stages.stage(&name.text, stages.stages.len()).is_some() {
+        if stage(stages.stages.len()).is_some() {
             return Err(BakeError::Dockerfile(file.error(Complaint::error(
                 name.whole(),
                 format!("the stage `{}` is not before this one", name.text),

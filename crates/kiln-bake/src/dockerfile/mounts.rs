@@ -203,7 +203,7 @@ impl Walk {
             };
             one.from = match (one.mount.kind, &one.mount.from) {
                 (MountKind::Bind | MountKind::Cache, Some(name)) => {
-                    Some(self.named(bake, file, name)?)
+                    Some(self.named(bake, file, name, false)?)
                 }
                 (MountKind::Bind, None) => Some(CopyFrom::Folder {
                     path: bake.request.context.to_owned(),

@@ -180,26 +180,23 @@ fn taken_from(bake: &Bake<'_>, file: &Dockerfile, index: usize) -> Vec<usize> {
     let base = Scope::new(&[], &bake.globals)
         .expand(file, &stage.from.image)
         .ok()
-        .map(|name| name.to_lowercase())
-        .and_then(|name| {
-            (0..index)
-                .rev()
-                .find(|other| file.stages[*other].name.as_ref() == Some(&name))
-        });
+        .and_then(|name| file.stage_called(&name, index));
     let mut found: Vec<usize> = base.into_iter().collect();
     for instruction in &stage.instructions {
-        let names: Vec<String> = match &instruction.action {
-            Action::Copy(copy) | Action::Add(copy) => {
-                copy.from.iter().map(|name| name.text.clone()).collect()
-            }
-            Action::Run(run) => run.mounted_from(),
-            _ => Vec::new(),
-        };
         // A named context hides a stage.
-        let stages = names
-            .iter()
-            .filter(|name| !bake.request.contexts.contains_key(*name));
-        found.extend(stages.filter_map(|name| file.stage(name, index)));
+        let is_stage = |name: &String| !bake.request.contexts.contains_key(name);
+        match &instruction.action {
+            Action::Copy(copy) | Action::Add(copy) => {
+                let names = copy.from.iter().map(|name| &name.text);
+                let stages = names.filter(|name| is_stage(name));
+                found.extend(stages.filter_map(|name| file.stage(name, index)));
+            }
+            Action::Run(run) => {
+                let names = run.mounted_from().into_iter().filter(is_stage);
+                found.extend(names.filter_map(|name| file.stage_called(&name, index)));
+            }
+            _ => {}
+        }
     }
     found
 }

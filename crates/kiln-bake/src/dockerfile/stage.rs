@@ -55,9 +55,17 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
             "give its ARG a default, or --build-arg",
         )));
     }
-    let named = (0..index)
-        .rev()
-        .find(|other| file.stages[*other].name.as_deref() == Some(&name.to_lowercase()));
+    let named = file.stage_called(&name, index);
+    // Elsewhere BuildKit knows a stage in any letters, and here as an image, whose names have small ones.
+    if let Some(stage) = named.and_then(|other| file.stages[other].name.as_deref())
+        && stage != name
+    {
+        return Err(bake.error(Complaint::error(
+            from.image.whole(),
+            format!("`{name}` is neither a stage nor an image: their names have small letters"),
+            format!("the stage before is `{stage}` here"),
+        )));
+    }
     let base = if name == "scratch" {
         Arc::new(scratch())
     } else if let Some(other) = named {

@@ -24,7 +24,7 @@ use crate::provenance::Done;
 use crate::step_lock::StepLock;
 
 /// Changed whenever the same inputs would give another result.
-const FORMAT: u32 = 8;
+const FORMAT: u32 = 9;
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -281,7 +281,7 @@ impl Unpacking<'_, '_> {
                 let target = Path::new(std::ffi::OsStr::from_bytes(&link));
                 let target =
                     inside(target).ok_or_else(|| wrong("is a hard link out of the archive"))?;
-                return self.hard_link(&place, &target, &wrong);
+                return self.hard_link(&place, &target, (mode, uid, gid, mtime), &wrong);
             }
             EntryType::Char => {
                 let (major, minor) = device();
@@ -351,6 +351,7 @@ impl Unpacking<'_, '_> {
         &mut self,
         place: &Path,
         target: &Path,
+        (mode, uid, gid, mtime): (u32, u32, u32, u64),
         wrong: &dyn Fn(&str) -> UnpackError,
     ) -> Result<(), UnpackError> {
         let last = target
@@ -384,7 +385,24 @@ impl Unpacking<'_, '_> {
                 self.put(&target, entry)?;
             }
         }
+        // All names have the mode, owner and time of the last one, as where it is unpacked by setting them.
+        let mut file = target.clone();
+        while let Some(Kind::Hardlink { target }) = self.kind(&file) {
+            file = target.clone();
+        }
+        let owner = self.placing.owner.unwrap_or((uid, gid));
+        if let Some(entry) = self.placing.tree.get_mut(&file)
+            && !matches!(entry.kind, Kind::Symlink { .. })
+        {
+            entry.mode = mode;
+            (entry.uid, entry.gid) = owner;
+            entry.mtime = i64::try_from(mtime).unwrap_or(i64::MAX);
+        }
         self.put(place, Entry::new(Kind::Hardlink { target }, 0))
+    }
+
+    fn kind(&self, path: &Path) -> Option<&Kind> {
+        self.placing.tree.get(path).map(|entry| &entry.kind)
     }
 
     /// What the image has at a path of it, where nothing that was unpacked is in the way. No link of it is followed: the view is

@@ -198,28 +198,27 @@ impl Flags {
             .iter()
             .filter(|(flag, _)| flag.name == name)
             .map(|(flag, word)| {
-                flag.value
-                    .clone()
-                    .filter(|value| !value.text.is_empty())
-                    .ok_or_else(|| {
-                        word.complain(
-                            format!("`--{name}` of {} has no value", self.keyword),
-                            format!("write it as --{name}=VALUE"),
-                        )
-                    })
+                flag.value.clone().ok_or_else(|| {
+                    word.complain(
+                        format!("`--{name}` of {} has no value", self.keyword),
+                        format!("write it as --{name}=VALUE"),
+                    )
+                })
             })
             .collect()
     }
 
+    /// An empty one is none, as BuildKit has it.
     fn one(&self, name: &str) -> Result<Option<Text>, Complaint> {
-        Ok(self.all(name)?.pop())
+        Ok(self.all(name)?.pop().filter(|text| !text.text.is_empty()))
     }
 
     fn switch(&self, name: &str) -> Result<Option<bool>, Complaint> {
         let Some((flag, word)) = self.given.iter().find(|(flag, _)| flag.name == name) else {
             return Ok(None);
         };
-        match flag.value.as_ref().map(|value| value.text.as_str()) {
+        let value = flag.value.as_ref().map(|value| value.text.to_lowercase());
+        match value.as_deref() {
             None | Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
             Some(_) => Err(word.complain(
@@ -345,8 +344,8 @@ pub(super) fn parse(raw: &Raw, escape: char) -> Result<Parsed, Complaint> {
         raw.keyword
             .complain(format!("{keyword} lacks {what}"), String::new())
     };
-    // As BuildKit has it, a RUN of nothing is a shell that has nothing to do.
-    if rest.text.is_empty() && keyword != "RUN" {
+    // As BuildKit has it, a RUN of nothing is a shell that has nothing to do, and so are the other two.
+    if rest.text.is_empty() && !["RUN", "CMD", "ENTRYPOINT"].contains(&keyword.as_str()) {
         return Err(lacks(match keyword.as_str() {
             "FROM" => "an image: `FROM scratch` has nothing in it",
             _ => "its argument",
@@ -522,6 +521,16 @@ fn copy(
         })
         .collect::<Vec<_>>();
     if heredocs.next().is_some() {
+        let marks = sources.iter().filter_map(|source| match source {
+            Source::Path(path) if path.text.starts_with("<<") => Some(path),
+            _ => None,
+        });
+        if let Some(mark) = marks.last() {
+            return Err(mark.complain(
+                format!("a here-document of {keyword} has its name right behind the <<"),
+                "take the space out",
+            ));
+        }
         return Err(to.complain(
             "the destination can't be a here-document",
             format!("write {keyword} <<NAME DESTINATION"),

@@ -302,7 +302,11 @@ fn instruction(first: Line<'_>, lines: &mut Lines<'_>, escape: char) -> Result<R
         goes_on = more;
     }
     let all = joined.trimmed();
-    let end = all.text.find(char::is_whitespace).unwrap_or(all.text.len());
+    // Not any white space: as BuildKit has it, a no-break space is one of the word's.
+    let end = all
+        .text
+        .find([' ', '\t', '\u{b}', '\u{c}', '\r'])
+        .unwrap_or(all.text.len());
     let keyword = all.slice(0..end);
     let rest = all.slice(end..all.text.len()).trimmed();
     let mut heredocs = Vec::new();
@@ -314,7 +318,7 @@ fn instruction(first: Line<'_>, lines: &mut Lines<'_>, escape: char) -> Result<R
             .map_or(acting, |word| word.text.to_lowercase());
     }
     if ["run", "copy", "add"].contains(&acting.as_str()) {
-        for word in words::raw_words(&rest.text, escape) {
+        for word in words::marked_words(&rest.text, escape) {
             let Some((name, expand, chomp)) = heredoc_mark(&word, escape) else {
                 continue;
             };
@@ -353,11 +357,11 @@ fn continued(line: &str, escape: char) -> (&str, bool) {
 
 /// The line is the mark of a here-document and nothing else.
 pub fn is_heredoc_mark(line: &str, escape: char) -> bool {
-    let words = words::raw_words(line, escape);
+    let words = words::marked_words(line, escape);
     words.len() == 1 && words[0].starts_with("<<") && heredoc_mark(&words[0], escape).is_some()
 }
 
-/// `<<NAME`, `<<-NAME`, `<<"NAME"`: name, whether variables are replaced, whether tabs are taken away.
+/// `<<NAME`, `<< NAME`, `<<-NAME`, `<<"NAME"`: name, whether variables are replaced, whether tabs are taken away.
 pub(super) fn heredoc_mark(word: &str, escape: char) -> Option<(String, bool, bool)> {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
     let rest = rest.strip_prefix("<<")?;
@@ -365,6 +369,7 @@ pub(super) fn heredoc_mark(word: &str, escape: char) -> Option<(String, bool, bo
         Some(rest) => (rest, true),
         None => (rest, false),
     };
+    let rest = rest.trim_start();
     if rest.is_empty() || rest.contains('<') {
         return None;
     }

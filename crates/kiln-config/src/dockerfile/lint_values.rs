@@ -276,10 +276,8 @@ impl Lint<'_> {
 
     fn base_stage(&self, index: usize) -> Option<usize> {
         let image = &self.file.stages[index].from.image;
-        let name = self.expanded(image, &self.globals.env).value.to_lowercase();
-        (0..index)
-            .rev()
-            .find(|other| self.file.stages[*other].name.as_ref() == Some(&name))
+        let name = self.expanded(image, &self.globals.env).value;
+        self.file.stage_called(&name, index)
     }
 
     fn stage(&mut self, index: usize, before: &[Values]) -> Values {

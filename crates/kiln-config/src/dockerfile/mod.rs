@@ -187,13 +187,18 @@ impl Dockerfile {
 
     /// The stage before `before` that has this name or number.
     pub fn stage(&self, name: &str, before: usize) -> Option<usize> {
+        let number = || name.parse().ok().filter(|index| *index < before);
+        self.stage_called(name, before).or_else(number)
+    }
+
+    /// As [`Self::stage`], by its name alone: a mount's `from` is no number, and neither is FROM's image.
+    pub fn stage_called(&self, name: &str, before: usize) -> Option<usize> {
         let name = name.to_lowercase();
-        let named = (0..before).rev().find(|index| {
+        (0..before).rev().find(|index| {
             self.stages
                 .get(*index)
                 .is_some_and(|stage| stage.name.as_ref() == Some(&name))
-        });
-        named.or_else(|| name.parse().ok().filter(|index| *index < before))
+        })
     }
 
     pub fn error(&self, complaint: Complaint) -> DockerfileError {

@@ -79,11 +79,33 @@ pub(super) fn raw_words(text: &str, escape: char) -> Vec<String> {
         .collect()
 }
 
+/// As [`raw_words`], with what is behind a `<<` and white space as a part of its word: the mark of a here-document.
+pub(super) fn marked_words(text: &str, escape: char) -> Vec<String> {
+    split(text, escape, true)
+        .into_iter()
+        .map(|range| text[range].to_owned())
+        .collect()
+}
+
 /// Where the words of `text` are, white space inside quotes being a part of them.
 pub(super) fn split_quoted(text: &str, escape: char) -> Vec<std::ops::Range<usize>> {
+    split(text, escape, false)
+}
+
+fn split(text: &str, escape: char, marked: bool) -> Vec<std::ops::Range<usize>> {
     let mut words = Vec::new();
     let (mut start, mut quote, mut escaped) = (None, None, false);
+    let mut mark_end = 0;
     for (at, c) in text.char_indices() {
+        if at < mark_end {
+            continue;
+        }
+        if marked && quote.is_none() && !escaped && text[at..].starts_with("<<") {
+            let after = &text[at + 2..];
+            mark_end = text.len() - after.trim_start_matches([' ', '\t', '\r']).len();
+            start.get_or_insert(at);
+            continue;
+        }
         if escaped {
             escaped = false;
             continue;
