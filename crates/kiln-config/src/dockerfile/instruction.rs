@@ -521,11 +521,11 @@ fn copy(
         })
         .collect::<Vec<_>>();
     if heredocs.next().is_some() {
-        let marks = sources.iter().filter_map(|source| match source {
-            Source::Path(path) if path.text.starts_with("<<") => Some(path),
+        let mark = sources.iter().find_map(|source| match source {
+            Source::Path(path) if path.text == "<<" => Some(path),
             _ => None,
         });
-        if let Some(mark) = marks.last() {
+        if let Some(mark) = mark {
             return Err(mark.complain(
                 format!("a here-document of {keyword} has its name right behind the <<"),
                 "take the space out",

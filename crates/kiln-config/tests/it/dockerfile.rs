@@ -234,7 +234,7 @@ fn what_is_wrong_is_shown_at_its_place() {
         ("FROM a AS 1x", "1:11", "name of a stage", 2),
         ("FROM scratch\nCOPY a", "2:6", "needs two", 1),
         ("FROM scratch\nCOPY --form=x a b", "2:6", "--from", 8),
-        ("FROM scratch\nCOPY --from= a b", "2:6", "has no value", 7),
+        ("FROM scratch\nCOPY --from a b", "2:6", "has no value", 6),
         (
             "FROM scratch\nRUN a \\\n && b\nENV x=1 \\\n  y",
             "5:3",
