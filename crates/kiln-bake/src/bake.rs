@@ -21,6 +21,7 @@ use crate::image_tests::{self, Subject};
 use crate::late::Late;
 use crate::leak_check;
 use crate::leaks;
+use crate::listing::Listings;
 use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
 use crate::progress::{BakeProgress, StepReport};
@@ -40,6 +41,8 @@ pub struct BakeRequest<'a> {
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
     pub commit: Late<'a, CommitInfo>,
+    /// Of the context's folders, with whoever looks through them beside the bake.
+    pub listings: &'a Listings,
     pub now: Timestamp,
     /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
     pub move_clock: Option<i32>,
@@ -68,7 +71,13 @@ pub fn bake(
     let repacking = Repacking::new(store);
     let locked = locked(store, request, &client, progress)?;
     let name = image.name.to_string();
-    let mut seen = Seen::load(store, request.context, &name, SystemTime::now());
+    let mut seen = Seen::load(
+        store,
+        request.context,
+        &name,
+        SystemTime::now(),
+        request.listings,
+    );
     let chain = image.chain();
     let mut steps = Vec::new();
     for (index, part) in chain.iter().enumerate() {

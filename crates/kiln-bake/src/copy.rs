@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::error::BakeError;
 use crate::graph::{CopiedFile, CopiedKind};
-use crate::listing::{Listing, There};
+use crate::listing::There;
 use crate::seen::{Seen, Unseen};
 
 /// What a `copy` takes: every path below its source, ordered, with the digest of its content.
@@ -111,7 +111,7 @@ fn walk(
     let path = inside.to_owned();
     files.push(CopiedFile { path, mode, kind });
     if folder {
-        for (name, there) in Listing::of(source)?.iter() {
+        for (name, there) in seen.list(source)?.iter() {
             let text = name.to_string_lossy();
             let inside = if inside.is_empty() {
                 text.into_owned()

@@ -77,7 +77,7 @@ pub use error::BakeError;
 pub use git::object as git_objects;
 pub use granted::{Granted, SshAgent, SshKeys};
 pub use late::Late;
-pub use listing::{Listing, There};
+pub use listing::{Listing, Listings, There};
 pub use lock::{Lock, LockError};
 pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
 pub use progress::{BakeProgress, StepReport};

@@ -1,13 +1,15 @@
 //! A folder's names with their stat data, in the order of the names. Contexts of ten thousand files are usual and looked through
 //! by every bake: one call a file, relative to its folder, and no memory of its own for each name.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kiln_oci::Stamp;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
@@ -63,8 +65,10 @@ pub struct Listing {
 impl Listing {
     /// The folder is closed again: trees may be deeper than a process has files.
     pub fn of(folder: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
+        Self::read(&open(folder)?)
+    }
+
+    fn read(dir: &OwnedFd) -> io::Result<Self> {
         let mut names = Vec::new();
         let mut places: Vec<Range<usize>> = Vec::new();
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
@@ -85,7 +89,7 @@ impl Listing {
             // With its NUL the kernel takes it as it is.
             let name = std::ffi::CStr::from_bytes_with_nul(&names[place.clone()])
                 .map_err(io::Error::other)?;
-            let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
             entries.push((place.start..place.end - 1, There::new(&stat)));
         }
         Ok(Self { names, entries })
@@ -96,6 +100,72 @@ impl Listing {
         self.entries
             .iter()
             .map(|(name, there)| (OsStr::from_bytes(&self.names[name.clone()]), there))
+    }
+}
+
+fn open(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
+}
+
+/// What two list that look through one folder at the same time, each for itself: who comes second takes what the first one found.
+#[derive(Clone, Default)]
+pub struct Listings(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    for_two: bool,
+    /// By device and inode; none within where the first one could not list it.
+    found: HashMap<(u64, u64), Arc<OnceLock<Option<Arc<Listing>>>>>,
+}
+
+impl Listings {
+    /// From now on there are two.
+    pub fn share(&self) {
+        self.shared().for_two = true;
+    }
+
+    /// From now on there is one, who takes what the other left.
+    pub fn end_sharing(&self) {
+        self.shared().for_two = false;
+    }
+
+    #[allow(clippy::unnecessary_cast)] // as in `There::new`
+    pub fn of(&self, folder: &Path) -> io::Result<Arc<Listing>> {
+        let dir = open(folder)?;
+        let stat = rustix::fs::fstat(&dir)?;
+        let Some(place) = self.place((stat.st_dev as u64, stat.st_ino as u64)) else {
+            return Listing::read(&dir).map(Arc::new);
+        };
+        let mut failed = None;
+        let found = place.get_or_init(|| match Listing::read(&dir) {
+            Ok(listing) => Some(Arc::new(listing)),
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        match (found, failed) {
+            (Some(found), _) => Ok(Arc::clone(found)),
+            (None, Some(error)) => Err(error),
+            // The error was told to the other one.
+            (None, None) => Listing::read(&dir).map(Arc::new),
+        }
+    }
+
+    /// Where the listing of a folder goes, or is. Each is taken once.
+    fn place(&self, folder: (u64, u64)) -> Option<Arc<OnceLock<Option<Arc<Listing>>>>> {
+        let mut shared = self.shared();
+        if let Some(place) = shared.found.remove(&folder) {
+            return Some(place);
+        }
+        shared
+            .for_two
+            .then(|| Arc::clone(shared.found.entry(folder).or_default()))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,5 +199,25 @@ mod tests {
         assert_eq!(all[2000].1.kind, FileType::Directory);
         assert_eq!(all[2001].1.kind, FileType::Symlink);
         assert!(Listing::of(&folder.path().join("c")).is_err());
+    }
+
+    #[test]
+    fn each_of_two_gets_what_was_listed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let add = |name: &str| fs::write(folder.path().join(name), "").unwrap();
+        let all = Listings::default();
+        let count = || all.of(folder.path()).unwrap().iter().count();
+        add("a");
+        assert_eq!(count(), 1);
+        add("b");
+        assert_eq!(count(), 2);
+        all.share();
+        assert_eq!(count(), 2);
+        add("c");
+        // The second, and then somebody who lists anew.
+        assert_eq!((count(), count()), (2, 3));
+        add("d");
+        all.end_sharing();
+        assert_eq!((count(), count()), (3, 4));
     }
 }

@@ -23,6 +23,7 @@ use kiln_oci::{KnownFile, Stamp, Store};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::leaks;
+use crate::listing::{Listing, Listings};
 
 /// Of FAT, the coarsest.
 const TICK_NS: i128 = 2_000_000_000;
@@ -69,11 +70,18 @@ pub(crate) struct Seen {
     /// When this bake began to look, in nanoseconds since 1970.
     began: i128,
     read: usize,
+    listings: Listings,
 }
 
 impl Seen {
     /// What the last bake of `image` from the folder `context` saw. A record that can't be read is none.
-    pub(crate) fn load(store: &Store, context: &Path, image: &str, began: SystemTime) -> Self {
+    pub(crate) fn load(
+        store: &Store,
+        context: &Path,
+        image: &str,
+        began: SystemTime,
+        listings: &Listings,
+    ) -> Self {
         let context = context
             .canonicalize()
             .unwrap_or_else(|_| context.to_owned());
@@ -94,7 +102,12 @@ impl Seen {
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(0)),
             read: 0,
+            listings: listings.clone(),
         }
+    }
+
+    pub(crate) fn list(&self, folder: &Path) -> io::Result<Arc<Listing>> {
+        self.listings.of(folder)
     }
 
     fn slot(&mut self, path: &[u8]) -> Option<usize> {
@@ -385,7 +398,8 @@ mod tests {
         }
 
         fn load(&self, began: SystemTime) -> Seen {
-            Seen::load(&self.store, self.root.path(), "api", began)
+            let listings = Listings::default();
+            Seen::load(&self.store, self.root.path(), "api", began, &listings)
         }
 
         /// The digests of all of `names`, and how many files were read for them.

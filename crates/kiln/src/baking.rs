@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_bake::{BakeRequest, Baked, CommitInfo, Late, Lock, StepReport, Update};
+use kiln_bake::{BakeRequest, Baked, CommitInfo, Late, Listings, Lock, StepReport, Update};
 use kiln_config::dockerfile::Ignore;
 use kiln_model::{
     Digest, EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release,
@@ -176,7 +176,7 @@ impl<'a> Baking<'a> {
 
     fn one(&self, spec: &ImageSpec, lock: &Lock) -> Result<Image, Failure> {
         std::thread::scope(|scope| {
-            let commit = Beside::look(scope, || self.commit(spec, None));
+            let commit = Beside::look(scope, |listings| self.commit(spec, None, listings));
             let now = rollout::now();
             let made = self.bake(spec, lock, &commit, now)?;
             self.image(&spec.name, made, &commit, now)
@@ -197,6 +197,7 @@ impl<'a> Baking<'a> {
             lock: Some(lock),
             work: &self.work,
             commit: Late::new(&commit_info),
+            listings: commit.listings(),
             now,
             move_clock: None,
         };
@@ -295,7 +296,12 @@ impl<'a> Baking<'a> {
         }
     }
 
-    fn commit(&self, spec: &ImageSpec, ignore: Option<&Ignore>) -> git::Looked {
+    fn commit(
+        &self,
+        spec: &ImageSpec,
+        ignore: Option<&Ignore>,
+        listings: &Listings,
+    ) -> git::Looked {
         let folder = &self.definition.folder;
         let first = self.definition.file.file_name().map(PathBuf::from);
         let mut inputs: Vec<PathBuf> = first.into_iter().collect();
@@ -313,7 +319,7 @@ impl<'a> Baking<'a> {
                 ignore,
             ));
         }
-        git::commit(folder, &inputs)
+        git::commit(folder, &inputs, listings)
     }
 }
 

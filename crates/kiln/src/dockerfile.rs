@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_bake::{
     BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Late,
-    Registries, Tagging,
+    Listings, Registries, Tagging,
 };
 use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
 use kiln_oci::{Output, Store};
@@ -222,7 +222,7 @@ impl DockerfileSettings {
     }
 
     /// Where the Dockerfile and its context are in a repository. `None` also where nothing of one can be had again.
-    fn commit(&self, ignore: &Ignore) -> git::Looked {
+    fn commit(&self, ignore: &Ignore, listings: &Listings) -> git::Looked {
         if self.unpacked.is_some() {
             return Ok(None);
         }
@@ -232,7 +232,7 @@ impl DockerfileSettings {
             return Ok(None);
         };
         let inputs = inputs(dockerfile, context.clone(), ignore);
-        git::commit_without_lock(&context, &inputs)
+        git::commit_without_lock(&context, &inputs, listings)
     }
 
     /// `None` where the repository has not both.
@@ -268,7 +268,7 @@ impl DockerfileSettings {
         let store = Store::open(root)?;
         let tag = self.tag.clone().unwrap_or_default();
         let baked = std::thread::scope(|scope| {
-            let commit = Beside::look(scope, || self.commit(&ignore));
+            let commit = Beside::look(scope, |listings| self.commit(&ignore, listings));
             let checkout = || self.checkout(commit.found()?);
             let request = DockerfileRequest {
                 dockerfile,
@@ -289,6 +289,7 @@ impl DockerfileSettings {
                 no_cache: self.no_cache,
                 work: &work,
                 checkout: Late::new(&checkout),
+                listings: commit.listings(),
                 move_clock: None,
             };
             let baked = carry_out(&store, &request, &tag, reporting)?;

@@ -49,6 +49,7 @@ use crate::image_tests::{self, Subject};
 use crate::late::Late;
 use crate::leak_check;
 use crate::leaks::{self, Finding};
+use crate::listing::Listings;
 use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done, Material, ResolvedBase};
 use crate::registry::Registries;
@@ -93,6 +94,8 @@ pub struct DockerfileRequest<'a> {
     pub work: &'a Path,
     /// Where the Dockerfile is in a repository, when no definition names it.
     pub checkout: Late<'a, Checkout>,
+    /// Of the context's folders, with whoever looks through them beside the bake.
+    pub listings: &'a Listings,
     pub move_clock: Option<OtherClock<'a>>,
 }
 
@@ -295,6 +298,7 @@ pub fn bake_dockerfile(
             request.context,
             request.tag.versions(),
             SystemTime::now(),
+            request.listings,
         )),
         notes: Mutex::default(),
     };

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use kiln_config::dockerfile::{Ignore, PathPattern, has_wildcards};
 use kiln_model::Digest;
@@ -500,7 +501,11 @@ impl<'w, 'a> Walking<'w, 'a> {
         }
         entries.push(entry);
         if is_folder {
-            let listing = Listing::of(&self.path).map_err(io_at(&self.path))?;
+            let listing = match &self.root.seen {
+                Some(seen) => seen.list(&self.path),
+                None => Listing::of(&self.path).map(Arc::new),
+            };
+            let listing = listing.map_err(io_at(&self.path))?;
             for (name, there) in listing.iter() {
                 for path in [&mut self.path, &mut self.at, &mut self.inside] {
                     path.push(name);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, DockerfileRequest, Granted, Late, Registries, Tagging,
+    BakeError, BakedDockerfile, DockerfileRequest, Granted, Late, Listings, Registries, Tagging,
     bake_dockerfile,
 };
 use kiln_config::Source;
@@ -151,6 +151,7 @@ impl Bench {
             platform: None,
             no_cache: false,
             checkout: Late::none(),
+            listings: &Listings::default(),
             move_clock: None,
             work: &work,
         };

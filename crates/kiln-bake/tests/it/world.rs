@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Late, Lock, bake};
+use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Late, Listings, Lock, bake};
 use kiln_model::{CopySpec, DebianOrigin, DebianSpec, ImageSpec, Timestamp, UserSpec};
 use kiln_oci::Store;
 use tempfile::TempDir;
@@ -121,6 +121,7 @@ fn run(
         lock,
         work: &work,
         commit: Late::new(&commit),
+        listings: &Listings::default(),
         now: Timestamp(0),
         move_clock,
     };

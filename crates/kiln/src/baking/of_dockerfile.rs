@@ -53,8 +53,8 @@ impl Baking<'_> {
         )?;
         let now = crate::rollout::now();
         std::thread::scope(|scope| {
-            let commit = Beside::look(scope, || {
-                let mut commit = self.commit(spec, Some(&ignore))?;
+            let commit = Beside::look(scope, |listings| {
+                let mut commit = self.commit(spec, Some(&ignore), listings)?;
                 if let Some(commit) = &mut commit {
                     commit.dirty |= !is_clean;
                 }
@@ -84,6 +84,7 @@ impl Baking<'_> {
                 platform: None,
                 no_cache: false,
                 checkout: Late::none(),
+                listings: commit.listings(),
                 move_clock: None,
                 work: &self.work,
             };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
-    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Late, Lock, OtherClock,
-    StepReport, Tagging, bake, bake_dockerfile,
+    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Late, Listings, Lock,
+    OtherClock, StepReport, Tagging, bake, bake_dockerfile,
 };
 use kiln_config::dockerfile::Ignore;
 use kiln_engine::elsewhere;
@@ -158,6 +158,7 @@ impl Rebake {
                     lock: Some(&lock),
                     work,
                     commit: Late::none(),
+                    listings: &Listings::default(),
                     now: rollout::now(),
                     move_clock: self.move_clock,
                 };
@@ -201,6 +202,7 @@ impl Rebake {
                     no_cache: false,
                     work,
                     checkout: Late::none(),
+                    listings: &Listings::default(),
                     move_clock: self.move_clock.map(|moved| OtherClock {
                         moved,
                         not_for: &self.networked,

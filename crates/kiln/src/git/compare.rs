@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use kiln_bake::git_objects::{self, Kind, Mode, Oid, TreeItem};
-use kiln_bake::{Listing, There};
+use kiln_bake::{Listings, There};
 use rustix::fs::FileType;
 
 use super::index::Index;
@@ -28,6 +28,7 @@ pub(super) struct Comparing<'a> {
     pub(super) work_tree: &'a Path,
     /// The tree of the commit.
     pub(super) root: Oid,
+    pub(super) listings: &'a Listings,
 }
 
 impl Comparing<'_> {
@@ -119,7 +120,10 @@ impl Comparing<'_> {
         path: &mut PathBuf,
         input: &Input<'_>,
     ) -> Result<bool, GitError> {
-        let listing = Listing::of(path).map_err(|source| io_at(path, source))?;
+        let listing = self
+            .listings
+            .of(path)
+            .map_err(|source| io_at(path, source))?;
         let mut there = listing.iter().peekable();
         let mut committed = tree.iter().peekable();
         // Both in the order of their names' bytes.

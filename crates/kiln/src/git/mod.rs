@@ -17,6 +17,7 @@ mod objects;
 
 use std::path::{Path, PathBuf};
 
+use kiln_bake::Listings;
 use kiln_bake::git_objects::Oid;
 use kiln_config::dockerfile::Ignore;
 
@@ -94,24 +95,21 @@ impl<'a> Input<'a> {
 
 /// `None`: in no repository, or in one without a commit. `inputs` are relative to `folder`, where they are not absolute; the lock
 /// beside them belongs to them.
-pub(crate) fn commit(folder: &Path, inputs: &[Input<'_>]) -> Result<Option<Commit>, GitError> {
-    compared(folder, inputs, &[LOCK])
+pub(crate) fn commit(folder: &Path, inputs: &[Input<'_>], listings: &Listings) -> Looked {
+    compared(folder, inputs, &[LOCK], listings)
 }
 
 /// As `commit`, of what has no lock.
 pub(crate) fn commit_without_lock(
     folder: &Path,
     inputs: &[Input<'_>],
-) -> Result<Option<Commit>, GitError> {
-    compared(folder, inputs, &[])
+    listings: &Listings,
+) -> Looked {
+    compared(folder, inputs, &[], listings)
 }
 
 /// `optional`: files of `folder` that there may be, and that are inputs then.
-fn compared(
-    folder: &Path,
-    inputs: &[Input<'_>],
-    optional: &[&str],
-) -> Result<Option<Commit>, GitError> {
+fn compared(folder: &Path, inputs: &[Input<'_>], optional: &[&str], listings: &Listings) -> Looked {
     let folder = folder.canonicalize().map_err(|source| GitError::Io {
         path: folder.to_owned(),
         source,
@@ -135,6 +133,7 @@ fn compared(
             index: &Index::open(&repository.git),
             work_tree: &repository.work_tree,
             root,
+            listings,
         };
         for input in inputs {
             let input = Input {

@@ -58,7 +58,10 @@ fn inputs() -> Vec<Input<'static>> {
 }
 
 fn dirty(folder: &Path) -> bool {
-    commit(folder, &inputs()).unwrap().expect("a commit").dirty
+    commit(folder, &inputs(), &Listings::default())
+        .unwrap()
+        .expect("a commit")
+        .dirty
 }
 
 fn repository(name: &str) -> Folder {
@@ -84,9 +87,16 @@ fn a_folder_in_no_repository_has_no_commit() {
     // Below the root of the file system, where no repository is above it.
     let folder = Folder::new("none");
     folder.write("kiln.hcl", "");
-    assert_eq!(commit(&folder.0, &inputs()).unwrap(), None);
+    assert_eq!(
+        commit(&folder.0, &inputs(), &Listings::default()).unwrap(),
+        None
+    );
     folder.git(&["init", "--quiet"]);
-    assert_eq!(commit(&folder.0, &inputs()).unwrap(), None, "no commit yet");
+    assert_eq!(
+        commit(&folder.0, &inputs(), &Listings::default()).unwrap(),
+        None,
+        "no commit yet"
+    );
 }
 
 #[test]
@@ -95,7 +105,7 @@ fn only_what_is_baked_makes_it_dirty() {
     let shop = folder.0.join("shop");
     let head = folder.git(&["rev-parse", "HEAD"]);
     assert_eq!(
-        commit(&shop, &inputs()).unwrap(),
+        commit(&shop, &inputs(), &Listings::default()).unwrap(),
         Some(Commit {
             prefix: "shop".into(),
             sha: head,
@@ -116,7 +126,10 @@ fn only_what_is_baked_makes_it_dirty() {
     ] {
         let before = std::fs::read(folder.0.join(path)).ok();
         folder.write(path, text);
-        let changed = commit(&shop, &inputs()).unwrap().unwrap().changed;
+        let changed = commit(&shop, &inputs(), &Listings::default())
+            .unwrap()
+            .unwrap()
+            .changed;
         assert_eq!(changed.as_deref(), Some(Path::new(path)));
         assert!(dirty(&shop), "{path}");
         match before {
@@ -179,7 +192,7 @@ fn packed_repositories_and_worktrees_are_read() {
     let shop = folder.0.join("shop");
     let head = folder.git(&["rev-parse", "HEAD"]);
     assert_eq!(
-        commit(&shop, &inputs()).unwrap(),
+        commit(&shop, &inputs(), &Listings::default()).unwrap(),
         Some(Commit {
             prefix: "shop".into(),
             sha: head,
@@ -193,7 +206,7 @@ fn packed_repositories_and_worktrees_are_read() {
     for old in folder.git(&["rev-list", "HEAD"]).lines() {
         folder.git(&["checkout", "--quiet", "--force", "--detach", old]);
         assert_eq!(
-            commit(&shop, &inputs()).unwrap(),
+            commit(&shop, &inputs(), &Listings::default()).unwrap(),
             Some(Commit {
                 prefix: "shop".into(),
                 sha: old.to_owned(),
@@ -213,7 +226,7 @@ fn packed_repositories_and_worktrees_are_read() {
     ]);
     let head = folder.git(&["rev-parse", "main"]);
     assert_eq!(
-        commit(&tree.0.join("shop"), &inputs()).unwrap(),
+        commit(&tree.0.join("shop"), &inputs(), &Listings::default()).unwrap(),
         Some(Commit {
             prefix: "shop".into(),
             sha: head,
@@ -230,7 +243,9 @@ fn what_a_dockerignore_leaves_out_does_not_make_it_dirty() {
     let is_dirty = |rules: &str, path: &Path| {
         let ignore = Ignore::parse(rules).unwrap();
         let inputs = [Input::context(PathBuf::from("."), &ignore)];
-        let found = commit_without_lock(path, &inputs).unwrap().unwrap();
+        let found = commit_without_lock(path, &inputs, &Listings::default())
+            .unwrap()
+            .unwrap();
         found.dirty
     };
     folder.write("shop/target/app", "built");
