@@ -2,7 +2,6 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
@@ -11,42 +10,24 @@ use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 use crate::apt_sources;
 use crate::archive;
 use crate::carry_out::{Supply, carry_out, recorded};
-use crate::commit::CommitInfo;
 use crate::configure;
 use crate::error::BakeError;
 use crate::fetch::Client;
 use crate::finish::{check_command, describe, give_tag};
 use crate::graph::{self, Work};
 use crate::image_tests::{self, Subject};
-use crate::late::Late;
 use crate::leak_check;
 use crate::leaks;
-use crate::listing::Listings;
 use crate::lock::{ImageLock, Lock};
 use crate::locking::{self, LockRequest, Update};
 use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done};
 use crate::repack::Repacking;
+use crate::request::BakeRequest;
 use crate::scratch::sweep;
 use crate::seen::Seen;
 use crate::step_lock::StepLock;
 use crate::{copy, explain};
-
-pub struct BakeRequest<'a> {
-    pub image: &'a ImageSpec,
-    /// The definition's folder.
-    pub context: &'a Path,
-    /// `None`: there is no lock yet.
-    pub lock: Option<&'a Lock>,
-    /// For what is made on the way; on the store's file system.
-    pub work: &'a Path,
-    pub commit: Late<'a, CommitInfo>,
-    /// Of the context's folders, with whoever looks through them beside the bake.
-    pub listings: &'a Listings,
-    pub now: Timestamp,
-    /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
-    pub move_clock: Option<i32>,
-}
 
 pub struct Baked {
     pub name: String,

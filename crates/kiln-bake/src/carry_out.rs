@@ -5,27 +5,18 @@ use kiln_model::{Digest, ImageSpec};
 use kiln_oci::{Layer, Store, Tree};
 
 use crate::ahead::Ahead;
-use crate::bake::BakeRequest;
 use crate::configure::{self, Ground};
 use crate::debian::Debian;
 use crate::error::BakeError;
 use crate::fetch::Client;
 use crate::graph::{Step, Work};
 use crate::lock::ImageLock;
-use crate::progress::BakeProgress;
+use crate::progress::{BakeProgress, said};
 use crate::repack::Repacking;
+use crate::request::BakeRequest;
 use crate::scratch::{self, Scratch};
 use crate::seen::Seen;
 use crate::{apt_sources, clock, copy, leaks, minimal, users};
-
-pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
-    move |line| {
-        progress(BakeProgress::Said {
-            step: step.to_owned(),
-            line: line.to_owned(),
-        })
-    }
-}
 
 /// Where packages come from.
 #[derive(Clone, Copy)]

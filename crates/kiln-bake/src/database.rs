@@ -12,12 +12,29 @@ use std::path::{Path, PathBuf};
 use md5::{Digest as _, Md5};
 
 use crate::control::{self, Paragraph, relations};
-use crate::deb::merged;
+use crate::deb::{Control, Unpacked, merged};
 use crate::error::BakeError;
-use crate::install::Installed;
 use crate::look;
 use crate::onto::Onto;
 use crate::slim;
+
+/// A package with what it says, and with what of it is in place.
+pub(crate) struct Installed {
+    pub(crate) paragraph: Paragraph,
+    pub(crate) control: Control,
+    pub(crate) unpacked: Unpacked,
+}
+
+impl Installed {
+    /// Its configuration files, below the root.
+    pub(crate) fn conffiles(&self) -> impl Iterator<Item = &Path> {
+        let lines = self.control.get("conffiles").into_iter();
+        let lines = lines.flat_map(|bytes| bytes.split(|byte| *byte == b'\n'));
+        // `remove-on-upgrade PATH` is about what an older version had.
+        let paths = lines.filter_map(|line| line.trim_ascii_end().strip_prefix(b"/"));
+        paths.map(|path| Path::new(OsStr::from_bytes(path)))
+    }
+}
 
 const DPKG: &str = "var/lib/dpkg";
 

@@ -8,9 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 use liblzma::read::XzDecoder;
 use liblzma::stream::{IGNORE_CHECK, Stream};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
-use crate::onto::Onto;
+use crate::onto::{Onto, set_time};
 
 /// Nothing in a control archive is larger.
 const CONTROL_LIMIT: u64 = 16 << 20;
@@ -286,23 +285,6 @@ fn write(
         return Err(io::Error::other("it is neither file, folder nor link"));
     }
     set_time(&target, mtime)
-}
-
-pub(crate) fn set_time(path: &Path, seconds: i64) -> io::Result<()> {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    Ok(rustix::fs::utimensat(
-        CWD,
-        path,
-        &times,
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
 }
 
 /// Relative, without `.`; a path that leads out is refused.

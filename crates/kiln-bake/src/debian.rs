@@ -9,7 +9,6 @@ use kiln_model::{DebianSpec, ImageSpec};
 use kiln_oci::{Store, Tree};
 
 use crate::ahead::Ahead;
-use crate::carry_out::said;
 use crate::configure::{self, Ground};
 use crate::database::{Before, info_name};
 use crate::error::BakeError;
@@ -18,7 +17,7 @@ use crate::install;
 use crate::lock::{ImageLock, LockedPackage};
 use crate::locking::package_roots;
 use crate::onto::Onto;
-use crate::progress::BakeProgress;
+use crate::progress::{BakeProgress, said};
 use crate::repack::Repacking;
 use crate::slim;
 

@@ -6,9 +6,9 @@ use kiln_engine::Overlay;
 use kiln_model::{Digest, canonical_json};
 use kiln_oci::{ImageConfig, Layer, Store};
 
-use crate::bake::BakeRequest;
 use crate::commit::CommitInfo;
 use crate::error::BakeError;
+use crate::request::BakeRequest;
 use crate::scratch::Scratch;
 use crate::{configure, look, sbom};
 

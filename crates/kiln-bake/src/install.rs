@@ -1,41 +1,21 @@
 //! Packages into an image: unpacked in parallel, each file by the package that it belongs to, with dpkg's own database beside them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::archive::{Package, Priority};
-use crate::control::{self, Paragraph};
-use crate::database::{self, Before, info_name};
-use crate::deb::{Control, MERGED, UnpackError, Unpacked, Where, merged, set_time};
+use crate::control;
+use crate::database::{self, Before, Installed, info_name};
+use crate::deb::{MERGED, UnpackError, Unpacked, Where, merged};
 use crate::error::BakeError;
 use crate::fetch::Arrivals;
-use crate::lock::LockedPackage;
-use crate::onto::Onto;
+use crate::lock::{LockedPackage, damaged};
+use crate::onto::{Onto, set_time};
 use crate::repack::Repacking;
-
-/// A package with what it says, and with what of it is in place.
-pub(crate) struct Installed {
-    pub(crate) paragraph: Paragraph,
-    pub(crate) control: Control,
-    pub(crate) unpacked: Unpacked,
-}
-
-impl Installed {
-    /// Its configuration files, below the root.
-    pub(crate) fn conffiles(&self) -> impl Iterator<Item = &Path> {
-        let lines = self.control.get("conffiles").into_iter();
-        let lines = lines.flat_map(|bytes| bytes.split(|byte| *byte == b'\n'));
-        // `remove-on-upgrade PATH` is about what an older version had.
-        let paths = lines.filter_map(|line| line.trim_ascii_end().strip_prefix(b"/"));
-        paths.map(|path| Path::new(OsStr::from_bytes(path)))
-    }
-}
 
 pub(crate) fn make_merged(root: &Path) -> Result<(), BakeError> {
     for name in MERGED {
@@ -149,14 +129,6 @@ pub(crate) fn unpack(
         installed[index].unpacked = unpacked?;
     }
     Ok(())
-}
-
-pub(crate) fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
-    let package = format!("{} {}", package.name, package.version);
-    move |reason| BakeError::Package {
-        package: package.clone(),
-        reason,
-    }
 }
 
 fn open(from: &Repacking<'_>, package: &LockedPackage) -> Result<Installed, BakeError> {
@@ -429,7 +401,11 @@ pub(crate) struct Round {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+    use crate::deb::Control;
 
     fn package(name: &str, fields: &str, preinst: bool) -> Installed {
         let text = format!("Package: {name}\n{fields}");

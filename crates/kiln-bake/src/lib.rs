@@ -51,6 +51,7 @@ mod provenance;
 mod registry;
 mod remote;
 mod repack;
+mod request;
 mod resolve;
 mod sbom;
 mod scratch;
@@ -66,7 +67,7 @@ mod verify;
 mod version;
 
 pub use archive::arch;
-pub use bake::{BakeRequest, Baked, bake};
+pub use bake::{Baked, bake};
 pub use commit::{Checkout, CommitInfo};
 pub use diff::{Change, Changed, FileChange, ImageDiff, LayerSize, diff};
 pub use dockerfile::{
@@ -83,5 +84,6 @@ pub use locking::{LockRequest, Locked, PackageChange, Update, lock};
 pub use progress::{BakeProgress, StepReport};
 pub use provenance::{MEDIA_IN_TOTO, ResolvedBase, is_own_provenance};
 pub use registry::Registries;
+pub use request::BakeRequest;
 pub use sbom::{MEDIA_SPDX, is_own_sbom};
 pub use verify::{Circumstances, Difference, compare, static_programs};

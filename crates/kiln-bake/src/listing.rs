@@ -112,11 +112,14 @@ fn open(folder: &Path) -> io::Result<OwnedFd> {
 #[derive(Clone, Default)]
 pub struct Listings(Arc<Mutex<Shared>>);
 
+/// Where a listing comes to be; none within where the first one could not list it.
+type Place = Arc<OnceLock<Option<Arc<Listing>>>>;
+
 #[derive(Default)]
 struct Shared {
     for_two: bool,
-    /// By device and inode; none within where the first one could not list it.
-    found: HashMap<(u64, u64), Arc<OnceLock<Option<Arc<Listing>>>>>,
+    /// By device and inode.
+    found: HashMap<(u64, u64), Place>,
 }
 
 impl Listings {
@@ -154,7 +157,7 @@ impl Listings {
     }
 
     /// Where the listing of a folder goes, or is. Each is taken once.
-    fn place(&self, folder: (u64, u64)) -> Option<Arc<OnceLock<Option<Arc<Listing>>>>> {
+    fn place(&self, folder: (u64, u64)) -> Option<Place> {
         let mut shared = self.shared();
         if let Some(place) = shared.found.remove(&folder) {
             return Some(place);

@@ -7,6 +7,7 @@ use std::fmt;
 use kiln_model::{Digest, ImageName, ImageSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::error::BakeError;
 use crate::provenance;
 
 /// Of the file, and part of every base's key.
@@ -249,6 +250,15 @@ mod erased {
         fn json(&self) -> String {
             serde_json::to_string(self).expect("names, numbers and lists of them are JSON")
         }
+    }
+}
+
+/// The error of a package that is not what Debian's policy says.
+pub(crate) fn damaged(package: &LockedPackage) -> impl Fn(String) -> BakeError {
+    let package = format!("{} {}", package.name, package.version);
+    move |reason| BakeError::Package {
+        package: package.clone(),
+        reason,
     }
 }
 

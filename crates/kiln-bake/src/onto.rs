@@ -10,9 +10,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 
-use crate::deb::set_time;
 use crate::look;
 
 /// As many links as the kernel follows (MAXSYMLINKS).
@@ -295,6 +294,23 @@ fn is_opaque(folder: &Path) -> bool {
 fn set_opaque(folder: &Path) -> io::Result<()> {
     rustix::fs::lsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())?;
     Ok(())
+}
+
+pub(crate) fn set_time(path: &Path, seconds: i64) -> io::Result<()> {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(rustix::fs::utimensat(
+        CWD,
+        path,
+        &times,
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
 }
 
 #[cfg(test)]

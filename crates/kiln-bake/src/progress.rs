@@ -49,3 +49,13 @@ pub struct StepReport {
     /// What changed since the last bake of the image; empty for a cached step, and while the bake goes on.
     pub reasons: Vec<String>,
 }
+
+/// For the lines of a step's programs.
+pub(crate) fn said(step: &str, progress: &mut dyn FnMut(BakeProgress)) -> impl FnMut(&str) {
+    move |line| {
+        progress(BakeProgress::Said {
+            step: step.to_owned(),
+            line: line.to_owned(),
+        })
+    }
+}

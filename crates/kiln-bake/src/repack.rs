@@ -13,8 +13,7 @@ use kiln_oci::Store;
 
 use crate::deb::Deb;
 use crate::error::BakeError;
-use crate::install::damaged;
-use crate::lock::LockedPackage;
+use crate::lock::{LockedPackage, damaged};
 
 /// The largest package of Debian is some hundreds of megabytes.
 const PACKAGE_LIMIT: u64 = 4 << 30;
