@@ -130,12 +130,18 @@ pub(crate) fn run(
     let mut last: Vec<String> = Vec::new();
     // dpkg goes on with other packages after one that fails.
     let mut first_error: Option<Vec<String>> = None;
+    let mut reason_follows = false;
     let mut heard = |_, bytes: &[u8]| {
         partial.push_str(&String::from_utf8_lossy(bytes));
         while let Some(end) = line_end(&partial) {
             let line: String = partial.drain(..end).collect();
             let line = (ground.shown)(line.trim_end());
             let is_error = line.starts_with(DPKG_ERROR);
+            if let Some(error) = &mut first_error
+                && std::mem::take(&mut reason_follows)
+            {
+                error.push(line.clone());
+            }
             said(&line);
             last.push(line);
             if last.len() > LINES {
@@ -143,6 +149,7 @@ pub(crate) fn run(
             }
             if is_error && first_error.is_none() {
                 first_error = Some(last.clone());
+                reason_follows = true;
             }
         }
     };

@@ -371,6 +371,8 @@ pub(crate) fn rounds(installed: &[Installed], arch: &str) -> Vec<Round> {
     let mut numbers: Vec<usize> = round.clone();
     numbers.sort();
     numbers.dedup();
+    // dpkg refuses to configure what is configured.
+    let mut done: BTreeSet<usize> = BTreeSet::new();
     numbers
         .iter()
         .map(|number| {
@@ -380,8 +382,9 @@ pub(crate) fn rounds(installed: &[Installed], arch: &str) -> Vec<Round> {
             let configured: BTreeSet<usize> = packages
                 .iter()
                 .flat_map(|index| before[*index].iter().copied())
-                .filter(|index| round[*index] < *number)
+                .filter(|index| round[*index] < *number && !done.contains(index))
                 .collect();
+            done.extend(&configured);
             Round {
                 configured: configured
                     .into_iter()
@@ -466,6 +469,11 @@ mod tests {
         assert_eq!(rounds[1].packages, [2]);
         assert_eq!(rounds[1].configured, ["library", "tool:x", "adder-2"]);
         assert_eq!(rounds[2].packages, [4]);
+        assert_eq!(
+            rounds[2].configured,
+            ["server"],
+            "the others are configured"
+        );
         let circle: Vec<_> = rounds[3..].iter().flat_map(|r| &r.packages).collect();
         assert_eq!(circle, [&6, &7]);
     }
