@@ -7,11 +7,10 @@ use std::path::Path;
 use kiln_model::{DebianOrigin, DebianSpec, Digest, ImageSpec};
 use kiln_oci::{Entry, Tree};
 use rustix::fs::OFlags;
-use serde::Serialize;
 
 use crate::copy;
 use crate::error::BakeError;
-use crate::graph::{CopiedFile, CopiedKind};
+use crate::graph::{AptSources, CopiedFile, CopiedKind};
 use crate::lock::ImageLock;
 use crate::locking;
 use crate::look;
@@ -45,20 +44,6 @@ const KEYRINGS: [&str; 2] = [
 
 /// A `sources.list` is some lines.
 const LIST_MAX: u64 = 1 << 20;
-
-/// What `debian.sources` is made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct AptSources {
-    /// The addresses, each with its suites.
-    sources: Vec<(String, String)>,
-    components: Vec<String>,
-    /// As they were at a time: never out of date.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    frozen: bool,
-    /// The definition's own keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keyring: Option<Digest>,
-}
 
 /// What the image needs; `None` where it has no apt, where `copies`, what its `copy` blocks take, has sources, and where the archive has no name.
 pub(crate) fn wanted(

@@ -9,11 +9,24 @@ use kiln_model::{CanonicalError, DebianSpec, Digest, ImageSpec, UserSpec};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::apt_sources::AptSources;
 use crate::lock::{ImageLock, LockedPackage};
 
 /// Changed whenever the same inputs would give another result.
 const FORMAT: u32 = 6;
+
+/// What `debian.sources` is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct AptSources {
+    /// The addresses, each with its suites.
+    pub(crate) sources: Vec<(String, String)>,
+    pub(crate) components: Vec<String>,
+    /// As they were at a time: never out of date.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) frozen: bool,
+    /// The definition's own keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keyring: Option<Digest>,
+}
 
 /// What a step does, with all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kiln_model::{Digest, ImageName, ImageSpec};
+use kiln_model::{CanonicalError, Digest, ImageName, ImageSpec, canonical_json};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BakeError;
-use crate::provenance;
 
 /// Of the file, and part of every base's key.
 const FORMAT: u32 = 2;
@@ -84,6 +83,11 @@ pub(crate) struct LockedPackage {
 }
 
 impl ImageLock {
+    /// What the packages are known by.
+    pub(crate) fn digest(&self) -> Result<Digest, CanonicalError> {
+        canonical_json(self).map(|json| Digest::of(&json))
+    }
+
     /// Of an image that starts from nothing. Tar and many tools know no time before 1980.
     pub(crate) fn nothing(arch: &str) -> Self {
         Self {
@@ -127,7 +131,7 @@ impl Lock {
     /// What the packages of `image` are known by in its provenance.
     pub fn digest_of(&self, image: &ImageSpec) -> Option<Digest> {
         let base = image.chain().first().map_or(&image.name, |base| &base.name);
-        provenance::lock_digest(self.images.get(base)?).ok()
+        self.images.get(base)?.digest().ok()
     }
 
     /// The files of all packages, by their content.

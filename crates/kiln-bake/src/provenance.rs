@@ -25,11 +25,6 @@ pub(crate) struct Done {
     pub(crate) diff_id: Digest,
 }
 
-/// What a lock's packages are known by.
-pub(crate) fn lock_digest(locked: &ImageLock) -> Result<Digest, CanonicalError> {
-    canonical_json(locked).map(|json| Digest::of(&json))
-}
-
 pub(crate) fn statement(
     image: &ImageSpec,
     digest: &Digest,
@@ -58,7 +53,7 @@ pub(crate) fn statement(
         .iter()
         .map(|test| json!({"name": test.name, "digest": test.digest}))
         .collect();
-    let lock = lock_digest(locked)?;
+    let lock = locked.digest()?;
     canonical_json(&json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": image.name, "digest": {"sha256": digest.hex()}}],
