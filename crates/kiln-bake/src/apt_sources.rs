@@ -14,9 +14,7 @@ use crate::graph::{AptSources, CopiedFile, CopiedKind};
 use crate::lock::ImageLock;
 use crate::locking;
 use crate::look;
-use crate::sources;
-
-const PUBLIC: &str = "http://deb.debian.org/debian";
+use crate::sources::{self, PUBLIC};
 
 const FILE: &str = "etc/apt/sources.list.d/debian.sources";
 /// All that may be made of the sources.

@@ -8,10 +8,6 @@ use kiln_model::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum BakeError {
     #[error(
-        "no apt source of this machine has the suite `{suite}`: name one with `debian {{ mirror = \"http://…\" }}`"
-    )]
-    NoMirror { suite: String },
-    #[error(
         "image `{image}` is for {arch}, and this machine is {own}: its packages can be locked here (`kiln lock`), but their scripts can't be run. Bake it on {arch}, or leave `arch` out"
     )]
     ForeignArch {

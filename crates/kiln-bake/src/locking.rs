@@ -193,7 +193,7 @@ fn with_fixes(
         image: image.name.to_string(),
         place: match source {
             Some(source) => format!("at {}", source.uri),
-            None => "among this machine's apt sources".to_owned(),
+            None => "that anything names".to_owned(),
         },
         suite,
     })
@@ -213,7 +213,7 @@ fn found(
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(request.now.0 / 1000, |since| since.as_secs());
     let keys = keys(request, debian)?;
-    let sources = archive_sources(debian)?;
+    let sources = sources::find(debian);
     let index = archive::read(store, client, &sources, &keys, (arch(debian), now))?;
     with_fixes(request.image, debian, &sources, &index)?;
     let own = request
@@ -366,10 +366,7 @@ fn name_cves(
     after: &ImageLock,
     changes: &mut [PackageChange],
 ) {
-    let Ok(sources) = archive_sources(debian) else {
-        return;
-    };
-    let roots = roots(sources);
+    let roots = package_roots(debian);
     for change in changes.iter_mut().filter(|change| change.security) {
         let mut packages = after.packages.iter();
         let Some(package) = packages.find(|one| one.name == change.name) else {
@@ -415,24 +412,10 @@ fn unusable(image: &ImageSpec, keyring: &str) -> impl Fn(String) -> BakeError {
     }
 }
 
-fn archive_sources(debian: &DebianSpec) -> Result<Vec<Source>, BakeError> {
-    let all = sources::find(debian);
-    if all.iter().any(|source| source.suite == debian.suite) {
-        Ok(all)
-    } else {
-        Err(BakeError::NoMirror {
-            suite: debian.suite.clone(),
-        })
-    }
-}
-
 /// Where the image's packages can be fetched.
-pub(crate) fn package_roots(debian: &DebianSpec) -> Result<Vec<String>, BakeError> {
-    archive_sources(debian).map(roots)
-}
-
-fn roots(sources: Vec<Source>) -> Vec<String> {
-    let mut roots: Vec<String> = sources.into_iter().map(|source| source.uri).collect();
+pub(crate) fn package_roots(debian: &DebianSpec) -> Vec<String> {
+    let sources = sources::find(debian).into_iter();
+    let mut roots: Vec<String> = sources.map(|source| source.uri).collect();
     roots.sort();
     roots.dedup();
     roots

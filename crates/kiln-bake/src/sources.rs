@@ -20,48 +20,97 @@ pub(crate) struct Source {
     pub(crate) frozen: bool,
 }
 
+/// Debian's own, which every mirror is one of.
+pub(crate) const PUBLIC: &str = "http://deb.debian.org/debian";
+
 /// The sources of a suite, its updates and its security fixes.
 pub(crate) fn find(debian: &DebianSpec) -> Vec<Source> {
-    let suite = &debian.suite;
-    let has_updates = debian.updates && !debian.is_rolling();
-    let updates = has_updates.then(|| format!("{suite}-updates"));
-    let security = debian.security_suite();
-    let source = |uri: &str, suite: &str, optional, frozen| Source {
+    match &debian.origin {
+        DebianOrigin::Machine => of_machine(debian, machine(Path::new("/etc/apt"))),
+        DebianOrigin::Mirror { url, security } => {
+            let beside = beside(url);
+            let named = security.as_deref().map(|url| (url, true));
+            let fixes = named.or(beside.as_deref().map(|url| (url, false)));
+            of_archive(debian, url, fixes, false)
+        }
+        DebianOrigin::Snapshot { url, security } => {
+            of_archive(debian, url, Some((security, false)), true)
+        }
+    }
+}
+
+/// `fixes`: the archive of security fixes, and whether the definition names it.
+fn of_archive(
+    debian: &DebianSpec,
+    url: &str,
+    fixes: Option<(&str, bool)>,
+    frozen: bool,
+) -> Vec<Source> {
+    let source = |uri: &str, suite: &str, optional| Source {
         uri: uri.trim_end_matches('/').to_owned(),
         suite: suite.to_owned(),
         components: debian.components.clone(),
         optional,
         frozen,
     };
-    let all = |url: &str, fixes: Option<(&str, bool)>, frozen| {
-        let mut all = vec![source(url, suite, false, frozen)];
-        all.extend(updates.iter().map(|suite| source(url, suite, true, frozen)));
-        if let (Some((url, is_named)), Some(suite)) = (fixes, &security) {
-            all.push(source(url, suite, !is_named, frozen));
-        }
-        all
-    };
-    match &debian.origin {
-        DebianOrigin::Machine => {
-            let wanted: Vec<&String> = [suite]
-                .into_iter()
-                .chain(&updates)
-                .chain(&security)
-                .collect();
-            of_suites(machine(Path::new("/etc/apt")), &wanted, &debian.components)
-        }
-        DebianOrigin::Mirror { url, security } => {
-            let beside = url.trim_end_matches('/').strip_suffix("/debian");
-            let beside = beside.map(|host| format!("{host}/debian-security"));
-            let named = security.as_deref().map(|url| (url, true));
-            all(
-                url,
-                named.or(beside.as_deref().map(|url| (url, false))),
-                false,
-            )
-        }
-        DebianOrigin::Snapshot { url, security } => all(url, Some((security, false)), true),
+    let mut all = vec![source(url, &debian.suite, false)];
+    let updates = updates_suite(debian);
+    all.extend(updates.iter().map(|suite| source(url, suite, true)));
+    if let (Some((url, is_named)), Some(suite)) = (fixes, debian.security_suite()) {
+        all.push(source(url, &suite, !is_named));
     }
+    all
+}
+
+/// What the machine's apt sources say of the suite. A machine of another suite, or of another distribution, says where an archive is at most:
+/// every archive of Debian's has all suites.
+fn of_machine(debian: &DebianSpec, there: Vec<Source>) -> Vec<Source> {
+    let suite = &debian.suite;
+    let (updates, security) = (updates_suite(debian), debian.security_suite());
+    let wanted: Vec<&String> = [suite]
+        .into_iter()
+        .chain(&updates)
+        .chain(&security)
+        .collect();
+    let mut archives = there.iter().map(|source| source.uri.as_str());
+    let archive = archives.find(|uri| uri.ends_with("/debian"));
+    let archive = archive.unwrap_or(PUBLIC).to_owned();
+    let mut all = of_suites(there, &wanted, &debian.components);
+    let own = all.iter().find(|source| source.suite == *suite);
+    let Some(own) = own.map(|source| source.uri.clone()) else {
+        let fixes = beside(&archive);
+        return of_archive(
+            debian,
+            &archive,
+            fixes.as_deref().map(|url| (url, false)),
+            false,
+        );
+    };
+    // One that has no fixes of the suite gets them from beside its archive.
+    if let Some(suite) = security
+        && !all.iter().any(|source| source.suite == suite)
+    {
+        let public = beside(PUBLIC);
+        all.extend(beside(&own).or(public).map(|uri| Source {
+            uri,
+            suite,
+            components: debian.components.clone(),
+            optional: true,
+            frozen: false,
+        }));
+    }
+    all
+}
+
+fn updates_suite(debian: &DebianSpec) -> Option<String> {
+    let has = debian.updates && !debian.is_rolling();
+    has.then(|| format!("{}-updates", debian.suite))
+}
+
+/// Where mirrors have the archive of security fixes.
+fn beside(url: &str) -> Option<String> {
+    let host = url.trim_end_matches('/').strip_suffix("/debian")?;
+    Some(format!("{host}/debian-security"))
 }
 
 /// Those of the suites. Another vendor's source of the same suite has components of its own (`stable`), and is none of Debian's.
@@ -189,6 +238,41 @@ mod tests {
         let suites: Vec<_> = found.iter().map(|source| &*source.suite).collect();
         assert_eq!(suites, ["trixie", "trixie-updates"]);
         assert!(found.iter().all(|source| source.components == components));
+    }
+
+    #[test]
+    fn a_machine_of_another_suite_says_where_the_archive_is() {
+        let debian = DebianSpec::of("bookworm");
+        let found = |text: &str| -> Vec<String> {
+            let one = |source: Source| format!("{} {}", source.uri, source.suite);
+            let all = of_machine(&debian, one_line(text));
+            all.into_iter().map(one).collect()
+        };
+        let all = |host: &str| {
+            [
+                format!("http://{host}/debian bookworm"),
+                format!("http://{host}/debian bookworm-updates"),
+                format!("http://{host}/debian-security bookworm-security"),
+            ]
+        };
+        let other = "deb http://v.test/x bookworm stable\ndeb http://m.test/debian/ trixie main\n";
+        assert_eq!(found(other), all("m.test"));
+        let elsewhere = "deb http://archive.test/ubuntu noble main\n";
+        assert_eq!(found(elsewhere), all("deb.debian.org"));
+        assert_eq!(found(""), all("deb.debian.org"));
+        // What the machine says of the suite is what counts.
+        let own = "deb http://m.test/debian bookworm main\n";
+        assert_eq!(
+            found(own),
+            [&all("m.test")[0], &all("m.test")[2]].map(String::clone)
+        );
+        let named = format!("{own}deb http://f.test/fixes bookworm-security main\n");
+        assert_eq!(found(&named)[1], "http://f.test/fixes bookworm-security");
+        let odd = "deb http://m.test/d bookworm main\n";
+        assert_eq!(
+            found(odd)[1],
+            "http://deb.debian.org/debian-security bookworm-security"
+        );
     }
 
     #[test]

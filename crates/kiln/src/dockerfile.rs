@@ -19,7 +19,7 @@ use crate::git::Beside;
 use crate::granted::{Entitlement, Network};
 use crate::output;
 use crate::progress::{Live, Reporting};
-use crate::{args, files, git, granted, settings, upkeep};
+use crate::{args, files, git, granted, named, settings, upkeep};
 
 const CONTEXT: &str = "the context";
 
@@ -201,8 +201,12 @@ impl DockerfileSettings {
             .filter(|root| root.join("store").is_dir())
             .map(Store::open)
             .transpose()?;
+        let bases = match &store {
+            Some(store) => named::bases(store, &self.bases)?,
+            None => self.bases.clone(),
+        };
         let base = |name: &str| {
-            let known = kiln_bake::known_base(store.as_ref()?, &self.bases, name)?;
+            let known = kiln_bake::known_base(store.as_ref()?, &bases, name)?;
             Some(BaseValues {
                 has_shell: !known.shell.is_empty(),
                 env: known.env,
@@ -266,6 +270,7 @@ impl DockerfileSettings {
         let work = settings::work(root)?;
         let contexts = self.named_contexts(&work)?;
         let store = Store::open(root)?;
+        let bases = named::bases(&store, &self.bases)?;
         let tag = self.tag.clone().unwrap_or_default();
         let baked = std::thread::scope(|scope| {
             let commit = Beside::look(scope, |listings| self.commit(&ignore, listings));
@@ -278,7 +283,7 @@ impl DockerfileSettings {
                 tests: &[],
                 build_args: &self.build_args,
                 target: self.target.as_deref(),
-                bases: &self.bases,
+                bases: &bases,
                 named_images: &self.named_images,
                 registries: &self.registries,
                 contexts: &contexts.folders,

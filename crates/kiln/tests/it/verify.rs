@@ -139,7 +139,9 @@ fn causes(answer: &serde_json::Value) -> Vec<(&str, &str)> {
 }
 
 fn bake_dockerfile(world: &World, tag: &str, more: &[&str]) {
-    let base = format!("debian:bookworm={}", self::tag(world));
+    // Its newest tag.
+    let of_image = self::tag(world);
+    let base = format!("debian:bookworm={}", of_image.rsplit_once(':').unwrap().0);
     let mut arguments = vec!["bake", "--dockerfile", "docker/Dockerfile", "--tag", tag];
     arguments.extend(["--base", &base]);
     arguments.extend(more);
