@@ -159,7 +159,7 @@ fn contexts_of_repositories_are_fetched_and_named() {
     // Nothing of what was fetched stays.
     assert_eq!(world.left(), BTreeSet::new());
     for (context, said) in [
-        ("git@example.org:a.git", "https://, http:// and git://"),
+        ("git@example.org:a.git", "--ssh default=KEYFILE a key"),
         ("https://example.org/a.git?x=1", "can't have `x`"),
     ] {
         let arguments = [
