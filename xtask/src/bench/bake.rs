@@ -61,7 +61,7 @@ pub(super) fn run(mut args: Args) -> Result<(), BenchError> {
     drop(world);
 
     section.notes.push(
-        "`examples/hello`, the time of the whole process. \"First bake, packages in the store\" unpacks and configures anew: of the store only the blobs that `kiln.lock` names are left.".to_owned(),
+        "`examples/hello`, the time of the whole process. \"First bake, packages in the store\" unpacks and configures anew: of the store only the blobs that `kiln.lock` names are left. A changed file has the image's test run again: a container in which python starts and answers.".to_owned(),
     );
     section.publish("bake", &setting.documents())?;
     expect("left after `kiln down`", &Vec::new(), &left)
