@@ -149,7 +149,7 @@ fn by_ssh() {
     .iter()
     .enumerate()
     {
-        let baked = bench.baked(&format!("ssh:{number}"), &add(source));
+        let baked = bench.baked(&format!("by-ssh:{number}"), &add(source));
         let tree = bench.tree(&baked, "o");
         for line in whole {
             assert!(tree.contains(&line.to_owned()), "{source}: {tree:?}");
@@ -158,7 +158,7 @@ fn by_ssh() {
         let is_cached = baked.steps.iter().all(|step| step.cached);
         assert_eq!(is_cached, number > 0, "{source}");
     }
-    let first = bench.baked("ssh:first", &add(&format!("{url}#{commit}")));
+    let first = bench.baked("by-ssh:first", &add(&format!("{url}#{commit}")));
     assert_eq!(bench.tree(&first, "o"), ["file \"of it's a.git\" 0:0 644"]);
 
     // By an agent of the user's, and as a context.
