@@ -1,7 +1,7 @@
 //! Repositories that are reached by ssh: as git itself has it, the machine's own client gives the stream to `git-upload-pack`.
 //!
-//! It is the one program of the host that a bake executes: it knows the user's servers, their keys and the way there. It runs before any
-//! step, for a repository that the caller's Dockerfile names, and all that it brings is checked by the commit's name. Addresses may come
+//! It is the one program of the host that a bake executes: it knows the user's servers, their keys and the way there. It runs in no step's
+//! container, for a repository that the caller's Dockerfile names, and all that it brings is checked by the commit's name. Addresses may come
 //! from a repository's `.gitmodules`: none may become an option of the client, or a word of a shell.
 
 use std::ffi::OsString;
