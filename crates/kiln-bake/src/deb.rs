@@ -318,17 +318,22 @@ pub(crate) fn merged(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_packed_again_holds_the_same() {
+    /// An archive with one small file.
+    pub(crate) fn with_control() -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_size(4);
         tar.append_data(&mut header, "./control", &b"text"[..])
             .unwrap();
-        let tar = tar.into_inner().unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn what_is_packed_again_holds_the_same() {
+        let tar = with_control();
         let header = format!("{:<48}{:<10}`\n", "control.tar", tar.len());
         let deb = Deb::new([AR, header.as_bytes(), &tar].concat());
         let size = tar.len() as u64;

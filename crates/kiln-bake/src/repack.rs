@@ -173,14 +173,10 @@ impl<'a> Repacking<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deb::tests::with_control;
 
     fn deb() -> Vec<u8> {
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(4);
-        tar.append_data(&mut header, "./control", &b"text"[..])
-            .unwrap();
-        let tar = tar.into_inner().unwrap();
+        let tar = with_control();
         let mut deb = b"!<arch>\n".to_vec();
         for member in [CONTROL, DATA] {
             deb.extend(format!("{member:<48}{:<10}`\n", tar.len()).bytes());
