@@ -15,18 +15,26 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("kiln-config", &["kiln-model"]),
     ("kiln-plan", &["kiln-model"]),
     ("kiln-sim", &["kiln-model", "kiln-plan", "kiln-proxy"]),
-    ("kiln-oci", &["kiln-model"]),
-    ("kiln-engine", &["kiln-model", "kiln-oci"]),
+    ("kiln-fs", &[]),
+    ("kiln-oci", &["kiln-model", "kiln-fs"]),
+    ("kiln-engine", &["kiln-model", "kiln-fs", "kiln-oci"]),
     (
         "kiln-bake",
-        &["kiln-model", "kiln-config", "kiln-oci", "kiln-engine"],
+        &[
+            "kiln-model",
+            "kiln-fs",
+            "kiln-config",
+            "kiln-oci",
+            "kiln-engine",
+        ],
     ),
-    ("kiln-cloud", &["kiln-model"]),
-    ("kiln-proxy", &["kiln-model"]),
+    ("kiln-cloud", &["kiln-model", "kiln-fs"]),
+    ("kiln-proxy", &["kiln-model", "kiln-fs"]),
     (
         "kiln-daemon",
         &[
             "kiln-model",
+            "kiln-fs",
             "kiln-config",
             "kiln-plan",
             "kiln-proxy",
@@ -40,6 +48,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         "kiln",
         &[
             "kiln-model",
+            "kiln-fs",
             "kiln-config",
             "kiln-plan",
             "kiln-proxy",
@@ -224,11 +233,14 @@ mod tests {
 
     #[test]
     fn an_arrow_that_goes_up_is_found() {
-        assert_eq!(edge_rules("kiln-engine", &["kiln-model", "serde"]), [""; 0]);
+        assert_eq!(
+            edge_rules("kiln-engine", &["kiln-model", "kiln-fs", "serde"]),
+            [""; 0]
+        );
         let broken = edge_rules("kiln-engine", &["kiln-model", "kiln-plan"]);
         assert_eq!(
             broken,
-            ["`kiln-engine` may not depend on `kiln-plan`, only on kiln-model, kiln-oci"]
+            ["`kiln-engine` may not depend on `kiln-plan`, only on kiln-model, kiln-fs, kiln-oci"]
         );
         assert_eq!(edge_rules("kiln-model", &["kiln-plan"]).len(), 1);
         assert_eq!(edge_rules("kiln-plan", &["xtask"]).len(), 1);
