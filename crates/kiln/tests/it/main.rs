@@ -4,6 +4,7 @@
 
 mod contexts;
 mod dockerfiles;
+mod golden;
 mod locks;
 mod proving;
 mod prune;
