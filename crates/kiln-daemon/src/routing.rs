@@ -74,9 +74,17 @@ impl Owner {
                 self.links.confirmed(id, generation);
                 self.confirm();
             }
-            FromProxy::Refused { generation, reason } => {
+            FromProxy::Refused {
+                generation,
+                services,
+                reason,
+                ..
+            } => {
                 if generation.0 == self.table.0 {
-                    let keys: Vec<_> = self.unconfirmed.keys().cloned().collect();
+                    let keys: Vec<_> = match services.is_empty() {
+                        true => self.unconfirmed.keys().cloned().collect(),
+                        false => services,
+                    };
                     for key in keys {
                         let Some(route) = self.services.get(&key).and_then(Service::route) else {
                             continue;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kiln_model::{
-    Backend, Draining, Generation, InstanceId, Route, RoutingTable, ServiceKey, SetRoute, StateId,
+    Backend, Draining, Generation, InstanceId, Route, RoutingTable, ServiceKey, StateId,
+    WeightedSet,
 };
 use kiln_plan::Service;
 
@@ -50,18 +51,19 @@ pub(crate) fn compose(
             generation: wanted.generation,
             listen: policy.listen,
             inside,
-            active: wanted.active.as_ref().map(|(release, instances)| SetRoute {
-                release: *release,
-                backends: instances
-                    .iter()
-                    .filter_map(|id| {
+            sets: wanted
+                .active
+                .iter()
+                .map(|(release, instances)| {
+                    let backends = instances.iter().filter_map(|id| {
                         Some(Backend {
                             instance: id.clone(),
                             address: address(service, id)?,
                         })
-                    })
-                    .collect(),
-            }),
+                    });
+                    WeightedSet::whole(*release, backends.collect())
+                })
+                .collect(),
         });
     }
     RoutingTable {

@@ -29,7 +29,8 @@ pub use plan::{Change, ChangeKind, FieldChange, Plan, Reason};
 pub use policy::{BlueGreen, HttpProbe, Policy, Strategy};
 pub use release::{Release, ReleaseId, Resources, Tmpfs};
 pub use route::{
-    Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, SetRoute, ToProxy,
+    Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, TABLE_FORMAT, TableError,
+    ToProxy, Weight, WeightError, WeightedSet,
 };
 pub use signal::{signal_names, signal_number};
 pub use spec::{

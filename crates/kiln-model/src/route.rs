@@ -1,6 +1,13 @@
 //! The routing table, and what controller and proxy say to each other: JSON values, one a line, over the
 //! proxy's control socket.
+//!
+//! Controller and proxy may be of different versions, and so may be who wrote a saved table and who reads it.
+//! Readers therefore ignore fields that they do not know, and every field that is added has a default. What a reader
+//! must not ignore raises the table's [format](TABLE_FORMAT).
 
+mod stored;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Generation, InstanceId, ReleaseNumber, ServiceKey, Timestamp, duration_ms};
 
+pub use stored::{TABLE_FORMAT, TableError};
+
 /// All that the proxy serves. Immutable; replaced as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "stored::StoredTable", into = "stored::StoredTable")]
 pub struct RoutingTable {
     pub generation: Generation,
     /// Ordered by service.
@@ -21,41 +30,94 @@ pub struct RoutingTable {
 }
 
 /// Where the requests of one service go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub service: ServiceKey,
     /// The service's own generation; equal generations of one service have equal routes.
     pub generation: Generation,
     /// On the host; also the name of the listening descriptor in the supervisor. `None`: only instances reach it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// The service's virtual address, as instances reach it, with the port of the active release. Connections to it come
-    /// by the root's one inside listener.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The service's virtual address, as instances reach it, with the port of the release that serves. Connections to it
+    /// come by the root's one inside listener.
     pub inside: Option<SocketAddr>,
-    /// `None`: no set serves, every request is answered 503.
-    pub active: Option<SetRoute>,
+    /// How traffic is shared between releases, ordered by release. Empty: no set serves, every request is answered 503.
+    pub sets: Vec<WeightedSet>,
 }
 
-/// The instances of one release that get traffic.
+/// The instances of one release that get a share of a service's traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SetRoute {
+pub struct WeightedSet {
     pub release: ReleaseNumber,
-    /// Ordered by instance. Empty: 503.
+    /// The set's share. Shares count relative to those of the sets that have instances, so that a set without instances
+    /// costs no request while another has some. A set of weight 0 gets nothing.
+    pub weight: Weight,
+    /// Ordered by instance.
     pub backends: Vec<Backend>,
 }
 
+impl WeightedSet {
+    /// A set that gets all traffic.
+    pub fn whole(release: ReleaseNumber, backends: Vec<Backend>) -> Self {
+        Self {
+            release,
+            weight: Weight::WHOLE,
+            backends,
+        }
+    }
+}
+
+/// A share of a service's traffic, in thousandths: 0 to 1000.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct Weight(u16);
+
+/// A weight above 1000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a weight is 0 to 1000 thousandths, not {0}")]
+pub struct WeightError(pub u16);
+
+impl Weight {
+    pub const NONE: Self = Self(0);
+    pub const WHOLE: Self = Self(1000);
+
+    /// In thousandths.
+    pub fn permille(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<u16> for Weight {
+    type Error = WeightError;
+
+    fn try_from(permille: u16) -> Result<Self, WeightError> {
+        if permille > Self::WHOLE.0 {
+            return Err(WeightError(permille));
+        }
+        Ok(Self(permille))
+    }
+}
+
+impl From<Weight> for u16 {
+    fn from(weight: Weight) -> Self {
+        weight.0
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ‰", self.0)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Backend {
     pub instance: InstanceId,
     pub address: SocketAddr,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Draining {
     pub service: ServiceKey,
     pub release: ReleaseNumber,
@@ -65,7 +127,7 @@ pub struct Draining {
     pub deadline: Duration,
 }
 
-/// Controller to proxy.
+/// Controller to proxy. A message of a kind that the proxy does not know is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ToProxy {
@@ -78,7 +140,7 @@ pub enum ToProxy {
     Retire,
 }
 
-/// Proxy to controller.
+/// Proxy to controller. A message of a kind that the controller does not know is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum FromProxy {
@@ -91,8 +153,15 @@ pub enum FromProxy {
     /// Every worker serves this generation, and it is saved: no request that arrives from now on goes by an
     /// older one.
     Confirmed { generation: Generation },
+    /// Of the table of this generation, something is not served.
     Refused {
         generation: Generation,
+        /// The generation that is served already, where that is why: only a higher one is taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        served: Option<Generation>,
+        /// The services whose routes are refused; the rest of the table is served. Empty: the whole table is refused.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        services: Vec<ServiceKey>,
         reason: String,
     },
     /// Nothing of this instance is in flight any more; `cut` requests were ended by the deadline.
@@ -111,7 +180,6 @@ pub enum FromProxy {
 
 /// What was served since the proxy started, by release. Never decreases while the proxy lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ReleaseCounters {
     pub service: ServiceKey,
     /// 0: no release was there to serve it.

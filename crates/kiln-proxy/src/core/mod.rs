@@ -5,7 +5,7 @@ mod drain;
 mod health;
 mod names;
 
-pub use choose::{Choice, choose};
+pub use choose::{Choice, Place, SetShare, choose};
 pub use drain::{DrainAction, Drains};
 pub use health::{Health, Verdict};
 pub use names::{Reply, ZONE, reply};

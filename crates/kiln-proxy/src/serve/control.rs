@@ -61,6 +61,8 @@ enum Refused {
         "this generation is served already with other routes: give the change a new generation"
     )]
     Differs,
+    #[error("this version of the proxy can't read it: {0}")]
+    Unreadable(serde_json::Error),
     #[error("the supervisor has no listening socket for {0}: the controller must deposit it first")]
     NoListener(SocketName),
     #[error("the supervisor can't be asked for the listening socket of {0}: {1}")]
@@ -192,12 +194,11 @@ impl Control {
                             self.begin().await?;
                         }
                     }
-                    Err(refused) => {
-                        let reason = refused.to_string();
-                        say(&format!("refused generation {generation}: {reason}"));
-                        self.say_to(id, FromProxy::Refused { generation, reason });
-                    }
+                    Err(refused) => self.refuse(id, generation, &refused),
                 }
+            }
+            Event::Unreadable(id, generation, error) => {
+                self.refuse(id, generation, &Refused::Unreadable(error));
             }
             Event::Said(id, ToProxy::Count) => {
                 let counters = self.shared.book.read();
@@ -212,6 +213,30 @@ impl Control {
             Event::Said(_, ToProxy::Retire) => self.retire(false),
         }
         Ok(())
+    }
+
+    fn refuse(&self, id: ConnectionId, generation: Generation, refused: &Refused) {
+        let reason = refused.to_string();
+        say(&format!("refused generation {generation}: {reason}"));
+        let served = match refused {
+            Refused::Older(served) => Some(*served),
+            Refused::Differs => Some(generation),
+            Refused::Unreadable(_)
+            | Refused::NoListener(_)
+            | Refused::NoSupervisor(..)
+            | Refused::Listen(_)
+            | Refused::Save(_) => None,
+        };
+        let services = Vec::new();
+        self.say_to(
+            id,
+            FromProxy::Refused {
+                generation,
+                served,
+                services,
+                reason,
+            },
+        );
     }
 
     async fn take(&mut self, table: RoutingTable) -> Result<(), Refused> {

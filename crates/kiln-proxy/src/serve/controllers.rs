@@ -1,6 +1,10 @@
 //! The connections of controllers: lines in, lines out.
+//!
+//! A controller may be of another version. What this version does not understand is answered where an answer is waited
+//! for, skipped otherwise, and never ends the connection: that would take switches away that both understand.
 
-use kiln_model::{FromProxy, ToProxy};
+use kiln_model::{FromProxy, Generation, ToProxy};
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -14,7 +18,44 @@ pub(super) type ConnectionId = u64;
 
 pub(super) enum Event {
     Said(ConnectionId, ToProxy),
+    /// A table that must not be served, because this version does not understand it.
+    Unreadable(ConnectionId, Generation, serde_json::Error),
     Gone(ConnectionId),
+}
+
+/// What every version says of a message.
+#[derive(Deserialize)]
+struct Envelope {
+    kind: String,
+    table: Option<Numbered>,
+}
+
+#[derive(Deserialize)]
+struct Numbered {
+    generation: Generation,
+}
+
+fn event_of(id: ConnectionId, line: &[u8]) -> Option<Event> {
+    let error = match serde_json::from_slice(line) {
+        Ok(said) => return Some(Event::Said(id, said)),
+        Err(error) => error,
+    };
+    match serde_json::from_slice(line) {
+        Ok(Envelope {
+            kind,
+            table: Some(Numbered { generation }),
+        }) if kind == "table" => Some(Event::Unreadable(id, generation, error)),
+        Ok(Envelope { kind, .. }) => {
+            say(&format!(
+                "a controller sent a message of kind `{kind}`, which this version does not understand: {error}"
+            ));
+            None
+        }
+        Err(_) => {
+            say(&format!("a controller sent what is no message: {error}"));
+            None
+        }
+    }
 }
 
 pub(super) async fn talk(
@@ -48,19 +89,10 @@ pub(super) async fn talk(
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
-            match serde_json::from_slice(&line) {
-                Ok(said) => {
-                    if events.send(Event::Said(id, said)).is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // A table that is not understood must not be taken for one that is served.
-                    say(&format!(
-                        "a controller said what this version doesn't understand: {error}"
-                    ));
-                    return;
-                }
+            if let Some(event) = event_of(id, &line)
+                && events.send(event).is_err()
+            {
+                return;
             }
         }
     };
@@ -70,4 +102,22 @@ pub(super) async fn talk(
     }
     // Nobody listens any more when the process ends.
     let _ = events.send(Event::Gone(id));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_version_says_is_answered_or_skipped() {
+        let count = event_of(1, br#"{"kind":"count","since":4}"#);
+        assert!(matches!(count, Some(Event::Said(1, ToProxy::Count))));
+        assert!(event_of(1, br#"{"kind":"pause","service":"dev/api"}"#).is_none());
+        assert!(event_of(1, b"{").is_none());
+        let table = br#"{"kind":"table","table":{"format":99,"generation":8,"routes":[]}}"#;
+        assert!(matches!(
+            event_of(1, table),
+            Some(Event::Unreadable(1, Generation(8), _))
+        ));
+    }
 }

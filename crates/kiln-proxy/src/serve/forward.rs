@@ -15,6 +15,7 @@ use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
+use kiln_model::Weight;
 use tokio::net::TcpStream;
 
 use super::body::{AnswerBody, InstanceBody, RequestBody};
@@ -25,7 +26,7 @@ use super::pool::Lease;
 use super::table::{Entered, Instance, LiveRoute};
 use super::tunnel;
 use super::worker::Worker;
-use crate::core::{Verdict, choose};
+use crate::core::{Place, Verdict, choose};
 
 /// Requests sent again, at most.
 const RETRIES: usize = 2;
@@ -301,6 +302,10 @@ async fn exchange(
     }
 }
 
+fn is_among(instance: &Instance, tried: &[Arc<Instance>]) -> bool {
+    tried.iter().any(|tried| tried.epoch == instance.epoch)
+}
+
 fn malformed() -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
@@ -385,42 +390,41 @@ impl Exchange<'_> {
                 format!("no service listens on {listen} any more"),
             )),
             Entered::Nobody(route) => {
-                self.flight.count_in(&route.counters);
+                self.flight.count_in(&route.unserved);
                 Err(Refusal::failed(
                     StatusCode::SERVICE_UNAVAILABLE,
                     format!("no instance of {} is ready", route.service),
                 ))
             }
-            Entered::At(route, instance) => {
-                self.flight.count_in(&route.counters);
+            Entered::At(instance, counters) => {
+                self.flight.count_in(&counters);
                 self.flight.holds(Arc::clone(&instance));
                 Ok(instance)
             }
         }
     }
 
-    fn choose(&self, route: &LiveRoute, tried: &[Arc<Instance>]) -> Option<usize> {
-        let instances = &route.instances;
+    fn choose(&self, route: &LiveRoute, tried: &[Arc<Instance>]) -> Option<Place> {
         let now = self.worker.shared.coarse_now();
-        let tried: Vec<usize> = tried
-            .iter()
-            .filter_map(|tried| {
-                instances
-                    .iter()
-                    .position(|instance| instance.epoch == tried.epoch)
-            })
-            .collect();
+        let tried: Vec<Place> = match tried {
+            [] => Vec::new(),
+            tried => route
+                .places()
+                .filter(|(_, instance)| is_among(instance, tried))
+                .map(|(place, _)| place)
+                .collect(),
+        };
         let choice = choose(
-            instances.len(),
+            &route.shares,
             &tried,
-            |index| instances[index].is_eligible(now),
-            |index| instances[index].in_flight.load(SeqCst),
+            |place| route.instance(place).is_eligible(now),
+            |place| route.instance(place).in_flight.load(SeqCst),
             |below| self.worker.random(below),
         )?;
         if choice.fail_open && tried.is_empty() {
             self.worker.say_fail_open(route);
         }
-        Some(choice.index)
+        Some(choice.place)
     }
 
     fn has_other(&self, tried: &[Arc<Instance>]) -> bool {
@@ -428,10 +432,9 @@ impl Exchange<'_> {
         live.routes
             .get(&self.flight.wire.listen)
             .is_some_and(|route| {
-                route
-                    .instances
-                    .iter()
-                    .any(|instance| tried.iter().all(|tried| tried.epoch != instance.epoch))
+                route.places().any(|(place, instance)| {
+                    route.shares[place.set].weight > Weight::NONE && !is_among(instance, tried)
+                })
             })
     }
 

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use kiln_model::{Backend, InstanceId, ReleaseNumber, RoutingTable, ServiceKey, Timestamp};
+use kiln_model::{Backend, InstanceId, ReleaseNumber, Route, RoutingTable, ServiceKey, Timestamp};
 use tokio::sync::{Notify, mpsc};
 
 use super::counters::{Book, Counters};
-use crate::core::{Health, Verdict};
+use crate::core::{Health, Place, SetShare, Verdict};
 
 /// One instance. Lives as long as a table or a request names it.
 #[derive(Debug)]
@@ -67,6 +67,31 @@ impl Instance {
 #[derive(Debug)]
 pub(super) struct LiveRoute {
     pub(super) service: ServiceKey,
+    pub(super) sets: Vec<LiveSet>,
+    /// What the choice needs to know of `sets`, one each.
+    pub(super) shares: Vec<SetShare>,
+    /// Of requests that no instance could be chosen for: those of the set with the greatest weight, or of release 0.
+    pub(super) unserved: Arc<Counters>,
+}
+
+impl LiveRoute {
+    pub(super) fn instance(&self, place: Place) -> &Arc<Instance> {
+        &self.sets[place.set].instances[place.instance]
+    }
+
+    pub(super) fn places(&self) -> impl Iterator<Item = (Place, &Arc<Instance>)> {
+        self.sets.iter().enumerate().flat_map(|(set, live)| {
+            live.instances
+                .iter()
+                .enumerate()
+                .map(move |(instance, at)| (Place { set, instance }, at))
+        })
+    }
+}
+
+/// The instances of one release.
+#[derive(Debug)]
+pub(super) struct LiveSet {
     pub(super) counters: Arc<Counters>,
     pub(super) instances: Vec<Arc<Instance>>,
 }
@@ -78,7 +103,8 @@ pub(super) enum Entered {
     NoRoute,
     /// None that may be chosen.
     Nobody(Arc<LiveRoute>),
-    At(Arc<LiveRoute>, Arc<Instance>),
+    /// Counted at the instance, not yet in the counters of its release.
+    At(Arc<Instance>, Arc<Counters>),
 }
 
 /// A table, resolved.
@@ -145,19 +171,24 @@ impl Shared {
     pub(super) fn enter(
         &self,
         listen: SocketAddr,
-        mut choose: impl FnMut(&LiveRoute) -> Option<usize>,
+        mut choose: impl FnMut(&LiveRoute) -> Option<Place>,
     ) -> Entered {
         loop {
             let live = self.live.load();
             let Some(route) = live.routes.get(&listen) else {
                 return Entered::NoRoute;
             };
-            let Some(instance) = choose(route).and_then(|index| route.instances.get(index)) else {
+            let Some(place) = choose(route) else {
                 return Entered::Nobody(Arc::clone(route));
             };
+            let LiveSet {
+                counters,
+                instances,
+            } = &route.sets[place.set];
+            let instance = &instances[place.instance];
             instance.in_flight.fetch_add(1, SeqCst);
             if self.published.load(SeqCst) <= live.table.generation.0 {
-                return Entered::At(Arc::clone(route), Arc::clone(instance));
+                return Entered::At(Arc::clone(instance), Arc::clone(counters));
             }
             self.leave(instance);
         }
@@ -204,16 +235,8 @@ impl Registry {
         let mut routed = Vec::new();
         let mut returned = Vec::new();
         for route in &table.routes {
-            let release = route
-                .active
-                .as_ref()
-                .map_or(ReleaseNumber(0), |set| set.release);
-            let backends = route.active.as_ref().map_or(&[][..], |set| &set.backends);
-            let instances: Vec<_> = backends
-                .iter()
-                .map(|backend| self.instance(backend))
-                .collect();
-            for instance in &instances {
+            let live = Arc::new(self.live(shared, route));
+            for (_, instance) in live.places() {
                 if instance.draining.swap(false, SeqCst) {
                     returned.push(instance.epoch);
                 }
@@ -221,11 +244,6 @@ impl Registry {
                 self.present
                     .insert(instance.id.clone(), Arc::clone(instance));
             }
-            let live = Arc::new(LiveRoute {
-                service: route.service.clone(),
-                counters: shared.book.of(&route.service, release),
-                instances,
-            });
             for address in [route.listen, route.inside].into_iter().flatten() {
                 routes.insert(address, Arc::clone(&live));
             }
@@ -255,6 +273,33 @@ impl Registry {
             .collect();
         self.known.retain(|_, instance| instance.strong_count() > 0);
         Published { gone, returned }
+    }
+
+    fn live(&mut self, shared: &Shared, route: &Route) -> LiveRoute {
+        let counters = |release| shared.book.of(&route.service, release);
+        let heaviest = route.sets.iter().max_by_key(|set| set.weight);
+        let sets: Vec<_> = route
+            .sets
+            .iter()
+            .map(|set| LiveSet {
+                counters: counters(set.release),
+                instances: set
+                    .backends
+                    .iter()
+                    .map(|backend| self.instance(backend))
+                    .collect(),
+            })
+            .collect();
+        let shares = route.sets.iter().map(|set| SetShare {
+            weight: set.weight,
+            instances: set.backends.len(),
+        });
+        LiveRoute {
+            service: route.service.clone(),
+            sets,
+            shares: shares.collect(),
+            unserved: counters(heaviest.map_or(ReleaseNumber(0), |set| set.release)),
+        }
     }
 
     fn instance(&mut self, backend: &Backend) -> Arc<Instance> {
@@ -293,7 +338,7 @@ impl Registry {
 mod tests {
     use std::time::Duration;
 
-    use kiln_model::{Draining, Generation, Route, SetRoute};
+    use kiln_model::{Draining, Generation, WeightedSet};
 
     use super::*;
 
@@ -314,10 +359,7 @@ mod tests {
                 generation: Generation(generation),
                 listen: Some(listen()),
                 inside: None,
-                active: Some(SetRoute {
-                    release: ReleaseNumber(generation),
-                    backends: vec![backend],
-                }),
+                sets: vec![WeightedSet::whole(ReleaseNumber(generation), vec![backend])],
             }],
             draining: draining
                 .iter()
@@ -344,9 +386,12 @@ mod tests {
                 registry.publish(&shared, table(2, "new", &["old"]));
                 assert_eq!(registry.in_flight(&InstanceId::new("old")), 0);
             }
-            Some(0)
+            Some(Place {
+                set: 0,
+                instance: 0,
+            })
         });
-        let Entered::At(_, instance) = entered else {
+        let Entered::At(instance, _) = entered else {
             panic!("{entered:?}")
         };
         assert_eq!((instance.id.as_str(), looks), ("new", 2));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kiln_model::{
     Backend, Draining, FromProxy, Generation, InstanceId, ReleaseCounters, ReleaseNumber, Route,
-    RoutingTable, ServiceKey, SetRoute, ToProxy,
+    RoutingTable, ServiceKey, ToProxy, WeightedSet,
 };
 use kiln_proxy::handoff::{Client, SupervisorStatus};
 
@@ -252,10 +252,7 @@ pub(crate) fn table(
             generation: Generation(generation),
             listen: Some(listen),
             inside: None,
-            active: Some(SetRoute {
-                release: ReleaseNumber(release),
-                backends,
-            }),
+            sets: vec![WeightedSet::whole(ReleaseNumber(release), backends)],
         }],
         draining: Vec::new(),
     }

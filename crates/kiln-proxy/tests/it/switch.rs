@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use kiln_model::Weight;
+
 use crate::client::HttpClient;
 use crate::machine::{Machine, draining, table, wait_for};
 use crate::origin::Origin;
@@ -17,6 +19,10 @@ pub(crate) const TESTS: &[crate::Test] = &[
     (
         "the_proxy_replaced_under_load_refuses_and_resets_no_connection",
         replaced_under_load,
+    ),
+    (
+        "sets_get_their_shares_and_are_counted_by_release",
+        weighted_sets,
     ),
     (
         "tables_that_are_older_or_differ_are_refused",
@@ -205,6 +211,37 @@ fn replaced_under_load() {
     wait_for("the retired ones to end", || {
         machine.status().retiring.is_empty().then_some(())
     });
+}
+
+fn weighted_sets() {
+    let machine = Machine::start();
+    let listen = machine.listener();
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let mut controller = machine.controller();
+    let mut shared = table(1, listen, 1, &[("a", a.address)]);
+    let other = table(1, listen, 2, &[("b", b.address)]);
+    let mut sets = [&shared, &other].map(|table| table.routes[0].sets[0].clone());
+    for (set, weight) in sets.iter_mut().zip([800, 200]) {
+        set.weight = Weight::try_from(weight).unwrap();
+    }
+    shared.routes[0].sets = sets.to_vec();
+    controller.serve(&shared);
+    for _ in 0..1000 {
+        crate::client::get(listen, "/").unwrap();
+    }
+    let (of_a, of_b) = (a.requests(), b.requests());
+    assert_eq!(of_a + of_b, 1000);
+    // Six standard deviations.
+    assert!((124..277).contains(&of_b), "{of_b}");
+    assert_eq!(controller.counters_of(1).served, of_a);
+    assert_eq!(controller.counters_of(2).served, of_b);
+    // A set that has nobody costs no request.
+    shared.generation = shared.generation.next();
+    shared.routes[0].sets[0].backends.clear();
+    controller.serve(&shared);
+    for _ in 0..20 {
+        assert_eq!(crate::client::get(listen, "/").unwrap().text(), "b");
+    }
 }
 
 fn refused_tables() {
