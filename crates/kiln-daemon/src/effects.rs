@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_engine::{Engine, EngineError, InstanceSpec, InstanceState, LayerFile, TmpfsSpec};
-use kiln_model::{InstanceId, Observation, Release, ReleaseNumber, ServiceKey, StartFailure};
+use kiln_model::{
+    InstanceId, Observation, Release, ReleaseNumber, ServiceKey, StartFailure, StartFault,
+};
 use kiln_oci::Store;
 use kiln_plan::{Action, Service};
 use kiln_proxy::handoff;
@@ -117,10 +119,7 @@ impl Effects {
                     let spec = this.spec(&key, &instance, id.0, release, &release_body);
                     let engine = this.engine.clone();
                     let started = tokio::task::spawn_blocking(move || match spec {
-                        Ok(spec) => engine.start(&spec).map_err(|error| StartFailure {
-                            permanent: error.is_permanent(),
-                            message: chain_of(&error),
-                        }),
+                        Ok(spec) => engine.start(&spec).map_err(StartFailure::from),
                         Err(failure) => Err(failure),
                     })
                     .await;
@@ -134,10 +133,7 @@ impl Effects {
                         Ok(Err(failure)) => Observation::StartFailed { instance, failure },
                         Err(panic) => Observation::StartFailed {
                             instance,
-                            failure: StartFailure {
-                                message: panic.to_string(),
-                                permanent: false,
-                            },
+                            failure: StartFailure::new(StartFault::Host, panic.to_string()),
                         },
                     };
                     this.say(&key, observation);
@@ -201,13 +197,13 @@ impl Effects {
         number: ReleaseNumber,
         release: &Release,
     ) -> Result<InstanceSpec, StartFailure> {
-        let unusable = |error: kiln_oci::StoreError| StartFailure {
-            message: format!(
+        let unusable = |error: kiln_oci::StoreError| {
+            let detail = format!(
                 "the image {} can't be used: {}",
                 release.image,
                 chain_of(&error)
-            ),
-            permanent: true,
+            );
+            StartFailure::new(StartFault::Image, detail)
         };
         let store = self.store.in_session();
         let image = store.image(&release.image).map_err(unusable)?;

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use kiln_model::StartFailure;
+use kiln_model::{StartFailure, StartFault};
 use serde::{Deserialize, Serialize};
 
 use crate::mounts::SandboxMount;
@@ -77,10 +77,7 @@ pub(crate) fn become_container(
                 init::run(application, status)
             }
             Err(error) => {
-                report(
-                    &mut failure,
-                    &may_heal("the application can't be forked", &error),
-                );
+                report(&mut failure, &host("forking the application", &error));
                 126
             }
         },
@@ -99,32 +96,27 @@ fn report(failure: &mut std::fs::File, failed: &StartFailure) {
     }
 }
 
-fn may_heal(what: &str, error: &dyn std::fmt::Display) -> StartFailure {
-    StartFailure {
-        message: format!("{what}: {error}"),
-        permanent: false,
-    }
-}
-
-fn never(message: String) -> StartFailure {
-    StartFailure {
-        message,
-        permanent: true,
-    }
+/// Of the machine, at this moment.
+pub(crate) fn host(what: &str, error: &dyn std::fmt::Display) -> StartFailure {
+    StartFailure::new(StartFault::Host, format!("{what}: {error}"))
 }
 
 fn prepare(container: &Container, go: OwnedFd) -> Result<(), StartFailure> {
-    sys::die_with_parent().map_err(|error| may_heal("tying the instance to its shim", &error))?;
+    sys::die_with_parent().map_err(|error| host("tying the instance to its shim", &error))?;
     let mut byte = [0];
     match std::fs::File::from(go).read(&mut byte) {
         Ok(1) => {}
         _ => sys::exit_now(125),
     }
     sys::set_hostname(&container.hostname)
-        .map_err(|error| may_heal("setting the host name", &error))?;
+        .map_err(|error| host("setting the host name", &error))?;
     if !container.host_network {
-        netlink::configure_inside(container.link.as_ref())
-            .map_err(|error| may_heal("configuring the network", &error))?;
+        netlink::configure_inside(container.link.as_ref()).map_err(|error| {
+            StartFailure::new(
+                StartFault::Network,
+                format!("configuring the network: {error}"),
+            )
+        })?;
     }
     rootfs::enter(
         &container.root,
@@ -133,10 +125,7 @@ fn prepare(container: &Container, go: OwnedFd) -> Result<(), StartFailure> {
         &container.mounts,
         container.privileged,
     )
-    .map_err(|error| StartFailure {
-        message: error.to_string(),
-        permanent: error.is_permanent(),
-    })
+    .map_err(|error| StartFailure::new(error.fault(), error.to_string()))
 }
 
 /// Executes the application; comes back only with the reason why it can't.
@@ -150,7 +139,8 @@ fn run(container: &Container, filters: &Filters) -> StartFailure {
 enum Never {}
 
 fn to_application(container: &Container, filters: &Filters) -> Result<Never, StartFailure> {
-    let identity = users::look_up(&container.user).map_err(never)?;
+    let identity = users::look_up(&container.user)
+        .map_err(|error| StartFailure::new(StartFault::User, error))?;
     let cwd = if container.cwd.is_empty() {
         "/"
     } else {
@@ -164,9 +154,10 @@ fn to_application(container: &Container, filters: &Filters) -> Result<Never, Sta
         std::env::set_current_dir(cwd)
     });
     entered.map_err(|error| {
-        never(format!(
-            "the working folder `{cwd}` can't be entered in the image: {error}"
-        ))
+        StartFailure::new(
+            StartFault::WorkingFolder,
+            format!("the working folder `{cwd}` can't be entered in the image: {error}"),
+        )
     })?;
     let mut env = container.env.clone();
     if !env.iter().any(|(name, _)| name == "PATH") {
@@ -185,37 +176,95 @@ fn to_application(container: &Container, filters: &Filters) -> Result<Never, Sta
     } else {
         sys::become_user_with(&container.capabilities, uid, gid, groups)
     }
-    .map_err(|error| may_heal("giving up rights", &error))?;
-    sys::die_with_parent()
-        .map_err(|error| may_heal("tying the application to its init", &error))?;
+    .map_err(|error| host("giving up rights", &error))?;
+    sys::die_with_parent().map_err(|error| host("tying the application to its init", &error))?;
     sys::close_from_on_exec(3);
     sys::reset_signals();
     if !container.privileged {
-        sys::no_new_privileges().map_err(|error| may_heal("giving up privileges", &error))?;
+        sys::no_new_privileges().map_err(|error| host("giving up privileges", &error))?;
         filters
             .install()
-            .map_err(|error| may_heal("installing the filter", &error))?;
+            .map_err(|error| host("installing the filter", &error))?;
     }
     let error = sys::exec(&program, &container.argv, &env);
+    Err(not_executed(&program, &container.argv, &env, &error))
+}
+
+fn not_executed(
+    program: &Path,
+    argv: &[String],
+    env: &[(String, String)],
+    error: &io::Error,
+) -> StartFailure {
     let program = program.display();
-    Err(match error.raw_os_error() {
-        Some(libc::ENOENT) => never(format!(
-            "`{program}` can't be executed: the interpreter or loader that it names is not in the image"
-        )),
-        Some(libc::EACCES) => never(format!(
-            "`{program}` is not executable for the instance's user: check its mode and owner"
-        )),
-        Some(libc::ENOEXEC) => never(format!(
-            "`{program}` is no program for this machine, and no script with `#!`"
-        )),
-        _ => may_heal(&format!("executing `{program}`"), &error),
-    })
+    let (fault, detail) = match error.raw_os_error() {
+        Some(libc::ENOENT) => (
+            StartFault::CommandNotFound,
+            format!(
+                "`{program}` can't be executed: the interpreter or loader that it names is not in the image"
+            ),
+        ),
+        Some(libc::EACCES) => (
+            StartFault::CommandNotExecutable,
+            format!(
+                "`{program}` is not executable for the instance's user: check its mode and owner"
+            ),
+        ),
+        Some(libc::ENOEXEC) => (
+            StartFault::CommandNotExecutable,
+            format!("`{program}` is no program for this machine, and no script with `#!`"),
+        ),
+        Some(libc::E2BIG) => (StartFault::ArgumentsTooLarge, too_large(argv, env)),
+        Some(_) => (StartFault::Host, format!("executing `{program}`: {error}")),
+        // The kernel was not asked: a text of the release has a null byte.
+        None => (
+            StartFault::Release,
+            format!("`{program}` can't be executed with these `command` and `env`: {error}"),
+        ),
+    };
+    StartFailure::new(fault, detail)
+}
+
+/// A single text of a command or an environment: MAX_ARG_STRLEN of the kernel, with the zero byte at its end.
+const LONGEST_TEXT: usize = 128 * 1024;
+
+/// What of a release is too large for execve(2), and what to do.
+fn too_large(argv: &[String], env: &[(String, String)]) -> String {
+    let variable = env
+        .iter()
+        .find(|(name, value)| name.len() + 1 + value.len() + 1 > LONGEST_TEXT);
+    if let Some((name, value)) = variable {
+        return format!(
+            "the variable `{name}` has {} bytes, and the kernel takes {LONGEST_TEXT} at most, its name included: make it \
+             smaller in `env`, or copy a file into the image",
+            value.len()
+        );
+    }
+    if let Some(argument) = argv.iter().find(|text| text.len() + 1 > LONGEST_TEXT) {
+        return format!(
+            "an argument of `command` has {} bytes, and the kernel takes {LONGEST_TEXT} at most: make it smaller, or copy a file \
+             into the image",
+            argument.len()
+        );
+    }
+    let size: usize = argv.iter().map(|text| text.len() + 1).sum::<usize>()
+        + env
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum::<usize>();
+    format!(
+        "`command` and `env` have {size} bytes together, more than the kernel takes: make `env` smaller, or copy a file into the image"
+    )
+}
+
+fn not_found(detail: String) -> StartFailure {
+    StartFailure::new(StartFault::CommandNotFound, detail)
 }
 
 /// execvp's search, inside the image.
 fn find(argv: &[String], env: &[(String, String)]) -> Result<PathBuf, StartFailure> {
     let Some(name) = argv.first().filter(|name| !name.is_empty()) else {
-        return Err(never(
+        return Err(not_found(
             "there is no command: give the image `cmd` or the service `command`".to_owned(),
         ));
     };
@@ -223,7 +272,7 @@ fn find(argv: &[String], env: &[(String, String)]) -> Result<PathBuf, StartFailu
         let path = PathBuf::from(name);
         return match path.symlink_metadata() {
             Ok(_) => Ok(path),
-            Err(_) => Err(never(format!(
+            Err(_) => Err(not_found(format!(
                 "the image has no `{name}`, which is the instance's command: add its package or copy it"
             ))),
         };
@@ -237,7 +286,7 @@ fn find(argv: &[String], env: &[(String, String)]) -> Result<PathBuf, StartFailu
         .map(|folder| Path::new(folder).join(name))
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            never(format!(
+            not_found(format!(
                 "the image has no `{name}` in its PATH ({path}), which is the instance's command: add its package or copy it"
             ))
         })

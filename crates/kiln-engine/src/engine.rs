@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use kiln_model::{Digest, ExitReason, ExitRecord, InstanceId, ServiceKey, StartFailure, Timestamp};
+use kiln_model::{
+    Digest, ExitReason, ExitRecord, InstanceId, ServiceKey, StartFailure, StartFault, Timestamp,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -59,10 +61,9 @@ pub enum EngineError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{0}")]
-    Instance(String),
-    #[error("{0}")]
-    Permanent(String),
+    /// Said by the shim or by what became the instance.
+    #[error("{}", .0.detail)]
+    Failed(StartFailure),
     #[error("generation {asked} of instance {id} is older than {known}, which it was started with")]
     Stale {
         id: InstanceId,
@@ -84,22 +85,29 @@ pub enum StartError {
 }
 
 impl StartError {
+    fn new(fault: StartFault, detail: String) -> Self {
+        Self::Failed(StartFailure { fault, detail })
+    }
+
+    pub fn fault(&self) -> StartFault {
+        match self {
+            Self::Failed(failure) => failure.fault,
+            Self::Stale { .. } => StartFault::Superseded,
+            Self::Layer(error) => error.fault(),
+            Self::Network(_) => StartFault::Network,
+            Self::Folder { .. } | Self::Spawn(_) => StartFault::Host,
+        }
+    }
+
     /// Trying again cannot help.
     pub fn is_permanent(&self) -> bool {
-        matches!(
-            self,
-            Self::Permanent(_) | Self::Stale { .. } | Self::Layer(LayerError::Changed { .. })
-        )
+        self.fault().is_permanent()
     }
 }
 
-impl From<StartFailure> for StartError {
-    fn from(StartFailure { message, permanent }: StartFailure) -> Self {
-        if permanent {
-            Self::Permanent(message)
-        } else {
-            Self::Instance(message)
-        }
+impl From<StartError> for StartFailure {
+    fn from(error: StartError) -> Self {
+        Self::new(error.fault(), kiln_fs::with_causes(&error))
     }
 }
 
@@ -227,23 +235,29 @@ impl Engine {
             Some(InstanceState::Running(started)) => return Ok(started),
             // It had been started: what ended is not started again, a new instance is.
             Some(InstanceState::Ended(record)) if folder.join(shim::RUNNING).exists() => {
-                return Err(StartError::Instance(format!(
-                    "instance {id} has run and ended: {:?}",
-                    record.reason
-                )));
+                return Err(StartError::new(
+                    StartFault::Ended,
+                    format!("instance {id} has run and ended: {:?}", record.reason),
+                ));
             }
             Some(InstanceState::Ended(_)) | None => {}
         }
         if let Some(memory) = spec.memory.filter(|memory| *memory < LEAST_MEMORY) {
-            return Err(StartError::Permanent(format!(
-                "a memory limit of {memory} bytes is too small to start anything: give `resources {{ memory }}` at least {LEAST_MEMORY}"
-            )));
+            return Err(StartError::new(
+                StartFault::LimitTooSmall,
+                format!(
+                    "a memory limit of {memory} bytes is too small to start anything: give `resources {{ memory }}` at least {LEAST_MEMORY}"
+                ),
+            ));
         }
         if crate::spec::stop_signal(&spec.stop_signal).is_none() {
-            return Err(StartError::Permanent(format!(
-                "`{}` is no signal that kiln knows: use a name of signal(7), such as SIGTERM, or a number",
-                spec.stop_signal
-            )));
+            return Err(StartError::new(
+                StartFault::Release,
+                format!(
+                    "`{}` is no signal that kiln knows: use a name of signal(7), such as SIGTERM, or a number",
+                    spec.stop_signal
+                ),
+            ));
         }
         let layers = {
             // Two starts of one image must not both mount its layers.
@@ -542,8 +556,9 @@ fn spawn(folder: &Path) -> Result<Running, StartError> {
     }
     match serde_json::from_slice(&said) {
         Ok(Report::Started(running)) => Ok(running),
-        Ok(Report::Failed(failure)) => Err(failure.into()),
-        Err(_) => Err(StartError::Instance(
+        Ok(Report::Failed(failure)) => Err(StartError::Failed(failure)),
+        Err(_) => Err(StartError::new(
+            StartFault::Host,
             "the shim ended before it could say how the start went: was it killed?".to_owned(),
         )),
     }

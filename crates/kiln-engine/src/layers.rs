@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use kiln_model::Digest;
+use kiln_model::{Digest, StartFault};
 use kiln_oci::erofs::{self, CheckError};
 
 use crate::spec::LayerFile;
@@ -16,7 +16,7 @@ use crate::sys;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    #[error("the layer {path} can't be read: {source}")]
+    #[error("the layer {path} can't be read")]
     Read { path: PathBuf, source: io::Error },
     #[error(
         "the layer {path} was changed after it was written: it has the digest {found}, and {expected} was recorded. \
@@ -28,9 +28,22 @@ pub enum LayerError {
         found: Digest,
     },
     #[error(
-        "the layer {path} can't be mounted: {source} (kiln needs a kernel with EROFS; before Linux 6.12, one with loop devices too)"
+        "the layer {path} can't be mounted (kiln needs a kernel with EROFS; before Linux 6.12, one with loop devices too)"
     )]
     Mount { path: PathBuf, source: io::Error },
+}
+
+impl LayerError {
+    pub(crate) fn fault(&self) -> StartFault {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                StartFault::Image
+            }
+            Self::Read { .. } => StartFault::Host,
+            Self::Changed { .. } => StartFault::Image,
+            Self::Mount { .. } => StartFault::Mount,
+        }
+    }
 }
 
 const FLAGS: libc::c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;

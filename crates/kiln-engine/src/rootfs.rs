@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use kiln_model::StartFault;
 use serde::{Deserialize, Serialize};
 
 use crate::mounts::{self, SandboxMount};
@@ -65,9 +66,11 @@ impl RootError {
         }
     }
 
-    /// Trying again cannot help.
-    pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::NotAFolder { .. })
+    pub(crate) fn fault(&self) -> StartFault {
+        match self {
+            Self::Io { .. } => StartFault::Mount,
+            Self::NotAFolder { .. } => StartFault::Release,
+        }
     }
 }
 

@@ -520,7 +520,7 @@ fn in_group(
     if !failure.is_empty() {
         let failure: StartFailure =
             serde_json::from_slice(&failure).map_err(said("starting the step"))?;
-        return Err(failure.message);
+        return Err(failure.detail);
     }
     let told = container::read_all(&status_read).map_err(said("the step's end"))?;
     let told: Option<AppEnd> = serde_json::from_slice(&told).ok();

@@ -11,12 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use kiln_model::{ExitReason, ExitRecord, StartFailure, Timestamp};
+use kiln_model::{ExitReason, ExitRecord, StartFailure, StartFault, Timestamp};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy, Limits};
-use crate::container::{self, Container, Link};
+use crate::container::{self, Container, Link, host};
 use crate::init::{AppEnd, AppStatus};
 use crate::logs::{Splitter, Writer};
 use crate::rootfs::{Names, Root};
@@ -111,22 +111,22 @@ fn run(folder: &Path) -> i32 {
         Ok(None) => {
             return failed(
                 &mut report,
-                heals("the instance's specification is gone", &"no such file"),
+                host("the instance's specification is gone", &"no such file"),
             );
         }
         Err(error) => {
             return failed(
                 &mut report,
-                heals("reading the instance's specification", &error),
+                host("reading the instance's specification", &error),
             );
         }
     };
     let lock = match take_lock(folder) {
         Ok(lock) => lock,
-        Err(error) => return failed(&mut report, heals("the instance runs already", &error)),
+        Err(error) => return failed(&mut report, host("the instance runs already", &error)),
     };
     let made = Hierarchy::find()
-        .map_err(|error| heals("finding the control groups", &error))
+        .map_err(|error| host("finding the control groups", &error))
         .and_then(|hierarchy| {
             let group = hierarchy.group(&spec.cgroup);
             let started = start(&spec, folder, &group);
@@ -170,13 +170,6 @@ fn quiet() {
     }
 }
 
-fn heals(what: &str, error: &dyn std::fmt::Display) -> StartFailure {
-    StartFailure {
-        message: format!("{what}: {error}"),
-        permanent: false,
-    }
-}
-
 fn take_lock(folder: &Path) -> std::io::Result<File> {
     let lock = File::options()
         .create(true)
@@ -198,7 +191,7 @@ struct Live {
 
 fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFailure> {
     let instance = &spec.instance;
-    let filters = Filters::new(false).map_err(|error| heals("the system call filter", &error))?;
+    let filters = Filters::new(false).map_err(|error| host("the system call filter", &error))?;
     let address = spec.link.as_ref().map(|link| link.address);
     let top = folder.join("top");
     crate::rootfs::generate_top(
@@ -212,12 +205,9 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
         },
         &instance.tmpfs,
     )
-    .map_err(|error| StartFailure {
-        message: error.to_string(),
-        permanent: error.is_permanent(),
-    })?;
+    .map_err(|error| StartFailure::new(error.fault(), error.to_string()))?;
     let target = folder.join("root");
-    fs::create_dir_all(&target).map_err(|error| heals("making the root's folder", &error))?;
+    fs::create_dir_all(&target).map_err(|error| host("making the root's folder", &error))?;
     let limits = Limits {
         memory: instance.memory,
         cpu_millis: instance.cpu_millis,
@@ -225,7 +215,7 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
     };
     group
         .create(limits)
-        .map_err(|error| heals("making the control group", &error))?;
+        .map_err(|error| host("making the control group", &error))?;
     let container = Container {
         root: Root::ReadOnly {
             layers: spec.layers.clone(),
@@ -244,14 +234,14 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
         host_network: false,
         privileged: false,
     };
-    let pipe = || container::pipe().map_err(|error| heals("making a pipe", &error));
+    let pipe = || container::pipe().map_err(|error| host("making a pipe", &error));
     let (go_read, go_write) = pipe()?;
     let (failure_read, failure_write) = pipe()?;
     let (status_read, status_write) = pipe()?;
     let (stdout_read, stdout_write) = pipe()?;
     let (stderr_read, stderr_write) = pipe()?;
     let init = match sys::fork_into(container::NAMESPACES) {
-        Err(error) => return Err(heals("making the instance's namespaces", &error)),
+        Err(error) => return Err(host("making the instance's namespaces", &error)),
         Ok(Fork::Child) => {
             drop((
                 go_write,
@@ -283,11 +273,11 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
     ));
     let ready = group
         .add(init)
-        .map_err(|error| heals("putting the instance into its control group", &error))
+        .map_err(|error| host("putting the instance into its control group", &error))
         .and_then(|()| connect(spec, init))
         .and_then(|()| {
             rustix::io::write(&go_write, &[1])
-                .map_err(|error| heals("starting the instance", &error))
+                .map_err(|error| host("starting the instance", &error))
                 .map(|_| ())
         });
     let failure = ready.err().or_else(|| {
@@ -297,7 +287,7 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
         }
         Some(
             serde_json::from_slice(&said)
-                .unwrap_or_else(|error| heals("starting the instance", &error)),
+                .unwrap_or_else(|error| host("starting the instance", &error)),
         )
     });
     if let Some(mut failure) = failure {
@@ -325,7 +315,7 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
         at: now(),
     };
     state::write_json(&folder.join(RUNNING), &running)
-        .map_err(|error| heals("recording the instance", &error))?;
+        .map_err(|error| host("recording the instance", &error))?;
     Ok(Live {
         running,
         init,
@@ -336,13 +326,13 @@ fn start(spec: &ShimSpec, folder: &Path, group: &Group) -> Result<Live, StartFai
 }
 
 pub(crate) fn too_small(limit: Option<u64>) -> StartFailure {
-    StartFailure {
-        message: format!(
-            "the memory limit of {} bytes is too small for the instance to start: raise `resources {{ memory }}`",
-            limit.unwrap_or(0)
+    let limit = limit.unwrap_or(0);
+    StartFailure::new(
+        StartFault::LimitTooSmall,
+        format!(
+            "the memory limit of {limit} bytes is too small for the instance to start: raise `resources {{ memory }}`"
         ),
-        permanent: true,
-    }
+    )
 }
 
 fn connect(spec: &ShimSpec, init: i32) -> Result<(), StartFailure> {
@@ -354,7 +344,12 @@ fn connect(spec: &ShimSpec, init: i32) -> Result<(), StartFailure> {
             socket.delete(&spec.outside)?;
             socket.make_pair(&spec.outside, &spec.bridge, init)
         })
-        .map_err(|error| heals("connecting the instance to its network", &error))
+        .map_err(|error| {
+            StartFailure::new(
+                StartFault::Network,
+                format!("connecting the instance to its network: {error}"),
+            )
+        })
 }
 
 /// Until the instance has ended: its output, requests to stop, its end.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, InstanceId, Release, ReleaseNumber, ServiceKey, Timestamp, duration_ms};
+use crate::{
+    Generation, InstanceId, Release, ReleaseNumber, ServiceKey, StartFailure, Timestamp,
+    duration_ms,
+};
 
 /// What an engine is asked to do. Idempotent by instance; one with an older generation than the last
 /// that the instance has seen is refused.
@@ -49,16 +52,6 @@ pub enum Observation {
     },
     /// Nothing of the instance is left: no process, mount, cgroup, address or file.
     Removed { instance: InstanceId },
-}
-
-/// Why an instance could not be started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StartFailure {
-    /// What failed and what to do, for a person.
-    pub message: String,
-    /// Trying again cannot help: the image lacks the command, the user is unknown, the limit is too small.
-    pub permanent: bool,
 }
 
 /// How an instance ended.

@@ -17,11 +17,12 @@ mod release;
 mod route;
 mod signal;
 mod spec;
+mod start_failure;
 mod time;
 
 pub use canonical::{CanonicalError, canonical_json};
 pub use digest::{Digest, DigestError};
-pub use engine::{Command, ExitReason, ExitRecord, Observation, StartFailure};
+pub use engine::{Command, ExitReason, ExitRecord, Observation};
 pub use ids::{ActionId, Generation, InstanceId, ReleaseNumber, StateId};
 pub use image_test::{CommandCheck, FileCheck, HttpCheck, TestSpec, TextCheck};
 pub use names::{EnvName, ImageName, NameError, ProjectName, ServiceKey, ServiceName};
@@ -37,4 +38,5 @@ pub use spec::{
     BaseSpec, CopySpec, DebianOrigin, DebianSpec, DockerfileSpec, EnvironmentSpec, ImageOrigin,
     ImageSpec, ProjectSpec, SecretSpec, ServiceDefinition, ServiceSpec, UserSpec, is_rolling,
 };
+pub use start_failure::{StartFailure, StartFault};
 pub use time::{Timestamp, date_of, days_of, duration_ms};

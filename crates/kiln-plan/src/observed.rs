@@ -49,8 +49,8 @@ impl Service {
 
     pub(crate) fn start_failed(&mut self, now: Timestamp, id: &InstanceId, failure: StartFailure) {
         self.outcome_of(id, |action| matches!(action, Action::Start { .. }));
-        let StartFailure { message, permanent } = failure;
-        self.ended(now, id, &message, Vec::new(), permanent, false);
+        let permanent = failure.is_permanent();
+        self.ended(now, id, &failure.detail, Vec::new(), permanent, false);
     }
 
     pub(crate) fn exited(&mut self, now: Timestamp, id: &InstanceId, record: ExitRecord) {

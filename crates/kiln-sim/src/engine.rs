@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use kiln_model::{ActionId, ExitReason, ExitRecord, InstanceId, StartFailure, Timestamp};
+use kiln_model::{
+    ActionId, ExitReason, ExitRecord, InstanceId, StartFailure, StartFault, Timestamp,
+};
 use kiln_plan::Event;
 
 use crate::random::Random;
@@ -128,10 +130,8 @@ impl Engine {
         };
         let up = self.random.between(5, 800) + slow;
         if quality == Quality::CannotStart {
-            let failure = StartFailure {
-                message: "the image has no such command".to_owned(),
-                permanent: true,
-            };
+            let failure =
+                StartFailure::new(StartFault::CommandNotFound, "the image has no such command");
             return Ok(vec![
                 (up, Happening::Becomes(id.clone(), Truth::Dead)),
                 (

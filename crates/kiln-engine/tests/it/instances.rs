@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use kiln_engine::{Engine, EngineOptions, InstanceState, TmpfsSpec};
-use kiln_model::{ExitReason, InstanceId};
+use kiln_model::{ExitReason, InstanceId, StartFault};
 
 use crate::world::World;
 
@@ -223,30 +223,58 @@ fn permanent() {
     let world = World::new();
     let base = world.spec("never", "true");
     type Break = fn(&mut kiln_engine::InstanceSpec);
-    let cases: [(&str, Break); 7] = [
-        ("/bin/nothing", |spec| {
+    let cases: [(StartFault, &str, Break); 10] = [
+        (StartFault::CommandNotFound, "/bin/nothing", |spec| {
             spec.argv = vec!["/bin/nothing".into()]
         }),
-        ("PATH", |spec| spec.argv = vec!["nothing".into()]),
-        ("executable", |spec| spec.argv = vec!["/bin/notexec".into()]),
-        ("no user `ghost`", |spec| spec.user = "ghost".into()),
-        ("/no/where", |spec| spec.cwd = "/no/where".into()),
-        ("too small", |spec| spec.memory = Some(4096)),
-        ("needs a folder", |spec| {
+        (StartFault::CommandNotFound, "PATH", |spec| {
+            spec.argv = vec!["nothing".into()]
+        }),
+        (StartFault::CommandNotExecutable, "executable", |spec| {
+            spec.argv = vec!["/bin/notexec".into()]
+        }),
+        (StartFault::User, "no user `ghost`", |spec| {
+            spec.user = "ghost".into()
+        }),
+        (StartFault::WorkingFolder, "/no/where", |spec| {
+            spec.cwd = "/no/where".into()
+        }),
+        (StartFault::LimitTooSmall, "too small", |spec| {
+            spec.memory = Some(4096)
+        }),
+        (StartFault::Release, "needs a folder", |spec| {
             spec.tmpfs = vec![TmpfsSpec {
                 path: "/etc/passwd".into(),
                 size: 4096,
             }];
         }),
+        (StartFault::Release, "no signal", |spec| {
+            spec.stop_signal = "SIGNOTHING".into()
+        }),
+        (
+            StartFault::ArgumentsTooLarge,
+            "the variable `LARGE`",
+            |spec| {
+                spec.env.push(("LARGE".into(), "x".repeat(200_000)));
+            },
+        ),
+        (
+            StartFault::ArgumentsTooLarge,
+            "make `env` smaller",
+            |spec| {
+                let variable = |n| (format!("V{n}"), "x".repeat(100_000));
+                spec.env = (0..100).map(variable).collect();
+            },
+        ),
     ];
-    for (index, (words, change)) in cases.into_iter().enumerate() {
+    for (index, (fault, words, change)) in cases.into_iter().enumerate() {
         let mut spec = base.clone();
         spec.id = InstanceId::new(format!("never-{index}"));
         change(&mut spec);
         let error = world.engine.start(&spec).expect_err(words);
         assert!(
-            error.is_permanent() && error.to_string().contains(words),
-            "{words}: {error}"
+            error.fault() == fault && error.is_permanent() && error.to_string().contains(words),
+            "{fault:?} {words}: {error:?}"
         );
         world.engine.remove(&spec.id).unwrap();
     }

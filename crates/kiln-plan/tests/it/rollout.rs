@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use kiln_model::api::RolloutResult;
-use kiln_model::{ExitReason, ReleaseNumber, StartFailure};
+use kiln_model::{ExitReason, ReleaseNumber, StartFailure, StartFault};
 use kiln_plan::{Action, Event, Notice, Refusal};
 
 use crate::script::{
@@ -90,14 +90,14 @@ fn s15_two_of_a_set_that_exit_at_once_fail_it_at_once() {
 
 #[test]
 fn s15_a_permanent_failure_is_told_at_once() {
-    for (permanent, at_once) in [(true, true), (false, false)] {
+    for (fault, at_once) in [
+        (StartFault::CommandNotFound, true),
+        (StartFault::Network, false),
+    ] {
         let mut script = Script::serving(1, policy(1));
-        script.fails = Some(StartFailure {
-            message: "the image has no `/api`".to_owned(),
-            permanent,
-        });
+        script.fails = Some(StartFailure::new(fault, "the image has no `/api`"));
         script.tell(deploy(2, policy(1)));
-        assert_eq!(script.service.rollout().is_none(), at_once, "{permanent}");
+        assert_eq!(script.service.rollout().is_none(), at_once, "{fault:?}");
         if at_once {
             let ends = script.ends();
             let reason = ends.last().and_then(|end| end.reason.as_deref());
