@@ -333,7 +333,7 @@ impl Engine {
         let mut ids: Vec<InstanceId> = entries
             .filter_map(Result::ok)
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .map(InstanceId::new)
+            .filter_map(|name| name.parse().ok())
             .collect();
         ids.sort();
         ids.into_iter()
@@ -465,7 +465,10 @@ impl Engine {
             }
         }
         for name in self.hierarchy.children(&self.cgroup) {
-            let id = InstanceId::new(name);
+            // kiln made no group of another form.
+            let Ok(id) = InstanceId::try_from(name) else {
+                continue;
+            };
             if !keep.contains(&id) {
                 // Busy is seen by the next sweep.
                 let _ = self.hierarchy.group(&self.cgroup_of(&id)).destroy();

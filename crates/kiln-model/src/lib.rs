@@ -23,7 +23,7 @@ mod time;
 pub use canonical::{CanonicalError, canonical_json};
 pub use digest::{Digest, DigestError};
 pub use engine::{Command, ExitReason, ExitRecord, Observation};
-pub use ids::{ActionId, Generation, InstanceId, ReleaseNumber, StateId};
+pub use ids::{ActionId, Generation, InstanceId, InstanceIdError, ReleaseNumber, StateId};
 pub use image_test::{CommandCheck, FileCheck, HttpCheck, TestSpec, TextCheck};
 pub use names::{EnvName, ImageName, NameError, ProjectName, ServiceKey, ServiceName};
 pub use plan::{Change, ChangeKind, FieldChange, Plan, Reason};

@@ -491,11 +491,7 @@ impl Service {
     pub(crate) fn start_instance(&mut self, now: Timestamp, release: ReleaseNumber) {
         let serial = self.next_serial;
         self.next_serial += 1;
-        let ServiceKey {
-            environment,
-            service,
-        } = &self.key;
-        let id = InstanceId::new(format!("{service}-{environment}-{release}-{serial}"));
+        let id = InstanceId::of(&self.key, release, serial);
         self.instances.insert(
             id.clone(),
             Instance {
