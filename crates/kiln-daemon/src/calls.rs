@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 
 use kiln_model::api::{ApiError, DownRequest, ErrorCode, RollbackRequest};
 use kiln_model::{
-    ChangeKind, EnvName, EnvironmentSpec, Plan, ProjectName, ServiceKey, ServiceName, StateId,
+    Actor, ChangeKind, EnvName, EnvironmentSpec, Plan, ProjectName, ServiceKey, ServiceName,
+    StateId,
 };
 use kiln_plan::{Event, Service};
 
 use crate::http::Lines;
+use crate::journal::Filter;
 use crate::listeners::ListenError;
 use crate::owner::{Call, Owner, chain_of};
 use crate::view;
@@ -34,27 +36,27 @@ impl Owner {
             }
             Call::Apply {
                 plan,
-                uid,
+                actor,
                 lines,
                 reply,
             } => {
-                let _ = reply.send(self.apply(&plan, uid, &lines));
+                let _ = reply.send(self.apply(&plan, actor, &lines));
             }
             Call::Rollback {
                 request,
-                uid,
+                actor,
                 lines,
                 reply,
             } => {
-                let _ = reply.send(self.roll_back(&request, uid, &lines));
+                let _ = reply.send(self.roll_back(&request, actor, &lines));
             }
             Call::Down {
                 request,
-                uid,
+                actor,
                 lines,
                 reply,
             } => {
-                let _ = reply.send(self.take_down(&request, uid, &lines));
+                let _ = reply.send(self.take_down(&request, actor, &lines));
             }
             Call::History {
                 environment,
@@ -96,7 +98,12 @@ impl Owner {
                 let _ = reply.send(present.unwrap_or_default());
             }
             Call::Verify { reply } => {
-                let _ = reply.send(self.journal.verify().map_err(|error| internal(&error)));
+                let _ = reply.send(
+                    self.journal
+                        .reader()
+                        .verify()
+                        .map_err(|error| internal(&error)),
+                );
             }
             Call::Shutdown { reply } => {
                 let _ = reply.send(self.shut_down());
@@ -147,7 +154,7 @@ impl Owner {
         ))
     }
 
-    fn apply(&mut self, plan: &Plan, uid: u32, lines: &Lines) -> Result<(), ApiError> {
+    fn apply(&mut self, plan: &Plan, actor: Actor, lines: &Lines) -> Result<(), ApiError> {
         let spec = &plan.spec;
         let current = self.parent(&spec.environment);
         if plan.parent != current || self.plan(spec)?.changes != plan.changes {
@@ -181,7 +188,7 @@ impl Owner {
             }
         }
         for (key, event) in events {
-            self.begin(&key, &spec.project, event, uid, lines)?;
+            self.begin(&key, &spec.project, event, actor.clone(), lines)?;
         }
         Ok(())
     }
@@ -281,7 +288,7 @@ impl Owner {
         key: &ServiceKey,
         project: &ProjectName,
         event: Event,
-        uid: u32,
+        actor: Actor,
         lines: &Lines,
     ) -> Result<(), ApiError> {
         self.services
@@ -289,7 +296,7 @@ impl Owner {
             .or_insert_with(|| Service::new(key.clone(), project.clone()));
         self.waiting
             .begin(key, lines.clone(), self.traffic.total(key));
-        match self.step(key, event, Some(uid)) {
+        match self.step(key, event, Some(actor)) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.waiting.forget(key);
@@ -304,7 +311,7 @@ impl Owner {
     fn roll_back(
         &mut self,
         request: &RollbackRequest,
-        uid: u32,
+        actor: Actor,
         lines: &Lines,
     ) -> Result<(), ApiError> {
         let key = key(&request.environment, &request.service);
@@ -318,13 +325,13 @@ impl Owner {
             });
         }
         let project = service.project().clone();
-        self.begin(&key, &project, event, uid, lines)
+        self.begin(&key, &project, event, actor.clone(), lines)
     }
 
     fn take_down(
         &mut self,
         request: &DownRequest,
-        uid: u32,
+        actor: Actor,
         lines: &Lines,
     ) -> Result<(), ApiError> {
         let wanted: Vec<_> = self
@@ -344,7 +351,7 @@ impl Owner {
             .map(|service| (service.key().clone(), service.project().clone()))
             .collect();
         for (key, project) in wanted {
-            self.begin(&key, &project, Event::Remove, uid, lines)?;
+            self.begin(&key, &project, Event::Remove, actor.clone(), lines)?;
         }
         Ok(())
     }
@@ -358,11 +365,17 @@ impl Owner {
             environment.is_none_or(|name| *name == key.environment)
                 && service.is_none_or(|name| *name == key.service)
         };
+        let filter = Filter {
+            environment: environment.cloned(),
+            service: service.cloned(),
+            kind: None,
+        };
         let entries = self
             .journal
-            .newest(view::HISTORY_ENTRIES, wanted)
+            .reader()
+            .newest(&filter, view::HISTORY_ENTRIES)
             .map_err(|error| internal(&error))?;
-        Ok(view::history(&self.services, &entries, wanted))
+        Ok(view::history(&self.services, entries, wanted))
     }
 
     fn shut_down(&mut self) -> Result<(), ApiError> {

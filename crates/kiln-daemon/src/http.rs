@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use kiln_model::api::{ApiError, ErrorCode};
-use kiln_model::{EnvName, InstanceId, ServiceName};
+use kiln_model::{Actor, EnvName, InstanceId, ServiceName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -72,14 +72,14 @@ pub(crate) async fn serve(listener: UnixListener, inputs: mpsc::UnboundedSender<
         let Ok(peer) = stream.peer_cred() else {
             continue;
         };
-        tokio::spawn(connection(stream, peer.uid(), inputs.clone()));
+        tokio::spawn(connection(stream, Actor::Uid(peer.uid()), inputs.clone()));
     }
 }
 
-async fn connection(stream: UnixStream, uid: u32, inputs: mpsc::UnboundedSender<Input>) {
+async fn connection(stream: UnixStream, actor: Actor, inputs: mpsc::UnboundedSender<Input>) {
     let service = service_fn(|request| {
-        let inputs = inputs.clone();
-        async move { Ok::<_, Infallible>(answer(request, uid, &inputs).await) }
+        let (inputs, actor) = (inputs.clone(), actor.clone());
+        async move { Ok::<_, Infallible>(answer(request, actor, &inputs).await) }
     });
     // A client that goes away in the middle is no concern of ours.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -89,10 +89,10 @@ async fn connection(stream: UnixStream, uid: u32, inputs: mpsc::UnboundedSender<
 
 async fn answer(
     request: Request<Incoming>,
-    uid: u32,
+    actor: Actor,
     inputs: &mpsc::UnboundedSender<Input>,
 ) -> Response<Answer> {
-    match route(request, uid, inputs).await {
+    match route(request, actor, inputs).await {
         Ok(response) => response,
         Err(error) => {
             let status = match error.code {
@@ -110,7 +110,7 @@ async fn answer(
 
 async fn route(
     request: Request<Incoming>,
-    uid: u32,
+    actor: Actor,
     inputs: &mpsc::UnboundedSender<Input>,
 ) -> Result<Response<Answer>, ApiError> {
     let query = Query::of(&request);
@@ -131,7 +131,7 @@ async fn route(
             let plan = read(request).await?;
             follow(inputs, |lines, reply| Call::Apply {
                 plan,
-                uid,
+                actor,
                 lines,
                 reply,
             })
@@ -141,7 +141,7 @@ async fn route(
             let request = read(request).await?;
             follow(inputs, |lines, reply| Call::Rollback {
                 request,
-                uid,
+                actor,
                 lines,
                 reply,
             })
@@ -151,7 +151,7 @@ async fn route(
             let request = read(request).await?;
             follow(inputs, |lines, reply| Call::Down {
                 request,
-                uid,
+                actor,
                 lines,
                 reply,
             })
@@ -173,7 +173,7 @@ async fn route(
                 .name("environment")?
                 .ok_or_else(|| missing("environment"))?;
             let service = query.name("service")?.ok_or_else(|| missing("service"))?;
-            let instance = query.text("instance").map(InstanceId::new);
+            let instance: Option<InstanceId> = query.name("instance")?;
             let count = match query.text("lines") {
                 None => 100,
                 Some(text) => text
@@ -313,7 +313,7 @@ impl Query {
 
     fn name<T>(&self, name: &str) -> Result<Option<T>, ApiError>
     where
-        T: std::str::FromStr<Err = kiln_model::NameError>,
+        T: std::str::FromStr<Err: std::fmt::Display>,
     {
         self.text(name)
             .map(|text| text.parse().map_err(|error: T::Err| bad(error.to_string())))

@@ -25,6 +25,6 @@ mod traffic;
 mod view;
 mod watch;
 
-pub use journal::{Entry, JournalError, images_in_use};
+pub use journal::{JournalError, images_in_use};
 pub use listeners::ListenError;
 pub use serve::{DaemonError, DaemonOptions, serve};

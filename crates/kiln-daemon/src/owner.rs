@@ -11,10 +11,10 @@ use std::time::Duration;
 use kiln_engine::NetError;
 use kiln_model::api::{ApiError, DownRequest, History, RollbackRequest, Status};
 use kiln_model::{
-    Digest, EnvName, EnvironmentSpec, InstanceId, Observation, Plan, ServiceKey, ServiceName,
-    StateId, Timestamp,
+    Actor, Digest, EnvName, EnvironmentSpec, Fact, InstanceId, Observation, Plan, ServiceKey,
+    ServiceName, StateId, Subject, Timestamp,
 };
-use kiln_plan::{Action, Event, Service};
+use kiln_plan::{Action, Event, Service, StepRecord};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::addresses;
@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::crash;
 use crate::effects::Effects;
 use crate::http::Lines;
-use crate::journal::{Entry, Journal, JournalError, Recovered};
+use crate::journal::{Entry, Foldable, Journal, JournalError, Recovered};
 use crate::listeners::Listeners;
 use crate::probes::Probes;
 use crate::proxies::{Links, ProxyId, ProxyInput};
@@ -49,6 +49,10 @@ pub(crate) enum Input {
     Settle,
     /// The network was looked at, and mended where something had taken of it.
     Mended(Result<(), NetError>),
+    /// Reading the journal found something that was not written so.
+    JournalSpoilt(JournalError),
+    /// Old entries of the journal can be folded.
+    JournalFoldable(Foldable),
     /// SIGTERM.
     Terminate,
 }
@@ -71,19 +75,19 @@ pub(crate) enum Call {
     },
     Apply {
         plan: Plan,
-        uid: u32,
+        actor: Actor,
         lines: Lines,
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
     Rollback {
         request: RollbackRequest,
-        uid: u32,
+        actor: Actor,
         lines: Lines,
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
     Down {
         request: DownRequest,
-        uid: u32,
+        actor: Actor,
         lines: Lines,
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
@@ -155,7 +159,12 @@ impl Owner {
             services,
             at,
             table,
+            changed,
         } = recovered;
+        let spoilt = changed
+            .into_iter()
+            .map(|service| JournalError::StateChanged { service }.to_string());
+        let problems = spoilt.map(|text| ("history", text)).collect();
         let decided_before = journal.last();
         Self {
             journal,
@@ -175,7 +184,7 @@ impl Owner {
             decided: BTreeMap::new(),
             decided_before,
             backlog: VecDeque::new(),
-            problems: BTreeMap::new(),
+            problems,
         }
     }
 
@@ -288,6 +297,11 @@ impl Owner {
             }
             Input::Proxy(id, input) => self.proxy(id, input),
             Input::Mended(mended) => self.noted("network", mended),
+            Input::JournalSpoilt(error) => self.noted("history", Err(error)),
+            Input::JournalFoldable(foldable) => {
+                let folded = self.journal.fold(foldable, self.clock.now());
+                self.noted("journal", folded);
+            }
             Input::Settle => self.waiting.settle_all(&self.traffic),
             // The loop ends before it hands this on.
             Input::Terminate => {}
@@ -356,7 +370,7 @@ impl Owner {
         &mut self,
         key: &ServiceKey,
         event: Event,
-        actor: Option<u32>,
+        actor: Option<Actor>,
     ) -> Result<(), JournalError> {
         let Some(mut service) = self.services.get(key).cloned() else {
             return Ok(());
@@ -410,7 +424,7 @@ impl Owner {
         key: &ServiceKey,
         service: &mut Service,
         event: Event,
-        actor: Option<u32>,
+        actor: Option<Actor>,
     ) -> Result<(Timestamp, Vec<Action>, Vec<kiln_plan::Notice>), JournalError> {
         let at = self.clock.now();
         service.handle_event(at, event.clone());
@@ -436,26 +450,30 @@ impl Owner {
             .iter()
             .any(|action| matches!(action, Action::Route { .. }));
         let decides = event.is_decision() || notices.iter().any(kiln_plan::Notice::ends_rollout);
-        let state = serde_json::to_vec(service).map_err(|source| JournalError::State {
-            service: key.to_string(),
-            source,
-        })?;
+        let state = service
+            .write_state()
+            .map_err(|source| JournalError::State {
+                service: key.to_string(),
+                source,
+            })?;
         let entry = Entry {
             at,
             actor,
-            service: key.clone(),
-            event,
-            actions: actions.clone(),
-            notices: notices.clone(),
-            state: Digest::of(&state),
+            subject: Subject::Service(key.clone()),
+            fact: Fact::Service(StepRecord {
+                event,
+                actions: actions.clone(),
+                notices: notices.clone(),
+                state: Digest::of(&state),
+            }),
         };
         let written = self.journal.append(&entry, &state, routes)?;
         crash::point("commit");
         if routes {
-            self.table = written;
+            self.table = written.table;
         }
         if decides {
-            self.decided.insert(key.environment.clone(), written);
+            self.decided.insert(key.environment.clone(), written.state);
         }
         Ok((at, actions, notices))
     }

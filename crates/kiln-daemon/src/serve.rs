@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::effects::Effects;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, keep_small};
 use crate::listeners::Listeners;
 use crate::owner::{Input, Owner};
 use crate::{http, proxies};
@@ -78,9 +78,11 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
         });
         let effects = Effects::new(root.clone(), engine, store, inputs.clone());
         let listeners = Listeners::new(root);
+        let reader = journal.reader();
         let mut owner = Owner::new(journal, recovered, effects, listeners, inputs.clone());
         owner.resume();
         tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
+        tokio::spawn(keep_small(reader, inputs.clone()));
         tokio::spawn(mend(owner.effects.engine.clone(), inputs.clone()));
         tokio::spawn(http::serve(listener, inputs));
         owner.run(incoming).await;

@@ -7,10 +7,10 @@ use kiln_model::api::{
     History, HistoryEvent, HistoryRelease, InstanceState, InstanceStatus, LastRollout, Outcome,
     PhaseTime, ReleaseStatus, RequestCount, RolloutStatus, ServiceStatus, Status, WarmStatus,
 };
-use kiln_model::{EnvName, InstanceId, ReleaseNumber, ServiceKey, StateId};
-use kiln_plan::{Event, Instance, Notice, Phase, RolloutEnd, Routed, Service, Warm};
+use kiln_model::{EnvName, Fact, InstanceId, ReleaseNumber, ServiceKey, Snapshot};
+use kiln_plan::{Event, Instance, Notice, Phase, RolloutEnd, Routed, Service, StepRecord, Warm};
 
-use crate::journal::Entry;
+use crate::journal::{Entry, Recorded};
 use crate::proxies::ProxyId;
 use crate::table;
 
@@ -176,7 +176,7 @@ pub(crate) fn logged(service: &Service, instance: Option<&InstanceId>) -> Vec<In
 
 pub(crate) fn history(
     services: &BTreeMap<ServiceKey, Service>,
-    entries: &[(StateId, Entry)],
+    entries: Vec<Recorded<StepRecord>>,
     wanted: impl Fn(&ServiceKey) -> bool,
 ) -> History {
     let mut releases: Vec<_> = services
@@ -201,28 +201,38 @@ pub(crate) fn history(
     releases.sort_by(|(a, x), (b, y)| (b, y.number).cmp(&(a, x.number)));
     History {
         releases: releases.into_iter().map(|(_, release)| release).collect(),
-        events: entries
-            .iter()
-            .flat_map(|(state, entry)| {
-                texts(entry)
-                    .into_iter()
-                    .map(move |text| (state, entry, text))
-            })
-            .map(|(state, entry, text)| HistoryEvent {
-                state: *state,
-                at: entry.at.rfc3339(),
-                actor: entry.actor,
-                environment: entry.service.environment.clone(),
-                service: entry.service.service.clone(),
-                text,
-            })
-            .collect(),
+        events: entries.into_iter().flat_map(events).collect(),
     }
 }
 
 /// What a person reads of an entry; newest first, as the entries are.
-fn texts(entry: &Entry) -> Vec<String> {
-    let mut texts: Vec<_> = match &entry.event {
+fn events(recorded: Recorded<StepRecord>) -> impl Iterator<Item = HistoryEvent> {
+    let Recorded { state, entry } = recorded;
+    let texts = match &entry.fact {
+        Fact::Service(step) => step_texts(step),
+        Fact::Snapshot(Snapshot { up_to, .. }) => {
+            vec![format!(
+                "the entries up to {up_to} were folded into a snapshot"
+            )]
+        }
+        Fact::Unknown(raw) => vec![format!("{raw}")],
+    };
+    let Entry {
+        at, actor, subject, ..
+    } = entry;
+    texts.into_iter().map(move |text| HistoryEvent {
+        state,
+        at: at.rfc3339(),
+        actor: actor.clone(),
+        subject: subject.clone(),
+        environment: subject.environment().cloned(),
+        service: subject.service().map(|key| key.service.clone()),
+        text,
+    })
+}
+
+fn step_texts(step: &StepRecord) -> Vec<String> {
+    let mut texts: Vec<_> = match &step.event {
         Event::Deploy { origin, .. } => vec![format!("apply of {}", origin.tag)],
         Event::Rollback { to: Some(number) } => vec![format!("rollback to release {number}")],
         Event::Rollback { to: None } => vec!["rollback".to_owned()],
@@ -240,7 +250,7 @@ fn texts(entry: &Entry) -> Vec<String> {
         | Event::Drained { .. }
         | Event::Timer => Vec::new(),
     };
-    texts.extend(entry.notices.iter().map(text));
+    texts.extend(step.notices.iter().map(text));
     texts.reverse();
     texts
 }

@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, EnvName, InstanceId, ProjectName, ReleaseNumber, ServiceName, StateId, Timestamp,
+    Actor, Digest, EnvName, InstanceId, ProjectName, ReleaseNumber, ServiceName, StateId, Subject,
+    Timestamp,
 };
 
 /// Why a call was not carried out.
@@ -238,10 +239,15 @@ pub struct HistoryRelease {
 pub struct HistoryEvent {
     pub state: StateId,
     pub at: String,
-    /// The uid that asked, from the socket; `None`: kiln itself.
-    pub actor: Option<u32>,
-    pub environment: EnvName,
-    pub service: ServiceName,
+    /// Who asked; `None`: kiln itself.
+    pub actor: Option<Actor>,
+    /// What it is about.
+    pub subject: Subject,
+    /// Of the subject, where it is one or is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     pub text: String,
 }
 

@@ -209,7 +209,7 @@ fn journal() {
         .iter()
         .find(|event| event.text == "apply of app:one")
         .expect("the apply is told");
-    assert_eq!(apply.actor, Some(0));
+    assert_eq!(apply.actor, Some(kiln_model::Actor::Uid(0)));
     let verified = client::unix(&world.socket(), "GET", "/v1/verify", b"").unwrap();
     assert_eq!(verified.status, 200);
     let db = rusqlite::Connection::open(world.root().join("journal.db")).unwrap();

@@ -1,6 +1,7 @@
 //! `kiln history`: which releases there were, and what happened.
 
 use kiln_model::api::History;
+use kiln_model::{Actor, Subject};
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -52,14 +53,19 @@ pub(crate) fn run(args: args::History) -> Result<Exit, Failure> {
         ]);
     }
     output::line(&table::columns(&rows))?;
-    let mut rows = vec![["AT", "SERVICE", "BY", "WHAT"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["AT", "SUBJECT", "BY", "WHAT"].map(str::to_owned).to_vec()];
     for event in events {
         rows.push(vec![
             event.at,
-            format!("{}/{}", event.environment, event.service),
-            event
-                .actor
-                .map_or_else(|| "kiln".to_owned(), |uid| format!("uid {uid}")),
+            match event.subject {
+                Subject::Service(key) => key.to_string(),
+                other => other.to_string(),
+            },
+            match event.actor {
+                None => "kiln".to_owned(),
+                Some(Actor::Uid(uid)) => format!("uid {uid}"),
+                Some(other) => other.to_string(),
+            },
             event.text,
         ]);
     }
