@@ -14,7 +14,7 @@ use kiln_model::{
 };
 use kiln_oci::Store;
 use kiln_plan::{Action, Service};
-use kiln_proxy::handoff;
+use kiln_supervise::handoff;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::http::Lines;
@@ -257,7 +257,7 @@ impl Effects {
             search: Some(format!(
                 "{}.{}",
                 key.environment,
-                kiln_proxy::core::ZONE.join(".")
+                kiln_model::ZONE.join(".")
             )),
             log_max_bytes: LOG_BYTES,
         })

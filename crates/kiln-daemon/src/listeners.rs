@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use kiln_engine::InsidePorts;
-use kiln_proxy::handoff::{self, SocketName};
+use kiln_supervise::handoff::{self, SocketName};
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };

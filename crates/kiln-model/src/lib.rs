@@ -27,7 +27,7 @@ pub use engine::{Command, ExitReason, ExitRecord, Observation};
 pub use ids::{ActionId, Generation, InstanceId, InstanceIdError, ReleaseNumber, StateId};
 pub use image_test::{CommandCheck, FileCheck, HttpCheck, TestSpec, TextCheck};
 pub use journal::{Actor, Entry, Fact, Snapshot, Subject};
-pub use names::{EnvName, ImageName, NameError, ProjectName, ServiceKey, ServiceName};
+pub use names::{EnvName, ImageName, NameError, ProjectName, ServiceKey, ServiceName, ZONE};
 pub use plan::{Change, ChangeKind, FieldChange, Plan, Reason};
 pub use policy::{BlueGreen, HttpProbe, Policy, Strategy};
 pub use release::{Release, ReleaseId, Resources, Tmpfs};

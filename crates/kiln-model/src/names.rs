@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The domain that services have names in: `SERVICE.ENVIRONMENT` below it. `.internal` is reserved for what is not the
+/// world's.
+pub const ZONE: [&str; 2] = ["kiln", "internal"];
+
 /// Why a text is not a name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(

@@ -1,4 +1,8 @@
-//! The decisions of the data path as pure state: no clock, no socket, no chance of its own.
+//! What the proxy decides, as pure state: no clock, no socket, no chance of its own. The proxy feeds it from real sockets,
+//! the simulator from a world of its own.
+//!
+//! [`choose`] picks the instance of a request, [`Health`] ejects those that fail, [`Drains`] says when an instance has
+//! nothing in flight any more or has had its time, and [`reply`] answers questions for services' names.
 
 mod choose;
 mod drain;
@@ -8,4 +12,4 @@ mod names;
 pub use choose::{Choice, Place, SetShare, choose};
 pub use drain::{DrainAction, Drains};
 pub use health::{Health, Verdict};
-pub use names::{Reply, ZONE, reply};
+pub use names::{Reply, reply};

@@ -2,11 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use kiln_model::ZONE;
 use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, RCODE, ResourceRecord, TYPE};
-
-/// Services are `SERVICE.ENVIRONMENT` below it. `.internal` is reserved for what is not the world's.
-pub const ZONE: [&str; 2] = ["kiln", "internal"];
 
 /// An address outlives the instances behind it, but not its service.
 const TTL_SECONDS: u32 = 30;

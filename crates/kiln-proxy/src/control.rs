@@ -25,8 +25,8 @@ use super::saved::Saved;
 use super::table::{Published, Registry, Shared};
 use super::worker::{ToWorker, say, wall_clock};
 use super::workers::Workers;
-use crate::core::{DrainAction, Drains};
-use crate::handoff::{Client, HandoffError, SocketName};
+use kiln_pool::{DrainAction, Drains};
+use kiln_supervise::handoff::{Client, HandoffError, SocketName};
 
 /// How long a listening descriptor that a table names may take to be deposited.
 const DEPOSIT: Duration = Duration::from_secs(2);

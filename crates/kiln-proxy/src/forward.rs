@@ -26,7 +26,7 @@ use super::pool::Lease;
 use super::table::{Entered, Instance, LiveRoute};
 use super::tunnel;
 use super::worker::Worker;
-use crate::core::{Place, Verdict, choose};
+use kiln_pool::{Place, Verdict, choose};
 
 /// Requests sent again, at most.
 const RETRIES: usize = 2;

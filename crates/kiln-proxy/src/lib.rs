@@ -4,6 +4,8 @@
 //! [`table`], [`pool`] has a connection to the instance, [`flight`] is what is known of it until it is over. The
 //! [`control`] thread takes tables from controllers, saves them, publishes them, and says when drains are over.
 
+#![allow(clippy::disallowed_methods)] // the proxy is an edge: it reads the clock and hands it to kiln-pool
+
 mod body;
 mod connection;
 mod control;
@@ -28,7 +30,7 @@ use std::time::Duration;
 
 pub use process::{run, run_with};
 
-use crate::handoff::HandoffError;
+use kiln_supervise::handoff::HandoffError;
 
 /// How to run a proxy.
 #[derive(Clone, Debug)]

@@ -17,8 +17,8 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use super::table::Shared;
 use super::worker::say;
-use crate::core::{Reply, reply};
-use crate::handoff::SocketName;
+use kiln_pool::{Reply, reply};
+use kiln_supervise::handoff::SocketName;
 
 const RESOLVERS: &str = "/etc/resolv.conf";
 const DNS: u16 = 53;

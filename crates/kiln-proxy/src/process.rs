@@ -18,7 +18,7 @@ use super::table::Shared;
 use super::worker::{self, say, wall_clock};
 use super::workers::Workers;
 use super::{Limits, ProxyError, ProxyOptions, names, privileges};
-use crate::handoff::Client;
+use kiln_supervise::handoff::Client;
 
 /// The whole proxy process: serves until it is told to retire. Call it from a process of one thread.
 pub fn run(options: ProxyOptions) -> Result<(), ProxyError> {

@@ -16,7 +16,7 @@ use kiln_model::{Backend, InstanceId, ReleaseNumber, Route, RoutingTable, Servic
 use tokio::sync::{Notify, mpsc};
 
 use super::counters::{Book, Counters};
-use crate::core::{Health, Place, SetShare, Verdict};
+use kiln_pool::{Health, Place, SetShare, Verdict};
 
 /// One instance. Lives as long as a table or a request names it.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use super::forward;
 use super::pool::Pool;
 use super::table::{LiveRoute, Shared};
 use super::tunnel::Tunnel;
-use crate::handoff::SocketName;
+use kiln_supervise::handoff::SocketName;
 
 /// How exactly limits are kept.
 const SWEEP: Duration = Duration::from_millis(250);

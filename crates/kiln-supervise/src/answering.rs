@@ -115,7 +115,7 @@ impl Keeper {
         let is = |child: &Option<Child>| {
             child
                 .as_ref()
-                .is_some_and(|child| u32::try_from(child.id.pid) == Ok(pid))
+                .is_some_and(|child| u32::try_from(child.pid()) == Ok(pid))
         };
         if is(&self.successor) {
             if let Some(before) = self.proxy.take() {
@@ -143,7 +143,7 @@ impl Keeper {
     }
 
     fn status(&self) -> SupervisorStatus {
-        let pid = |child: &Child| u32::try_from(child.id.pid).unwrap_or_default();
+        let pid = |child: &Child| u32::try_from(child.pid()).unwrap_or_default();
         SupervisorStatus {
             pid: std::process::id(),
             controller: self.controller.as_ref().map(pid),

@@ -1,26 +1,24 @@
 //! One child: started or adopted, watched by its pidfd, its stderr in a log file of bounded size.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
-
-use crate::procfs::ProcessId;
+use kiln_fs::{Process, ProcessId};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 /// A log longer than this becomes `NAME.1`, and the one of that name before is gone.
 const LOG_LIMIT: u64 = 8 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Child {
-    pub(super) id: ProcessId,
-    pub(super) pidfd: OwnedFd,
+    process: Process,
     pub(super) started: Instant,
 }
 
@@ -38,7 +36,7 @@ impl Child {
         } else {
             Path::new("/proc/self/exe")
         };
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -46,54 +44,56 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        Self::watch(pid)?
-            .ok_or_else(|| io::Error::other(format!("process {pid} ended at once: see its log")))
+        if let Some(child) = Self::watch(pid)? {
+            return Ok(child);
+        }
+        let status = child.wait()?;
+        Err(io::Error::other(format!(
+            "process {pid} ended at once ({status}): see its log"
+        )))
     }
 
     /// `None`: it has ended.
     pub(super) fn watch(pid: i32) -> io::Result<Option<Self>> {
-        let Some(raw) = Pid::from_raw(pid) else {
-            return Ok(None);
-        };
-        let pidfd = match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            opened => opened?,
-        };
-        let Some(id) = ProcessId::of(pid) else {
-            reap(&pidfd);
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            id,
-            pidfd,
-            started: Instant::now(),
-        }))
+        Ok(Process::open(pid)?.map(Self::of))
     }
 
     /// The very process that was noted down, if it lives.
     pub(super) fn adopt(id: &ProcessId) -> io::Result<Option<Self>> {
-        Ok(Self::watch(id.pid)?.filter(|child| child.id == *id))
+        Ok(Process::find(id)?.map(Self::of))
+    }
+
+    fn of(process: Process) -> Self {
+        Self {
+            process,
+            started: Instant::now(),
+        }
+    }
+
+    pub(super) fn id(&self) -> &ProcessId {
+        self.process.id()
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.id().pid
+    }
+
+    /// Readable when it has ended.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 
     pub(super) fn signal(&self, signal: Signal) {
-        // The only failure is that it has ended, which its pidfd says as well.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        // One that has ended is noticed by its pidfd as well.
+        if let Err(error) = self.process.signal(signal) {
+            super::say(&format!("can't signal process {}: {error}", self.pid()));
+        }
     }
 
     /// `Some` once it has ended, with how.
     pub(super) fn ended(&self) -> Option<End> {
-        let mut fds = [rustix::event::PollFd::new(
-            &self.pidfd,
-            rustix::event::PollFlags::IN,
-        )];
-        let now = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match rustix::event::poll(&mut fds, Some(&now)) {
-            Ok(1..) => Some(reap(&self.pidfd)),
-            _ => None,
-        }
+        let has_ended = self.process.has_ended().unwrap_or(false);
+        has_ended.then(|| reap(self.pidfd()))
     }
 }
 
@@ -106,14 +106,13 @@ pub(super) struct End {
 }
 
 /// How a child of ours ended. One that was adopted is not ours to wait for.
-fn reap(pidfd: &OwnedFd) -> End {
-    use std::os::fd::AsFd;
+fn reap(pidfd: BorrowedFd<'_>) -> End {
     let killed = |how| End {
         how,
         gave_up: false,
     };
     match rustix::process::waitid(
-        WaitId::PidFd(pidfd.as_fd()),
+        WaitId::PidFd(pidfd),
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
     ) {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
@@ -142,28 +141,16 @@ pub(super) fn cap_log(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
-/// Writes a small file so that it is there whole or not at all.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn a_log_past_its_limit_is_moved_aside_while_it_is_written() {
-        let folder = std::env::temp_dir().join(format!("kiln-log-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("proxy.log");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.log");
         let mut writer = OpenOptions::new()
             .create(true)
             .append(true)
@@ -176,9 +163,10 @@ mod tests {
         writer.write_all(b"after\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"after\n");
         assert_eq!(
-            std::fs::metadata(folder.join("proxy.log.1")).unwrap().len(),
+            std::fs::metadata(folder.path().join("proxy.log.1"))
+                .unwrap()
+                .len(),
             LOG_LIMIT + 1
         );
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -164,7 +164,8 @@ impl Client {
         }
     }
 
-    pub(crate) fn over(stream: UnixStream) -> Result<Self, HandoffError> {
+    /// Over a connection that the supervisor made, when it adopts a proxy.
+    pub fn over(stream: UnixStream) -> Result<Self, HandoffError> {
         stream
             .set_nonblocking(false)
             .map_err(HandoffError::Socket)?;
@@ -257,7 +258,7 @@ impl Client {
     }
 
     /// Says that the proxy `pid` accepts connections.
-    pub(crate) fn ready(&mut self, pid: u32) -> Result<(), HandoffError> {
+    pub fn ready(&mut self, pid: u32) -> Result<(), HandoffError> {
         self.done(&Ask::Ready { pid }, None, ANSWER_TIMEOUT)
     }
 

@@ -1,26 +1,24 @@
 //! The poll loop.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use kiln_fs::{LockFile, ProcessId, is_locked, replace};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::answering::{Connection, Waits};
-use super::child::{Child, End, cap_log, replace};
-use super::{SuperviseError, SuperviseOptions};
+use super::child::{Child, End, cap_log};
+use super::{SuperviseError, SuperviseOptions, say};
 use crate::handoff::{Answer, Line, socket_path};
-use crate::procfs::ProcessId;
 
 /// A child that lived as long is started again at once; one that didn't waits, longer each time.
 const STEADY: Duration = Duration::from_secs(10);
@@ -150,37 +148,24 @@ pub fn run(options: SuperviseOptions) -> Result<(), SuperviseError> {
     ended
 }
 
-fn lock(root: &Path) -> Result<File, SuperviseError> {
+fn lock(root: &Path) -> Result<LockFile, SuperviseError> {
     let path = root.join("run/supervise.lock");
     let fail = |source| SuperviseError::File {
         action: "lock",
         path: path.clone(),
         source,
     };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(fail)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(fail)?;
-            return Err(SuperviseError::AlreadyRunning {
-                root: root.to_owned(),
-                pid: pid.trim().to_owned(),
-            });
-        }
-        Err(error) => return Err(fail(error.into())),
-    }
+    let Some(lock) = LockFile::try_take(&path).map_err(fail)? else {
+        let pid = std::fs::read_to_string(&path).map_err(fail)?;
+        return Err(SuperviseError::AlreadyRunning {
+            root: root.to_owned(),
+            pid: pid.trim().to_owned(),
+        });
+    };
+    let mut file = lock.file();
     file.set_len(0).map_err(fail)?;
-    file.rewind().map_err(fail)?;
     writeln!(file, "{}", std::process::id()).map_err(fail)?;
-    Ok(file)
+    Ok(lock)
 }
 
 /// Under a temporary name first: it takes connections from the moment it has its own.
@@ -233,10 +218,10 @@ impl Keeper {
             .into_iter()
             .filter_map(|pid| Child::watch(pid).ok().flatten())
             .collect();
-        proxies.sort_by_key(|child| child.id.start_time);
+        proxies.sort_by_key(|child| child.id().start_time);
         let current = proxies
             .iter()
-            .position(|child| Some(&child.id) == noted.proxy.as_ref())
+            .position(|child| Some(child.id()) == noted.proxy.as_ref())
             .or_else(|| proxies.len().checked_sub(1));
         self.proxy = current.map(|index| proxies.remove(index));
         for other in proxies {
@@ -244,10 +229,10 @@ impl Keeper {
             self.retiring.push(other);
         }
         if let Some(child) = &self.controller {
-            say(&format!("adopted the controller, pid {}", child.id.pid));
+            say(&format!("adopted the controller, pid {}", child.pid()));
         }
         let Some(proxy) = &self.proxy else { return };
-        let pid = proxy.id.pid;
+        let pid = proxy.pid();
         say(&format!("adopted the proxy, pid {pid}"));
         match UnixStream::connect(self.path(&format!("run/proxy/{pid}.adopt"))) {
             Ok(stream) if stream.set_nonblocking(true).is_ok() => {
@@ -331,7 +316,7 @@ impl Keeper {
                 .iter()
                 .map(|connection| read(connection.line.stream.as_fd())),
         );
-        fds.extend(self.children().map(|child| read(child.pidfd.as_fd())));
+        fds.extend(self.children().map(|child| read(child.pidfd())));
         let wait = self.timeout().saturating_duration_since(now);
         let wait = Timespec {
             tv_sec: wait.as_secs().try_into().unwrap_or(i64::MAX),
@@ -385,12 +370,12 @@ impl Keeper {
     /// Notices who has ended.
     fn reap(&mut self, now: Instant) {
         if let Some((child, End { how, gave_up })) = take_ended(&mut self.controller) {
-            say(&format!("the controller, pid {}, {how}", child.id.pid));
+            say(&format!("the controller, pid {}, {how}", child.pid()));
             self.controller_restart
                 .plan(now, now - child.started, gave_up);
         }
         if let Some((child, End { how, gave_up })) = take_ended(&mut self.proxy) {
-            say(&format!("the proxy, pid {}, {how}", child.id.pid));
+            say(&format!("the proxy, pid {}, {how}", child.pid()));
             self.adopting_until = None;
             self.proxy = self.successor.take();
             if self.proxy.is_none() {
@@ -408,7 +393,7 @@ impl Keeper {
         if let Some((child, End { how, .. })) = take_ended(&mut self.successor) {
             let reason = format!(
                 "the new proxy, pid {}, {how} before it served: see log/proxy.log",
-                child.id.pid
+                child.pid()
             );
             say(&reason);
             self.answer_waiting(Waits::Restart, &Answer::Failed { reason });
@@ -512,8 +497,8 @@ impl Keeper {
     /// Writes down whom the next supervisor is to adopt.
     fn note(&mut self) {
         let noted = Noted {
-            controller: self.controller.as_ref().map(|child| child.id.clone()),
-            proxy: self.proxy.as_ref().map(|child| child.id.clone()),
+            controller: self.controller.as_ref().map(|child| child.id().clone()),
+            proxy: self.proxy.as_ref().map(|child| child.id().clone()),
         };
         if noted == self.noted {
             return;
@@ -579,16 +564,9 @@ fn living_proxies(folder: &Path) -> Vec<i32> {
                 .strip_suffix(".lock")?
                 .parse()
                 .ok()?;
-            let file = File::open(entry.path()).ok()?;
-            let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
-            (locked == Err(rustix::io::Errno::WOULDBLOCK)).then_some(pid)
+            is_locked(&entry.path()).ok()?.then_some(pid)
         })
         .collect()
-}
-
-/// To the supervisor's own log. A log that is gone must not end it.
-fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "kiln supervise: {message}");
 }
 
 #[cfg(test)]

@@ -6,15 +6,22 @@
 //! supervisor adopts both by pid and start time, and gets the descriptors back from the proxy. Children write
 //! their stderr straight into their log files, so that a supervisor that is gone breaks no pipe.
 //!
+//! This crate must hardly ever change, because an upgrade of kiln replaces every process but this one without a gap. So
+//! it links the kernel's calls and serde, and knows nothing of routes or releases. [`handoff`] is what controller and proxy
+//! say to it.
+//!
 //! SIGTERM or SIGINT ends controller and proxy and then itself; instances go on. SIGHUP executes the binary
 //! anew in place, for an upgrade.
 
+#![allow(clippy::disallowed_methods)] // the supervisor is an edge: it reads the clock
+
 mod answering;
 mod child;
+pub mod handoff;
 mod keeper;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 pub use keeper::run;
@@ -70,4 +77,9 @@ pub enum SuperviseError {
         #[source]
         source: io::Error,
     },
+}
+
+/// To the supervisor's own log. A log that is gone must not end it.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "kiln supervise: {message}");
 }

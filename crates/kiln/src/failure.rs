@@ -199,9 +199,9 @@ pub(crate) enum Failure {
     #[error("the controller failed")]
     Serve(#[from] kiln_daemon::DaemonError),
     #[error("the supervisor failed")]
-    Supervise(#[from] kiln_proxy::supervise::SuperviseError),
+    Supervise(#[from] kiln_supervise::SuperviseError),
     #[error("the proxy failed")]
-    Proxy(#[from] kiln_proxy::serve::ProxyError),
+    Proxy(#[from] kiln_proxy::ProxyError),
     #[error("the output can't be written")]
     Output(#[source] std::io::Error),
 }

@@ -14,7 +14,8 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("kiln-model", &[]),
     ("kiln-config", &["kiln-model"]),
     ("kiln-plan", &["kiln-model"]),
-    ("kiln-sim", &["kiln-model", "kiln-plan", "kiln-proxy"]),
+    ("kiln-pool", &["kiln-model"]),
+    ("kiln-sim", &["kiln-model", "kiln-plan", "kiln-pool"]),
     ("kiln-fs", &[]),
     ("kiln-oci", &["kiln-model", "kiln-fs"]),
     ("kiln-engine", &["kiln-model", "kiln-fs", "kiln-oci"]),
@@ -29,17 +30,18 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("kiln-cloud", &["kiln-model", "kiln-fs"]),
-    ("kiln-proxy", &["kiln-model", "kiln-fs"]),
+    ("kiln-supervise", &["kiln-fs"]),
+    (
+        "kiln-proxy",
+        &["kiln-model", "kiln-fs", "kiln-pool", "kiln-supervise"],
+    ),
     (
         "kiln-daemon",
         &[
             "kiln-model",
             "kiln-fs",
-            "kiln-config",
             "kiln-plan",
-            "kiln-proxy",
-            "kiln-cloud",
-            "kiln-bake",
+            "kiln-supervise",
             "kiln-engine",
             "kiln-oci",
         ],
@@ -52,6 +54,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "kiln-config",
             "kiln-plan",
             "kiln-proxy",
+            "kiln-supervise",
             "kiln-cloud",
             "kiln-bake",
             "kiln-engine",
@@ -67,7 +70,13 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and never touch the world.
-const PURE: &[&str] = &["kiln-model", "kiln-config", "kiln-plan", "kiln-sim"];
+const PURE: &[&str] = &[
+    "kiln-model",
+    "kiln-config",
+    "kiln-plan",
+    "kiln-pool",
+    "kiln-sim",
+];
 
 /// What a pure crate may not link: whatever opens sockets, files or clocks, or asks the system for chance.
 const IMPURE_PACKAGES: &[&str] = &[

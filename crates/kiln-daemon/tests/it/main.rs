@@ -33,21 +33,21 @@ fn main() {
             return;
         }
         "proxy" => {
-            let options = kiln_proxy::serve::ProxyOptions {
+            let options = kiln_proxy::ProxyOptions {
                 root,
                 uid: 61007,
                 gid: 61007,
                 workers: 2,
             };
-            if let Err(error) = kiln_proxy::serve::run(options) {
+            if let Err(error) = kiln_proxy::run(options) {
                 eprintln!("proxy: {error:?}");
                 std::process::exit(1);
             }
             return;
         }
         "supervise" => {
-            let options = kiln_proxy::supervise::SuperviseOptions::new(root).expect("own program");
-            if let Err(error) = kiln_proxy::supervise::run(options) {
+            let options = kiln_supervise::SuperviseOptions::new(root).expect("own program");
+            if let Err(error) = kiln_supervise::run(options) {
                 eprintln!("supervisor: {error:?}");
                 std::process::exit(1);
             }

@@ -12,7 +12,7 @@ use kiln_model::{
     Backend, Draining, FromProxy, Generation, InstanceId, ReleaseCounters, ReleaseNumber, Route,
     RoutingTable, ServiceKey, ToProxy, WeightedSet,
 };
-use kiln_proxy::handoff::{Client, SupervisorStatus};
+use kiln_supervise::handoff::{Client, SupervisorStatus};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 

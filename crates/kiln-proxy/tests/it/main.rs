@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kiln_proxy::serve::{self, Limits, ProxyOptions};
-use kiln_proxy::supervise::{self, SuperviseOptions};
+use kiln_proxy::{Limits, ProxyOptions};
+use kiln_supervise::SuperviseOptions;
 
 /// A user that exists nowhere: the proxy needs none in any file.
 const PROXY_UID: u32 = 64_123;
@@ -48,12 +48,12 @@ fn main() -> ExitCode {
                 gid: PROXY_UID,
                 workers: 2,
             };
-            end(serve::run_with(options, limits))
+            end(kiln_proxy::run_with(options, limits))
         }
         Some("supervise") => {
             let options = SuperviseOptions::new(root()).expect("the path of this binary");
             let controller_args = vec!["controller".into()];
-            end(supervise::run(SuperviseOptions {
+            end(kiln_supervise::run(SuperviseOptions {
                 controller_args,
                 ..options
             }))

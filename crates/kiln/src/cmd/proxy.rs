@@ -1,6 +1,6 @@
 //! `kiln proxy`: the data plane, started by the supervisor.
 
-use kiln_proxy::serve::{self, ProxyOptions};
+use kiln_proxy::ProxyOptions;
 
 use crate::args;
 use crate::failure::{Exit, Failure};
@@ -10,7 +10,7 @@ pub(crate) fn run(args: args::Proxy) -> Result<Exit, Failure> {
     settings::need_root("`kiln proxy`")?;
     let args::Proxy { uid, gid, root } = args;
     let root = settings::root(root)?;
-    serve::run(ProxyOptions {
+    kiln_proxy::run(ProxyOptions {
         root,
         uid,
         gid,

@@ -1,6 +1,6 @@
 //! `kiln supervise`: the process that keeps the others running.
 
-use kiln_proxy::supervise::{self, SuperviseOptions};
+use kiln_supervise::SuperviseOptions;
 
 use crate::args;
 use crate::failure::{Exit, Failure};
@@ -16,6 +16,6 @@ pub(crate) fn run(args: args::Supervise) -> Result<Exit, Failure> {
     }
     start::mark_started(&root)?;
     let options = SuperviseOptions::new(root).map_err(Failure::Spawn)?;
-    supervise::run(options)?;
+    kiln_supervise::run(options)?;
     Ok(Exit::Done)
 }
