@@ -123,8 +123,14 @@ impl Keeper {
                 self.retiring.push(before);
             }
             self.proxy = self.successor.take();
+            if let Some(proxy) = &mut self.proxy {
+                proxy.is_ready = true;
+            }
             self.answer_waiting(Waits::Restart, &Answer::Done);
         } else if is(&self.proxy) {
+            if let Some(proxy) = &mut self.proxy {
+                proxy.is_ready = true;
+            }
             self.adopting_until = None;
             // One that was retiring when its successor was killed, or that nobody noted: only one stays.
             for other in &self.retiring {

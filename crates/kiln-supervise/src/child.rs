@@ -20,6 +20,8 @@ const LOG_LIMIT: u64 = 8 * 1024 * 1024;
 pub(super) struct Child {
     process: Process,
     pub(super) started: Instant,
+    /// A proxy that accepts connections.
+    pub(super) is_ready: bool,
 }
 
 impl Child {
@@ -67,6 +69,7 @@ impl Child {
         Self {
             process,
             started: Instant::now(),
+            is_ready: false,
         }
     }
 

@@ -1,15 +1,14 @@
 //! The poll loop.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_fs::{LockFile, ProcessId, is_locked, replace};
+use kiln_fs::{ProcessId, is_locked, replace};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -17,21 +16,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::answering::{Connection, Waits};
 use super::child::{Child, End, cap_log};
+use super::place::Place;
+use super::restart::Restart;
+use super::watchdog::{Verdict, Watchdog};
 use super::{SuperviseError, SuperviseOptions, say};
-use crate::handoff::{Answer, Line, socket_path};
+use crate::handoff::{Answer, Line};
 
-/// A child that lived as long is started again at once; one that didn't waits, longer each time.
-const STEADY: Duration = Duration::from_secs(10);
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// Of one that was killed, however often: it is back within a second.
-const LONGEST_DELAY_KILLED: Duration = Duration::from_millis(500);
 /// How long an adopted proxy has to give its descriptors, before the controller starts without.
 const ADOPTION: Duration = Duration::from_secs(3);
 /// A successor that doesn't accept connections by then is ended.
 const SUCCESSION: Duration = Duration::from_secs(15);
 /// An orderly end; then SIGKILL.
 const END: Duration = Duration::from_secs(10);
+/// How long files of `run/` that somebody removed are gone at most, and how exactly the watchdog counts.
+const CHECK: Duration = Duration::from_secs(1);
 const LOG_CHECK: Duration = Duration::from_secs(5);
 
 /// What the next supervisor needs to adopt.
@@ -39,41 +37,6 @@ const LOG_CHECK: Duration = Duration::from_secs(5);
 pub(super) struct Noted {
     controller: Option<ProcessId>,
     proxy: Option<ProcessId>,
-}
-
-/// When a child that ended is started again.
-pub(super) struct Restart {
-    at: Option<Instant>,
-    delay: Duration,
-    pub(super) count: u64,
-}
-
-impl Restart {
-    fn new(at: Instant) -> Self {
-        Self {
-            at: Some(at),
-            delay: Duration::ZERO,
-            count: 0,
-        }
-    }
-
-    fn plan(&mut self, now: Instant, lived: Duration, gave_up: bool) {
-        if lived >= STEADY {
-            self.delay = Duration::ZERO;
-        }
-        let longest = if gave_up {
-            LONGEST_DELAY
-        } else {
-            LONGEST_DELAY_KILLED
-        };
-        self.at = Some(now + self.delay.min(longest));
-        self.delay = (self.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
-        self.count += 1;
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.at.is_some_and(|at| at <= now)
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -100,94 +63,58 @@ pub(super) struct Keeper {
     pub(super) retiring: Vec<Child>,
     pub(super) adopting_until: Option<Instant>,
     pub(super) phase: Phase,
-    pub(super) noted: Noted,
-    pub(super) next_log_check: Instant,
+    noted: Noted,
+    place: Place,
+    watchdog: Watchdog,
+    next_check: Instant,
+    next_log_check: Instant,
+    /// When a proxy whose sockets are gone may be replaced again: not at once if the last try failed.
+    next_succession: Instant,
+    /// What was said about the place last, so that it is not said each second.
+    mend_failed: Option<String>,
 }
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` over its socket.
 pub fn run(options: SuperviseOptions) -> Result<(), SuperviseError> {
-    let root = options.root.clone();
-    for folder in [
-        root.clone(),
-        root.join("run"),
-        root.join("run/proxy"),
-        root.join("log"),
-    ] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|source| SuperviseError::File {
-                action: "make the folder",
-                path: folder,
-                source,
-            })?;
-    }
-    let _lock = lock(&root)?;
-    let (signals, signal_end) = UnixStream::pair().map_err(SuperviseError::Signals)?;
-    signals
-        .set_nonblocking(true)
-        .map_err(SuperviseError::Signals)?;
-    let (hangups, hangup_end) = UnixStream::pair().map_err(SuperviseError::Signals)?;
-    hangups
-        .set_nonblocking(true)
-        .map_err(SuperviseError::Signals)?;
-    for signal in [SIGTERM, SIGINT] {
-        let end = signal_end.try_clone().map_err(SuperviseError::Signals)?;
-        signal_hook::low_level::pipe::register(signal, end).map_err(SuperviseError::Signals)?;
-    }
-    signal_hook::low_level::pipe::register(SIGHUP, hangup_end).map_err(SuperviseError::Signals)?;
-
-    let path = socket_path(&root);
-    let listener = bind(&path)?;
-    let mut keeper = Keeper::new(options, Instant::now());
+    let place = Place::take(&options.root)?;
+    let signals = Signals::catch().map_err(SuperviseError::Signals)?;
+    let mut keeper = Keeper::new(options, place, Instant::now());
     keeper.adopt();
-    let ended = keeper.keep(&listener, &signals, &hangups);
-    // A supervisor that fails leaves the others running: the next one adopts them.
-    let _ = std::fs::remove_file(&path);
+    let ended = keeper.keep(&signals);
+    keeper.place.leave();
     ended
 }
 
-fn lock(root: &Path) -> Result<LockFile, SuperviseError> {
-    let path = root.join("run/supervise.lock");
-    let fail = |source| SuperviseError::File {
-        action: "lock",
-        path: path.clone(),
-        source,
-    };
-    let Some(lock) = LockFile::try_take(&path).map_err(fail)? else {
-        let pid = std::fs::read_to_string(&path).map_err(fail)?;
-        return Err(SuperviseError::AlreadyRunning {
-            root: root.to_owned(),
-            pid: pid.trim().to_owned(),
-        });
-    };
-    let mut file = lock.file();
-    file.set_len(0).map_err(fail)?;
-    writeln!(file, "{}", std::process::id()).map_err(fail)?;
-    Ok(lock)
+/// Signals, as pipes that become readable.
+struct Signals {
+    end: UnixStream,
+    hangup: UnixStream,
 }
 
-/// Under a temporary name first: it takes connections from the moment it has its own.
-fn bind(path: &Path) -> Result<UnixListener, SuperviseError> {
-    let fail = |source| SuperviseError::File {
-        action: "listen on",
-        path: path.to_owned(),
-        source,
-    };
-    let temporary = path.with_extension("new");
-    let _ = std::fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary).map_err(fail)?;
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    listener.set_nonblocking(true).map_err(fail)?;
-    std::fs::rename(&temporary, path).map_err(fail)?;
-    Ok(listener)
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let pipe_of = |signals: &[i32]| -> io::Result<UnixStream> {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            for signal in signals {
+                signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
+            }
+            Ok(read)
+        };
+        Ok(Self {
+            end: pipe_of(&[SIGTERM, SIGINT])?,
+            hangup: pipe_of(&[SIGHUP])?,
+        })
+    }
 }
 
 impl Keeper {
-    fn new(options: SuperviseOptions, now: Instant) -> Self {
+    fn new(options: SuperviseOptions, place: Place, now: Instant) -> Self {
+        let socket = options.root.join("run/kiln.sock");
         Self {
+            watchdog: Watchdog::new(socket, options.watch, now),
             options,
+            place,
             descriptors: BTreeMap::new(),
             connections: Vec::new(),
             controller: None,
@@ -199,7 +126,10 @@ impl Keeper {
             adopting_until: None,
             phase: Phase::Running,
             noted: Noted::default(),
+            next_check: now,
             next_log_check: now,
+            next_succession: now,
+            mend_failed: None,
         }
     }
 
@@ -224,6 +154,9 @@ impl Keeper {
             .position(|child| Some(child.id()) == noted.proxy.as_ref())
             .or_else(|| proxies.len().checked_sub(1));
         self.proxy = current.map(|index| proxies.remove(index));
+        if let Some(proxy) = &mut self.proxy {
+            proxy.is_ready = true;
+        }
         for other in proxies {
             other.signal(Signal::TERM);
             self.retiring.push(other);
@@ -252,12 +185,7 @@ impl Keeper {
         }
     }
 
-    fn keep(
-        &mut self,
-        listener: &UnixListener,
-        signals: &UnixStream,
-        hangups: &UnixStream,
-    ) -> Result<(), SuperviseError> {
+    fn keep(&mut self, signals: &Signals) -> Result<(), SuperviseError> {
         loop {
             let now = Instant::now();
             self.reap(now);
@@ -265,20 +193,24 @@ impl Keeper {
                 return Ok(());
             }
             self.note();
-            let ready = self.wait(listener, signals, hangups, now)?;
+            let ready = self.wait(signals, now)?;
             let Ready {
                 signal,
                 hangup,
                 connect,
+                answered,
                 connections,
             } = ready;
             if signal {
-                drained(signals);
+                drained(&signals.end);
                 self.begin_end(Instant::now());
             }
             if hangup {
-                drained(hangups);
+                drained(&signals.hangup);
                 self.execute_anew()?;
+            }
+            if answered {
+                self.watchdog.handle_readable();
             }
             for index in connections.into_iter().rev() {
                 if !self.talk(index) {
@@ -286,7 +218,7 @@ impl Keeper {
                 }
             }
             if connect {
-                while let Ok((stream, _)) = listener.accept() {
+                while let Ok((stream, _)) = self.place.listener.accept() {
                     if stream.set_nonblocking(true).is_ok() {
                         self.connections.push(Connection {
                             line: Line::new(stream),
@@ -298,24 +230,19 @@ impl Keeper {
         }
     }
 
-    fn wait(
-        &self,
-        listener: &UnixListener,
-        signals: &UnixStream,
-        hangups: &UnixStream,
-        now: Instant,
-    ) -> Result<Ready, SuperviseError> {
+    fn wait(&self, signals: &Signals, now: Instant) -> Result<Ready, SuperviseError> {
         let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![
-            read(signals.as_fd()),
-            read(hangups.as_fd()),
-            read(listener.as_fd()),
+            read(signals.end.as_fd()),
+            read(signals.hangup.as_fd()),
+            read(self.place.listener.as_fd()),
         ];
         fds.extend(
             self.connections
                 .iter()
                 .map(|connection| read(connection.line.stream.as_fd())),
         );
+        fds.extend(self.watchdog.question().map(read));
         fds.extend(self.children().map(|child| read(child.pidfd())));
         let wait = self.timeout().saturating_duration_since(now);
         let wait = Timespec {
@@ -331,6 +258,7 @@ impl Keeper {
             signal: is_ready(0),
             hangup: is_ready(1),
             connect: is_ready(2),
+            answered: self.watchdog.question().is_some() && is_ready(3 + self.connections.len()),
             connections: (0..self.connections.len())
                 .filter(|index| is_ready(index + 3))
                 .collect(),
@@ -364,7 +292,7 @@ impl Keeper {
         .into_iter()
         .chain(restarts)
         .flatten()
-        .fold(self.next_log_check, Instant::min)
+        .fold(self.next_check, Instant::min)
     }
 
     /// Notices who has ended.
@@ -403,6 +331,12 @@ impl Keeper {
 
     /// Does what is due. `true`: all has ended.
     fn step(&mut self, now: Instant) -> bool {
+        if now >= self.next_check {
+            self.next_check = now + CHECK;
+            if matches!(self.phase, Phase::Running) {
+                self.check(now);
+            }
+        }
         if now >= self.next_log_check {
             self.next_log_check = now + LOG_CHECK;
             for log in ["log/controller.log", "log/proxy.log"] {
@@ -446,6 +380,72 @@ impl Keeper {
         false
     }
 
+    /// Looks whether others can find the supervisor, the proxy and the controller, and whether the controller answers.
+    fn check(&mut self, now: Instant) {
+        let was_removed = self.mend_place();
+        self.check_proxy(now);
+        let Some(controller) = &self.controller else {
+            return;
+        };
+        let verdict = match self.watchdog.look(now) {
+            Verdict::Wait if was_removed && self.watchdog.is_unreachable() => Verdict::Unreachable,
+            verdict => verdict,
+        };
+        let why = match verdict {
+            Verdict::Wait => return,
+            Verdict::Silent(silent) => format!("has not answered for {} s", silent.as_secs()),
+            Verdict::Unreachable => "has lost its socket run/kiln.sock".to_owned(),
+        };
+        say(&format!(
+            "the controller, pid {}, {why}: it is killed and started again",
+            controller.pid()
+        ));
+        // It may be killed at any instant, and one that is stopped hears nothing else.
+        controller.signal(Signal::KILL);
+        self.watchdog.begin(now);
+    }
+
+    /// True: files of `run/` were gone.
+    fn mend_place(&mut self) -> bool {
+        match self.place.mend() {
+            Ok(false) => self.mend_failed = None,
+            Ok(true) => {
+                say("files of run/ were gone: the lock and the socket are made anew");
+                // It went with them.
+                self.noted = Noted::default();
+                return true;
+            }
+            Err(error) => {
+                let said = format!("files of run/ are gone: {}", kiln_fs::with_causes(&error));
+                if self.mend_failed.as_ref() != Some(&said) {
+                    say(&said);
+                    self.mend_failed = Some(said);
+                }
+            }
+        }
+        false
+    }
+
+    /// A proxy that no controller can find any more gets a successor, which makes its own files; it hands over in order.
+    fn check_proxy(&mut self, now: Instant) {
+        let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.is_ready) else {
+            return;
+        };
+        let socket = self.path(&format!("run/proxy/{}.sock", proxy.pid()));
+        if self.successor.is_some() || now < self.next_succession || socket.exists() {
+            return;
+        }
+        self.next_succession = now + SUCCESSION;
+        say(&format!(
+            "{} is gone: the proxy is replaced",
+            socket.display()
+        ));
+        match self.start_proxy() {
+            Ok(child) => self.successor = Some(child),
+            Err(error) => say(&format!("can't start the proxy: {error}")),
+        }
+    }
+
     fn start_missing(&mut self, now: Instant) {
         if self.proxy.is_none() && self.proxy_restart.is_due(now) {
             match self.start_proxy() {
@@ -468,6 +468,7 @@ impl Keeper {
                 Ok(child) => {
                     self.controller = Some(child);
                     self.controller_restart.at = None;
+                    self.watchdog.begin(now);
                 }
                 Err(error) => {
                     say(&format!("can't start the controller: {error}"));
@@ -532,6 +533,8 @@ struct Ready {
     signal: bool,
     hangup: bool,
     connect: bool,
+    /// The controller answered the watchdog.
+    answered: bool,
     connections: Vec<usize>,
 }
 
@@ -567,37 +570,4 @@ fn living_proxies(folder: &Path) -> Vec<i32> {
             is_locked(&entry.path()).ok()?.then_some(pid)
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_killed_again_and_again_is_back_within_a_second_and_who_gives_up_waits_longer() {
-        let now = Instant::now();
-        let waits = |gave_up| {
-            let mut restart = Restart::new(now);
-            (0..20)
-                .map(|_| {
-                    restart.plan(now, Duration::from_millis(1), gave_up);
-                    restart.at.unwrap() - now
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(waits(false)[0], Duration::ZERO);
-        assert!(
-            waits(false)
-                .iter()
-                .all(|wait| *wait < Duration::from_secs(1))
-        );
-        assert_eq!(waits(true)[0], Duration::ZERO);
-        assert_eq!(*waits(true).last().unwrap(), LONGEST_DELAY);
-        let mut restart = Restart::new(now);
-        for _ in 0..20 {
-            restart.plan(now, Duration::ZERO, true);
-        }
-        restart.plan(now, STEADY, true);
-        assert_eq!(restart.at, Some(now));
-    }
 }

@@ -10,6 +10,8 @@
 //! it links the kernel's calls and serde, and knows nothing of routes or releases. [`handoff`] is what controller and proxy
 //! say to it.
 //!
+//! It replaces a controller that does not answer any more, and makes its own files anew, should somebody remove them.
+//!
 //! SIGTERM or SIGINT ends controller and proxy and then itself; instances go on. SIGHUP executes the binary
 //! anew in place, for an upgrade.
 
@@ -19,12 +21,16 @@ mod answering;
 mod child;
 pub mod handoff;
 mod keeper;
+mod place;
+mod restart;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 pub use keeper::run;
+pub use watchdog::WatchLimits;
 
 /// What to supervise.
 #[derive(Clone, Debug)]
@@ -35,6 +41,7 @@ pub struct SuperviseOptions {
     pub exe: PathBuf,
     pub controller_args: Vec<OsString>,
     pub proxy_args: Vec<OsString>,
+    pub watch: WatchLimits,
 }
 
 impl SuperviseOptions {
@@ -51,6 +58,7 @@ impl SuperviseOptions {
             exe: std::env::current_exe()?,
             controller_args: args("serve"),
             proxy_args: args("proxy"),
+            watch: WatchLimits::default(),
             root,
         })
     }

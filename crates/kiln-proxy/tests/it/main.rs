@@ -12,18 +12,20 @@ mod origin;
 mod processes;
 mod switch;
 
+use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::panic::catch_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use kiln_proxy::{Limits, ProxyOptions};
-use kiln_supervise::SuperviseOptions;
+use kiln_supervise::{SuperviseOptions, WatchLimits};
 
 /// A user that exists nowhere: the proxy needs none in any file.
 const PROXY_UID: u32 = 64_123;
 
-/// A file in the root of a machine whose proxy has short limits.
+/// A file in the root of a machine whose processes have short limits.
 const IMPATIENT: &str = "impatient";
 
 type Test = (&'static str, fn());
@@ -51,19 +53,35 @@ fn main() -> ExitCode {
             end(kiln_proxy::run_with(options, limits))
         }
         Some("supervise") => {
-            let options = SuperviseOptions::new(root()).expect("the path of this binary");
-            let controller_args = vec!["controller".into()];
-            end(kiln_supervise::run(SuperviseOptions {
-                controller_args,
-                ..options
-            }))
+            let mut options = SuperviseOptions::new(root()).expect("the path of this binary");
+            options.controller_args[0] = "controller".into();
+            if root().join(IMPATIENT).exists() {
+                options.watch = WatchLimits {
+                    answer: Duration::from_secs(3),
+                    start: Duration::from_secs(3),
+                };
+            }
+            end(kiln_supervise::run(options))
         }
-        // The tests themselves say what a controller would; the process only has to be there.
-        Some("controller") => loop {
-            std::thread::park();
-        },
+        Some("controller") => answer_watchdog(&root()),
         _ => test(&args),
     }
+}
+
+/// The tests themselves say what a controller would; the process only has to be there, and to answer its supervisor.
+fn answer_watchdog(root: &Path) -> ExitCode {
+    let path = root.join("run/kiln.sock");
+    // An earlier one's.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(path).expect("the controller's socket");
+    for stream in listener.incoming() {
+        let answered =
+            stream.and_then(|mut stream| stream.write_all(b"HTTP/1.1 404 Not Found\r\n"));
+        if let Err(error) = answered {
+            eprintln!("the supervisor did not wait for its answer: {error}");
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn end<E: std::error::Error>(result: Result<(), E>) -> ExitCode {

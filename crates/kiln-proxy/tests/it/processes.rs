@@ -1,10 +1,12 @@
 //! Proxies and supervisors that die, and their successors.
 
+use kiln_supervise::handoff::Client;
 use rustix::process::Signal;
 
 use crate::client::{HttpClient, get};
 use crate::machine::{Machine, kill, lives, table, wait_for};
 use crate::origin::Origin;
+use crate::switch::Load;
 
 pub(crate) const TESTS: &[crate::Test] = &[
     (
@@ -26,6 +28,14 @@ pub(crate) const TESTS: &[crate::Test] = &[
     (
         "a_second_supervisor_is_refused_with_the_pid_of_the_first",
         second_supervisor,
+    ),
+    (
+        "a_controller_that_does_not_answer_is_replaced",
+        stopped_controller,
+    ),
+    (
+        "files_of_run_that_somebody_removed_are_made_anew",
+        removed_files,
     ),
     ("the_proxy_has_no_privileges", privileges),
     (
@@ -150,6 +160,59 @@ fn killed_controller() {
             .controller
             .filter(|next| *next != pid)
     });
+}
+
+fn stopped_controller() {
+    let machine = Machine::start_impatient();
+    let pid = wait_for("a controller", || machine.status().controller);
+    // Longer than the limit: one that answers is left alone.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    wait_for("some time", || {
+        assert_eq!(machine.status().controller, Some(pid));
+        (std::time::Instant::now() > until).then_some(())
+    });
+    kill(pid, Signal::STOP);
+    wait_for("the next controller", || {
+        machine.status().controller.filter(|next| *next != pid)
+    });
+    assert!(!lives(pid));
+    assert_eq!(machine.status().controller_restarts, 1);
+    let log = std::fs::read_to_string(machine.root.join("supervise.log")).unwrap();
+    let said = format!("the controller, pid {pid}, has not answered for");
+    assert!(log.contains(&said), "{log}");
+}
+
+fn removed_files() {
+    let serving = serving();
+    let Serving {
+        machine, listen, ..
+    } = &serving;
+    let before = machine.status();
+    wait_for("the controller's socket", || {
+        machine.root.join("run/kiln.sock").exists().then_some(())
+    });
+    let load = Load::start(*listen);
+    std::fs::remove_dir_all(machine.root.join("run")).unwrap();
+    wait_for("successors that can be found", || {
+        let status = Client::connect(&machine.root).ok()?.status().ok()?;
+        let is_there = status.pid == before.pid
+            && status.proxy.is_some_and(|pid| Some(pid) != before.proxy)
+            && machine.root.join("run/kiln.sock").exists();
+        is_there.then_some(())
+    });
+    let origin = Origin::start("b");
+    machine
+        .controller()
+        .serve(&table(8, *listen, 2, &[("b", origin.address)]));
+    wait_for("requests by the new table", || {
+        (origin.requests() > 100).then_some(())
+    });
+    assert_eq!(load.end(), Vec::<String>::new());
+    let last = machine.status();
+    machine.client().shutdown().unwrap();
+    for pid in [last.controller.unwrap(), last.proxy.unwrap()] {
+        assert!(!lives(pid));
+    }
 }
 
 fn second_supervisor() {
