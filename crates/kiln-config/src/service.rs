@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kiln_model::{
     BlueGreen, Policy, Resources, SecretSpec, ServiceDefinition, ServiceName, Strategy, Tmpfs,
+    UnknownFields,
 };
 
 use crate::checks::absolute;
@@ -264,8 +265,7 @@ impl ServiceDraft {
             return;
         }
         if let Some(size) = size {
-            self.tmpfs
-                .insert(path.to_owned(), Tmpfs { size: size.value });
+            self.tmpfs.insert(path.to_owned(), Tmpfs::of(size.value));
         }
     }
 
@@ -470,6 +470,7 @@ impl ServiceDraft {
                 memory: self.memory,
                 cpu_millis: self.cpu_millis,
                 pids: self.pids,
+                ..Resources::default()
             },
             egress: self.egress.unwrap_or(true),
             policy: Policy {
@@ -484,6 +485,7 @@ impl ServiceDraft {
                 drain_deadline: self.drain_deadline.unwrap_or(DRAIN_DEADLINE),
                 stop_grace: self.stop_grace.unwrap_or(STOP_GRACE),
                 listen: self.listen.map(|at| at.value),
+                unknown: UnknownFields::default(),
             },
         })
     }

@@ -6,14 +6,6 @@ use kiln_plan::Service;
 
 use crate::owner::{Owner, chain_of};
 
-/// Where clients are let in. While the first release starts they wait; when it failed and nothing will serve, they are refused
-/// rather than kept waiting.
-pub(crate) fn listens(service: &Service) -> Option<SocketAddr> {
-    let serves = service.current().is_some() || service.rollout().is_some();
-    let listen = service.policy()?.listen?;
-    (serves && !service.is_gone()).then_some(listen)
-}
-
 impl Owner {
     pub(crate) fn listen(&mut self, address: SocketAddr) {
         let listens = self.listeners.ensure(address);
@@ -43,7 +35,7 @@ impl Owner {
     }
 
     pub(crate) fn release_listeners(&mut self) {
-        let wanted: Vec<_> = self.services.values().filter_map(listens).collect();
+        let wanted: Vec<_> = self.services.values().flat_map(Service::listens).collect();
         if let Err(error) = self.listeners.keep_only(&wanted) {
             self.problems.insert("listen", chain_of(&error));
         }

@@ -126,8 +126,11 @@ impl Effects {
                     let observation = match started {
                         Ok(Ok(started)) => Observation::Started {
                             instance,
-                            pid: started.pid,
-                            address: started.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+                            pid: Some(started.pid),
+                            endpoint: started
+                                .address
+                                .zip(release_body.port)
+                                .map(|(address, port)| (address, port).into()),
                             at: started.at,
                         },
                         Ok(Err(failure)) => Observation::StartFailed { instance, failure },

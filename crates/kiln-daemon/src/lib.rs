@@ -21,6 +21,7 @@ mod proxies;
 mod routing;
 mod serve;
 mod table;
+mod text;
 mod traffic;
 mod view;
 mod watch;

@@ -14,10 +14,9 @@ use kiln_model::{
     Actor, Digest, EnvName, EnvironmentSpec, Fact, InstanceId, Observation, Plan, ServiceKey,
     ServiceName, StateId, Subject, Timestamp,
 };
-use kiln_plan::{Action, Event, Service, StepRecord};
+use kiln_plan::{Action, Event, ProbeKind, Service, StepRecord};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::addresses;
 use crate::clock::Clock;
 use crate::crash;
 use crate::effects::Effects;
@@ -55,12 +54,6 @@ pub(crate) enum Input {
     JournalFoldable(Foldable),
     /// SIGTERM.
     Terminate,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ProbeKind {
-    Ready,
-    Live,
 }
 
 /// What the HTTP API asks. Answered through `reply`; what takes time goes on in `lines`.
@@ -194,7 +187,7 @@ impl Owner {
         self.open_inside();
         let keys: Vec<_> = self.services.keys().cloned().collect();
         for key in &keys {
-            if let Some(address) = addresses::listens(&self.services[key]) {
+            for address in self.services[key].listens() {
                 self.listen(address);
             }
             self.unconfirmed.insert(key.clone(), self.table);
@@ -286,12 +279,10 @@ impl Owner {
                 probe,
                 passing,
             } => {
-                let event = match (probe, passing) {
-                    (ProbeKind::Ready, true) => Event::Ready { instance },
-                    (ProbeKind::Ready, false) => Event::Unready { instance },
-                    (ProbeKind::Live, false) => Event::NotLive { instance },
-                    // It was replaced when it stopped living; one that comes back is not asked to stay.
-                    (ProbeKind::Live, true) => return,
+                let event = Event::Probed {
+                    instance,
+                    probe,
+                    passes: passing,
                 };
                 self.happened(service, event);
             }
@@ -313,7 +304,7 @@ impl Owner {
             Observation::Started {
                 instance,
                 pid,
-                address,
+                endpoint,
                 at,
             } => {
                 crash::point("start");
@@ -321,7 +312,7 @@ impl Owner {
                 Event::Started {
                     instance,
                     pid,
-                    address,
+                    endpoint,
                     at,
                 }
             }

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use kiln_model::{InstanceId, ServiceKey};
-use kiln_plan::Service;
+use kiln_plan::{ProbeKind, ProbeWanted, Service};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::owner::{Input, ProbeKind};
+use crate::owner::Input;
 use crate::prober::{self, Question};
-use crate::table;
 
 struct Running {
     address: SocketAddr,
@@ -38,30 +37,21 @@ impl Probes {
         service: &Service,
         inputs: &mpsc::UnboundedSender<Input>,
     ) {
-        let mut wanted = BTreeMap::new();
-        for instance in service.probed() {
-            let Some(address) = table::address(service, &instance.id) else {
-                continue;
-            };
-            let Some(policy) = service.policy() else {
-                continue;
-            };
-            let ready = policy
-                .ready
-                .clone()
-                .map_or(Question::Connect, Question::Http);
-            wanted.insert(
-                (instance.id.clone(), ProbeKind::Ready),
-                (address, ready, instance.ready),
-            );
-            if let Some(live) = policy.live.clone() {
-                let question = Question::Http(live);
-                wanted.insert(
-                    (instance.id.clone(), ProbeKind::Live),
-                    (address, question, true),
-                );
-            }
-        }
+        let wanted: BTreeMap<_, _> = service
+            .probes()
+            .into_iter()
+            .map(|probe| {
+                let ProbeWanted {
+                    instance,
+                    kind,
+                    endpoint,
+                    http,
+                    passing,
+                } = probe;
+                let question = http.map_or(Question::Connect, Question::Http);
+                ((instance, kind), (endpoint, question, passing))
+            })
+            .collect();
         let running = self.running.entry(key.clone()).or_default();
         running.retain(|probe, running| {
             wanted.get(probe).is_some_and(|(address, question, _)| {

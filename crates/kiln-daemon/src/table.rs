@@ -1,13 +1,12 @@
 //! The routing table: every service's last route in one.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use kiln_model::{
-    Backend, Draining, Generation, InstanceId, Route, RoutingTable, ServiceKey, StateId,
-    WeightedSet,
+    Backend, Draining, Generation, Route, RoutingTable, ServiceKey, StateId, Weight, WeightedSet,
 };
-use kiln_plan::Service;
+use kiln_plan::{RoutedSet, Service};
 
 /// The table that the services ask for. Its generation is the journal entry that last changed a route, so that it
 /// grows over restarts, and the same routes have the same generation. `inside` gives services their virtual addresses.
@@ -22,16 +21,13 @@ pub(crate) fn compose(
         let Some(wanted) = service.route() else {
             continue;
         };
-        let Some(policy) = service.policy() else {
-            continue;
-        };
         for instance in &wanted.draining {
             if let Some(release) = service.release_of(instance) {
                 draining.push(Draining {
                     service: key.clone(),
                     release,
                     instance: instance.clone(),
-                    deadline: policy.drain_deadline,
+                    deadline: wanted.drain_deadline,
                 });
             }
         }
@@ -39,30 +35,21 @@ pub(crate) fn compose(
             continue;
         }
         let port = wanted
-            .active
-            .as_ref()
-            .and_then(|(release, _)| service.release(*release)?.release.port);
+            .main_release()
+            .and_then(|release| service.release(release)?.release.port);
         let inside = port.and_then(|port| Some((inside(key)?, port).into()));
-        if policy.listen.is_none() && inside.is_none() {
+        if wanted.listen.is_none() && inside.is_none() {
             continue;
         }
         routes.push(Route {
             service: key.clone(),
             generation: wanted.generation,
-            listen: policy.listen,
+            listen: wanted.listen,
             inside,
             sets: wanted
-                .active
+                .sets
                 .iter()
-                .map(|(release, instances)| {
-                    let backends = instances.iter().filter_map(|id| {
-                        Some(Backend {
-                            instance: id.clone(),
-                            address: address(service, id)?,
-                        })
-                    });
-                    WeightedSet::whole(*release, backends.collect())
-                })
+                .map(|set| weighted(service, set))
                 .collect(),
         });
     }
@@ -73,9 +60,16 @@ pub(crate) fn compose(
     }
 }
 
-/// Where the instance listens; `None` before it started, or when it has no port.
-pub(crate) fn address(service: &Service, id: &InstanceId) -> Option<SocketAddr> {
-    let instance = service.instance(id)?;
-    let port = service.release(instance.release)?.release.port?;
-    Some((instance.address?, port).into())
+fn weighted(service: &Service, set: &RoutedSet) -> WeightedSet {
+    let backends = set.instances.iter().filter_map(|id| {
+        Some(Backend {
+            instance: id.clone(),
+            address: service.instance(id)?.endpoint?,
+        })
+    });
+    WeightedSet {
+        release: set.release,
+        weight: Weight::try_from(set.share.as_permille()).unwrap_or(Weight::WHOLE),
+        backends: backends.collect(),
+    }
 }

@@ -8,11 +8,11 @@ use kiln_model::api::{
     PhaseTime, ReleaseStatus, RequestCount, RolloutStatus, ServiceStatus, Status, WarmStatus,
 };
 use kiln_model::{EnvName, Fact, InstanceId, ReleaseNumber, ServiceKey, Snapshot};
-use kiln_plan::{Event, Instance, Notice, Phase, RolloutEnd, Routed, Service, StepRecord, Warm};
+use kiln_plan::{Instance, Phase, RolloutEnd, Routed, Service, StepRecord, Warm};
 
 use crate::journal::{Entry, Recorded};
 use crate::proxies::ProxyId;
-use crate::table;
+use crate::text;
 
 /// Entries that one answer shows at most.
 pub(crate) const HISTORY_ENTRIES: usize = 200;
@@ -62,12 +62,12 @@ fn service_status(
             })
             .collect(),
         rollout: service.rollout().map(|rollout| {
-            let (phase, waits_on) = service.waits_on().unwrap_or_default();
+            let wait = service.waits_on();
             RolloutStatus {
                 from: rollout.from,
                 to: rollout.to,
-                phase: phase.to_owned(),
-                waits_on,
+                phase: rollout.phase().name().to_owned(),
+                waits_on: wait.as_ref().map(text::waiting).unwrap_or_default(),
                 since: rollout.since,
             }
         }),
@@ -77,13 +77,13 @@ fn service_status(
                 from,
                 to,
                 result,
-                reason,
+                why,
             } = end.clone();
             LastRollout {
                 from,
                 to,
                 result,
-                reason,
+                reason: why.as_ref().map(text::why),
             }
         }),
     }
@@ -110,7 +110,7 @@ fn instance_status(service: &Service, instance: &Instance, is_ejected: bool) -> 
         id: instance.id.clone(),
         release: instance.release,
         state,
-        address: table::address(service, &instance.id),
+        address: instance.endpoint,
         pid: instance.pid,
         started_at: instance.started_at.map(|at| at.rfc3339()),
     }
@@ -146,7 +146,7 @@ pub(crate) fn outcome(
         from,
         to,
         result,
-        reason,
+        why,
     } = end.clone();
     Outcome {
         service: key.service.clone(),
@@ -154,7 +154,7 @@ pub(crate) fn outcome(
         from,
         to: Some(to).filter(|to| *to != ReleaseNumber(0)),
         result,
-        reason,
+        reason: why.as_ref().map(text::why),
         duration_ms,
         requests: RequestCount::default(),
         phases,
@@ -232,65 +232,8 @@ fn events(recorded: Recorded<StepRecord>) -> impl Iterator<Item = HistoryEvent> 
 }
 
 fn step_texts(step: &StepRecord) -> Vec<String> {
-    let mut texts: Vec<_> = match &step.event {
-        Event::Deploy { origin, .. } => vec![format!("apply of {}", origin.tag)],
-        Event::Rollback { to: Some(number) } => vec![format!("rollback to release {number}")],
-        Event::Rollback { to: None } => vec!["rollback".to_owned()],
-        Event::Remove => vec!["removal".to_owned()],
-        Event::NotLive { instance } => vec![format!("instance {instance} lives no more")],
-        Event::SetPolicy { .. }
-        | Event::Started { .. }
-        | Event::StartFailed { .. }
-        | Event::Exited { .. }
-        | Event::Removed { .. }
-        | Event::Ready { .. }
-        | Event::Unready { .. }
-        | Event::Confirmed { .. }
-        | Event::RouteRefused { .. }
-        | Event::Drained { .. }
-        | Event::Timer => Vec::new(),
-    };
-    texts.extend(step.notices.iter().map(text));
+    let mut texts: Vec<_> = text::event(&step.event).into_iter().collect();
+    texts.extend(step.notices.iter().map(text::notice));
     texts.reverse();
     texts
-}
-
-/// One line of what the planner noticed.
-pub(crate) fn text(notice: &Notice) -> String {
-    match notice {
-        Notice::RolloutBegan {
-            from: Some(from),
-            to,
-        } => {
-            format!("rollout from release {from} to release {to}")
-        }
-        Notice::RolloutBegan { from: None, to } => format!("first rollout, to release {to}"),
-        Notice::PhaseEntered { phase, waits_on } => format!("{phase}: {waits_on}"),
-        Notice::InstanceFailed {
-            instance, reason, ..
-        } => format!("instance {instance}: {reason}"),
-        Notice::Switched { to, instances } => {
-            format!(
-                "all traffic is with release {to} ({instances} instance{})",
-                if *instances == 1 { "" } else { "s" }
-            )
-        }
-        Notice::WarmUntil { release, until } => {
-            format!("release {release} is kept warm until {}", until.rfc3339())
-        }
-        Notice::WarmRetired { release } => format!("release {release} is warm no more"),
-        Notice::PolicyChanged => "the policy changed".to_owned(),
-        Notice::RolloutEnded { end } => {
-            let RolloutEnd {
-                to, result, reason, ..
-            } = end;
-            let result = format!("{result:?}").to_lowercase();
-            match reason {
-                Some(reason) => format!("rollout to release {to} ended: {result}: {reason}"),
-                None => format!("rollout to release {to} ended: {result}"),
-            }
-        }
-        Notice::RouteRefused { reason } => format!("a proxy refused the route: {reason}"),
-        Notice::Gone => "nothing of it runs any more".to_owned(),
-    }
 }

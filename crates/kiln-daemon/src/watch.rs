@@ -13,7 +13,7 @@ use crate::http::Lines;
 use crate::owner::Input;
 use crate::proxies::{Links, ProxyId};
 use crate::traffic::Traffic;
-use crate::view;
+use crate::{text, view};
 
 /// How long an outcome waits for the proxies to count.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -133,7 +133,7 @@ impl Waiting {
             from: service.current(),
             to: number,
             result: RolloutResult::Unchanged,
-            reason: None,
+            why: None,
         };
         let outcome = view::outcome(key, service, &end, Vec::new(), 0);
         lines.send(&Progress::Outcome { outcome });
@@ -159,13 +159,19 @@ impl Waiting {
                     from: None,
                     to: ReleaseNumber(0),
                     result: RolloutResult::Removed,
-                    reason: None,
+                    why: None,
                 }),
                 Notice::PolicyChanged if policy_alone => Some(RolloutEnd {
                     from: service.current(),
                     to: service.current().unwrap_or_default(),
                     result: RolloutResult::Done,
-                    reason: None,
+                    why: None,
+                }),
+                Notice::PolicyKept { why } => Some(RolloutEnd {
+                    from: service.current(),
+                    to: service.current().unwrap_or_default(),
+                    result: RolloutResult::RolledBack,
+                    why: Some(why.clone()),
                 }),
                 _ => None,
             };
@@ -175,8 +181,10 @@ impl Waiting {
                 .filter(|watch| watch.service == **key)
             {
                 match notice {
-                    Notice::PhaseEntered { phase, waits_on } => watch.step(*at, phase, waits_on),
-                    other => watch.note(*at, &view::text(other)),
+                    Notice::PhaseEntered { wait } => {
+                        watch.step(*at, wait.phase.name(), &text::waiting(wait));
+                    }
+                    other => watch.note(*at, &text::notice(other)),
                 }
             }
             if let Some(end) = end {

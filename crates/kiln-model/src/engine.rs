@@ -1,6 +1,6 @@
 //! The protocol between the planner's side and an engine: commands in, observations out.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -37,8 +37,10 @@ pub enum Command {
 pub enum Observation {
     Started {
         instance: InstanceId,
-        pid: u32,
-        address: Ipv4Addr,
+        /// `None`: the engine's instances are no processes of this machine.
+        pid: Option<u32>,
+        /// Where it is reached; `None`: it has no port.
+        endpoint: Option<SocketAddr>,
         at: Timestamp,
     },
     StartFailed {

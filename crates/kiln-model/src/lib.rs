@@ -14,12 +14,14 @@ mod journal;
 mod names;
 mod plan;
 mod policy;
+mod reason;
 mod release;
 mod route;
 mod signal;
 mod spec;
 mod start_failure;
 mod time;
+mod unknown;
 
 pub use canonical::{CanonicalError, canonical_json};
 pub use digest::{Digest, DigestError};
@@ -30,6 +32,7 @@ pub use journal::{Actor, Entry, Fact, Snapshot, Subject};
 pub use names::{EnvName, ImageName, NameError, ProjectName, ServiceKey, ServiceName, ZONE};
 pub use plan::{Change, ChangeKind, FieldChange, Plan, Reason};
 pub use policy::{BlueGreen, HttpProbe, Policy, Strategy};
+pub use reason::{InstanceEnd, Probed, RolloutPhase, Unready, Waiting, WaitsOn, Why};
 pub use release::{Release, ReleaseId, Resources, Tmpfs};
 pub use route::{
     Backend, Draining, FromProxy, ReleaseCounters, Route, RoutingTable, TABLE_FORMAT, TableError,
@@ -42,3 +45,4 @@ pub use spec::{
 };
 pub use start_failure::{StartFailure, StartFault};
 pub use time::{Timestamp, date_of, days_of, duration_ms};
+pub use unknown::UnknownFields;

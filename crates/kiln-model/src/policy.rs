@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::duration_ms;
+use crate::{UnknownFields, duration_ms};
 
 /// How a service is run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Policy {
     pub replicas: u32,
     pub strategy: Strategy,
@@ -33,6 +32,9 @@ pub struct Policy {
     pub stop_grace: Duration,
     /// The host's side of the service; `None` is reachable by no one outside.
     pub listen: Option<SocketAddr>,
+    /// Of a policy that a newer kiln wrote.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 /// How one release replaces another.
@@ -44,7 +46,6 @@ pub enum Strategy {
 
 /// A whole new set is started and made ready, then all traffic is switched to it at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BlueGreen {
     /// How long the set that was switched away from is kept running.
     #[serde(with = "duration_ms")]
@@ -53,7 +54,6 @@ pub struct BlueGreen {
 
 /// A GET request to the instance itself; 200 to 299 is a success. Redirects are not followed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HttpProbe {
     pub path: String,
     #[serde(with = "duration_ms")]

@@ -5,14 +5,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CanonicalError, Digest, canonical_json};
+use crate::{CanonicalError, Digest, UnknownFields, canonical_json};
 
 /// What an instance *is*: everything that, when it differs, needs another instance.
 ///
 /// Defaults are omitted from the serialised form, so that a field added by a later kiln changes the
 /// identity of no release that does not use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Release {
     /// The manifest digest of the image.
     pub image: Digest,
@@ -41,6 +40,9 @@ pub struct Release {
     /// Whether instances reach anything but the services of their environment.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub egress: bool,
+    /// Of a release that a newer kiln wrote: part of its identity. This kiln starts no instance of such a release.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 fn yes() -> bool {
@@ -49,15 +51,25 @@ fn yes() -> bool {
 
 /// A writable file system in memory, seeded with what the image has at its path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Tmpfs {
     /// Bytes.
     pub size: u64,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+impl Tmpfs {
+    /// Of so many bytes.
+    pub fn of(size: u64) -> Self {
+        Self {
+            size,
+            unknown: UnknownFields::default(),
+        }
+    }
 }
 
 /// Limits; `None` is no limit of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Bytes, tmpfs and page cache of the instance counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +80,8 @@ pub struct Resources {
     /// Processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 impl Resources {
@@ -91,6 +105,13 @@ impl Release {
     pub fn id(&self) -> Result<ReleaseId, CanonicalError> {
         canonical_json(self).map(|json| ReleaseId(Digest::of(&json)))
     }
+
+    /// This kiln knows everything that the release says, so that it can start instances of it.
+    pub fn is_known(&self) -> bool {
+        self.unknown.is_empty()
+            && self.resources.unknown.is_empty()
+            && self.tmpfs.values().all(|tmpfs| tmpfs.unknown.is_empty())
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +132,7 @@ mod tests {
             tmpfs: BTreeMap::new(),
             resources: Resources::default(),
             egress: true,
+            unknown: UnknownFields::default(),
         };
         // Fixed for ever: these two are the identities that the first kiln gave.
         assert_eq!(
@@ -126,11 +148,12 @@ mod tests {
             workdir: "/srv".into(),
             stop_signal: "SIGQUIT".into(),
             port: Some(3000),
-            tmpfs: BTreeMap::from([("/tmp".into(), Tmpfs { size: 1 })]),
+            tmpfs: BTreeMap::from([("/tmp".into(), Tmpfs::of(1))]),
             resources: Resources {
                 memory: Some(1),
                 cpu_millis: Some(500),
                 pids: Some(9),
+                unknown: UnknownFields::default(),
             },
             egress: false,
             ..bare
@@ -146,5 +169,22 @@ mod tests {
                 Digest::of(b"image")
             )
         );
+    }
+
+    /// A release of a newer kiln is kept whole: its identity and its members survive this kiln's journal.
+    #[test]
+    fn a_release_of_a_newer_kiln_keeps_its_identity() {
+        let json = format!(
+            r#"{{"command":["/bin/app"],"image":"{}","mounts":{{"/data":{{"volume":"v"}}}},"resources":{{"gpus":1}}}}"#,
+            Digest::of(b"image")
+        );
+        let release: Release = serde_json::from_str(&json).unwrap();
+        assert_eq!(release.unknown.names().collect::<Vec<_>>(), ["mounts"]);
+        assert!(!release.is_known());
+        assert_eq!(
+            String::from_utf8(canonical_json(&release).unwrap()).unwrap(),
+            json
+        );
+        assert_eq!(release.id().unwrap().0, Digest::of(json.as_bytes()));
     }
 }

@@ -1,15 +1,18 @@
 //! What goes into a step and what comes out.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use kiln_model::api::{ErrorCode, RolloutResult};
 use kiln_model::{
-    ActionId, ExitRecord, Generation, ImageOrigin, InstanceId, Policy, Release, ReleaseNumber,
-    StartFailure, Timestamp, duration_ms,
+    ActionId, ExitRecord, Generation, ImageOrigin, InstanceEnd, InstanceId, Policy, Release,
+    ReleaseNumber, StartFailure, Timestamp, Waiting, Why, duration_ms,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::probation::ProbeKind;
+use crate::traffic::RoutedSet;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +35,11 @@ pub enum Event {
     Remove,
     Started {
         instance: InstanceId,
-        pid: u32,
-        address: Ipv4Addr,
+        /// `None`: the engine's instances are no processes of this machine.
+        pid: Option<u32>,
+        /// `None`: it has no port.
+        #[serde(default)]
+        endpoint: Option<SocketAddr>,
         at: Timestamp,
     },
     StartFailed {
@@ -47,14 +53,11 @@ pub enum Event {
     Removed {
         instance: InstanceId,
     },
-    Ready {
+    /// A probe passes from now on, or no longer.
+    Probed {
         instance: InstanceId,
-    },
-    Unready {
-        instance: InstanceId,
-    },
-    NotLive {
-        instance: InstanceId,
+        probe: ProbeKind,
+        passes: bool,
     },
     /// Every live proxy serves the route of this generation.
     Confirmed {
@@ -83,9 +86,7 @@ impl Event {
             | Self::StartFailed { .. }
             | Self::Exited { .. }
             | Self::Removed { .. }
-            | Self::Ready { .. }
-            | Self::Unready { .. }
-            | Self::NotLive { .. }
+            | Self::Probed { .. }
             | Self::Confirmed { .. }
             | Self::RouteRefused { .. }
             | Self::Drained { .. }
@@ -117,7 +118,7 @@ pub enum Action {
     Route {
         id: ActionId,
         generation: Generation,
-        active: Option<(ReleaseNumber, Vec<InstanceId>)>,
+        sets: Vec<RoutedSet>,
         /// Out of every route, and not yet known to be idle.
         draining: Vec<InstanceId>,
     },
@@ -131,13 +132,13 @@ pub enum Notice {
         from: Option<ReleaseNumber>,
         to: ReleaseNumber,
     },
+    /// Something else is waited for from now on.
     PhaseEntered {
-        phase: String,
-        waits_on: String,
+        wait: Waiting,
     },
     InstanceFailed {
         instance: InstanceId,
-        reason: String,
+        end: InstanceEnd,
         last_lines: Vec<String>,
     },
     Switched {
@@ -151,7 +152,12 @@ pub enum Notice {
     WarmRetired {
         release: ReleaseNumber,
     },
+    /// The new policy holds, and every proxy serves its routes.
     PolicyChanged,
+    /// The new policy was not taken: the old one holds.
+    PolicyKept {
+        why: Why,
+    },
     RolloutEnded {
         end: RolloutEnd,
     },
@@ -168,7 +174,7 @@ pub struct RolloutEnd {
     pub from: Option<ReleaseNumber>,
     pub to: ReleaseNumber,
     pub result: RolloutResult,
-    pub reason: Option<String>,
+    pub why: Option<Why>,
 }
 
 impl Notice {

@@ -1,6 +1,6 @@
 //! One instance, as the planner sees it.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 
 use kiln_model::{Generation, InstanceId, ReleaseNumber, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,11 @@ pub struct Instance {
     pub ready_since: Option<Timestamp>,
     /// It has to be replaced: its live probe failed.
     pub doomed: bool,
-    pub address: Option<Ipv4Addr>,
+    /// Its live probe has passed once: from then on it counts.
+    #[serde(default)]
+    pub lived: bool,
+    /// Where it is reached; `None` before it started, and where it has no port.
+    pub endpoint: Option<SocketAddr>,
     pub pid: Option<u32>,
     pub started_at: Option<Timestamp>,
     /// When it was asked for.
@@ -67,6 +71,18 @@ impl Instance {
 
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Running && self.ready
+    }
+
+    pub(crate) fn becomes_ready(&mut self, now: Timestamp) {
+        if self.phase == Phase::Running && !self.ready {
+            self.ready = true;
+            self.ready_since = Some(now);
+        }
+    }
+
+    pub(crate) fn becomes_unready(&mut self) {
+        self.ready = false;
+        self.ready_since = None;
     }
 
     /// A proxy may still send to it or wait for it.

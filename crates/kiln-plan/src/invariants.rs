@@ -6,8 +6,9 @@ use kiln_model::{ReleaseNumber, Timestamp};
 
 use crate::event::{Action, Event, Notice};
 use crate::instance::{Phase, Routed};
-use crate::rollout::RolloutPhase;
 use crate::service::Service;
+use crate::stage::Gate;
+use crate::traffic::RoutedSet;
 
 /// Which invariant does not hold, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,15 +44,15 @@ impl Step<'_> {
         for action in self.actions {
             match action {
                 Action::Route {
-                    active, generation, ..
+                    sets, generation, ..
                 } => {
                     let newer = self
                         .before
                         .route()
                         .is_none_or(|route| *generation > route.generation);
                     holds(7, newer, || format!("generation {generation} is not new"))?;
-                    if let Some((release, ids)) = active {
-                        self.check_route(*release, ids)?;
+                    for set in sets {
+                        self.check_route(set)?;
                     }
                 }
                 Action::Start {
@@ -65,8 +66,8 @@ impl Step<'_> {
                 Action::Stop { instance, .. } => {
                     let routed = self.after.instance(instance).map(|found| found.routed);
                     let left = matches!(routed, Some(Routed::Never | Routed::Drained));
-                    let route = self.after.route().and_then(|route| route.active.as_ref());
-                    let active = route.is_some_and(|(_, ids)| ids.contains(instance));
+                    let route = self.after.route();
+                    let active = route.is_some_and(|route| route.routes_to(instance));
                     holds(3, left && !active, || {
                         format!("{instance} is stopped while it is {routed:?}")
                     })?;
@@ -79,15 +80,15 @@ impl Step<'_> {
         self.check_progress()
     }
 
-    fn replicas(&self) -> usize {
-        self.after.policy().map_or(0, |policy| policy.replicas) as usize
+    fn replicas(&self, release: ReleaseNumber) -> usize {
+        self.after.replicas_of(release) as usize
     }
 
-    fn check_route(
-        &self,
-        release: ReleaseNumber,
-        ids: &[kiln_model::InstanceId],
-    ) -> Result<(), Violation> {
+    fn check_route(&self, set: &RoutedSet) -> Result<(), Violation> {
+        let RoutedSet {
+            release, instances, ..
+        } = set;
+        let release = *release;
         let service = self.after;
         let rollout = service.rollout();
         let allowed = service.current() == Some(release)
@@ -99,7 +100,7 @@ impl Step<'_> {
         let any_ready = service
             .instances()
             .any(|instance| instance.release == release && instance.is_ready());
-        for id in ids {
+        for id in instances {
             let sound = service.instance(id).is_some_and(|instance| {
                 instance.release == release
                     && instance.phase == Phase::Running
@@ -110,13 +111,13 @@ impl Step<'_> {
             })?;
         }
         let switching = rollout.is_some_and(|rollout| {
-            rollout.to == release && rollout.phase == RolloutPhase::Switching
+            rollout.to == release && rollout.present_gate() == Some(&Gate::Routed)
         });
         let was_on_it = self
             .before
             .route()
-            .is_some_and(|route| route.active.as_ref().is_some_and(|(n, _)| *n == release));
-        let complete = service.ready(release) >= self.replicas();
+            .is_some_and(|route| route.sets.iter().any(|set| set.release == release));
+        let complete = service.ready(release) >= service.wanted(release) as usize;
         holds(1, !switching || was_on_it || complete, || {
             format!("switched to release {release} before its set was ready")
         })
@@ -129,7 +130,7 @@ impl Step<'_> {
             .instances()
             .filter(|instance| instance.release == release && instance.counts())
             .count();
-        let most = self.replicas();
+        let most = self.replicas(release);
         holds(2, counted <= most, || {
             format!("{counted} instances of release {release} for {most} replicas")
         })
@@ -144,12 +145,22 @@ impl Step<'_> {
             if end.result != RolloutResult::RolledBack {
                 continue;
             }
-            let at = self.after.route().and_then(|route| {
-                let active = route.active.as_ref().filter(|_| route.confirmed);
-                active.map(|(release, _)| *release)
-            });
-            holds(4, at == end.from || self.after.route().is_none(), || {
+            let route = self.after.route();
+            let at: Vec<_> = route
+                .filter(|route| route.confirmed)
+                .iter()
+                .flat_map(|route| route.sets.iter().map(|set| set.release))
+                .collect();
+            let back = route.is_none() || end.from.as_slice() == at;
+            holds(4, back, || {
                 format!("rolled back to {:?}, and traffic is with {at:?}", end.from)
+            })?;
+            let policy = self
+                .before
+                .rollout()
+                .and_then(|rollout| rollout.from_policy.as_ref());
+            holds(4, policy.is_none() || policy == self.after.policy(), || {
+                format!("rolled back to {:?}, and its policy is another", end.from)
             })?;
         }
         Ok(())
@@ -164,12 +175,12 @@ impl Step<'_> {
         };
         let release = warm.release;
         let target = self.after.rollout().map(|rollout| rollout.to);
-        let complete = before.ready(release) >= self.replicas();
+        let complete = before.sound(release) >= self.replicas(release);
         if target != Some(release) || !complete || self.now >= warm.until {
             return Ok(());
         }
         let one_switch = self.actions.iter().any(
-            |action| matches!(action, Action::Route { active: Some((n, _)), .. } if *n == release),
+            |action| matches!(action, Action::Route { sets, .. } if sets.iter().all(|set| set.release == release)),
         );
         let starts = self
             .actions
@@ -183,24 +194,15 @@ impl Step<'_> {
     /// A new set that is as it should be is switched to, whatever the old one is like.
     fn check_progress(&self) -> Result<(), Violation> {
         let service = self.after;
-        let (Some(rollout), Some(policy)) = (service.rollout(), service.policy()) else {
+        let Some(rollout) = service.rollout() else {
             return Ok(());
         };
-        if !matches!(rollout.phase, RolloutPhase::Starting { .. }) {
+        let Some(Gate::Soaked { soak, .. }) = rollout.present_gate() else {
             return Ok(());
-        }
-        let soaked = service
-            .instances()
-            .filter(|instance| {
-                instance.release == rollout.to
-                    && instance.is_ready()
-                    && !instance.doomed
-                    && instance
-                        .ready_since
-                        .is_some_and(|at| self.now >= at.plus(policy.soak))
-            })
-            .count();
-        holds(9, soaked < self.replicas(), || {
+        };
+        let wanted = service.wanted(rollout.to) as usize;
+        let soaked = service.soaked_instances(self.now, rollout.to, *soak);
+        holds(9, soaked < wanted, || {
             format!("release {} is ready and not switched to", rollout.to)
         })
     }

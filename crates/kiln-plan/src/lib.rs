@@ -11,24 +11,32 @@
 //! After a restart, [`Service::outstanding`] gives every action without an outcome, to be carried out again: actions are
 //! idempotent by id.
 
-mod advance;
 mod event;
 mod instance;
 mod invariants;
+mod keeper;
+mod migrate;
 mod mutation;
 mod observed;
 mod plan;
+mod probation;
 mod reconcile;
 mod record;
 mod rollout;
 mod service;
+mod stage;
+mod traffic;
 mod waiting;
 
 pub use event::{Action, Event, Notice, Refusal, RolloutEnd};
 pub use instance::{Instance, Phase, Routed};
 pub use invariants::{Step, Violation};
+pub use migrate::migrate_entry;
 pub use mutation::Mutation;
 pub use plan::{bound, plan};
+pub use probation::{ChangeProgress, PolicyChange, ProbeKind, ProbeWanted, Probes};
 pub use record::{STATE_FORMAT, StateError, StepRecord, migrate_state};
-pub use rollout::{Rollout, RolloutPhase};
-pub use service::{ReleaseRecord, RouteWanted, Service, Warm};
+pub use rollout::{Direction, Rollout};
+pub use service::{ReleaseRecord, Service, Warm};
+pub use stage::{Gate, Share, Stage, compile};
+pub use traffic::{RouteWanted, RoutedSet};

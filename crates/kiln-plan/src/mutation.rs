@@ -5,6 +5,8 @@
 pub enum Mutation {
     /// 1: the switch does not wait for the new set to be ready.
     SwitchBeforeReady,
+    /// 1: a policy that listens elsewhere changes no route.
+    ForgetListen,
     /// 2: the old set is stopped as soon as the switch is sent.
     StopOldAtSwitch,
     /// 2: every set that was current is kept running, not the last one alone.
@@ -13,6 +15,8 @@ pub enum Mutation {
     StopBeforeDrained,
     /// 4: a failed rollout keeps the traffic where it is.
     NeverReturn,
+    /// 4: a rollout that is turned back leaves its policy behind.
+    KeepNewPolicy,
     /// 4: a route that a proxy refused is not given again.
     ForgetRefusal,
     /// 5: the warm set is not replaced when it dies.

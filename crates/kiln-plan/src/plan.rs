@@ -6,14 +6,13 @@ use std::time::Duration;
 use kiln_model::api::RolloutResult;
 use kiln_model::{
     Change, ChangeKind, EnvironmentSpec, FieldChange, Plan, Policy, Reason, ReleaseNumber,
-    ServiceKey, ServiceSpec, StateId,
+    ServiceKey, ServiceSpec, StateId, Why,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::reconcile::DRAIN_MARGIN;
-use crate::rollout::RolloutPhase;
 use crate::service::Service;
+use crate::traffic::DRAIN_MARGIN;
 
 /// What would change if `spec` were applied. Planning again on the result gives no change.
 pub fn plan(
@@ -85,7 +84,7 @@ fn change(service: &Service, wanted: &ServiceSpec) -> Option<(ChangeKind, Vec<Re
     let target = service
         .rollout
         .as_ref()
-        .filter(|rollout| !matches!(rollout.phase, RolloutPhase::Returning { .. }))
+        .filter(|rollout| !rollout.is_going_back())
         .map(|rollout| rollout.to)
         .or(service.current);
     if target == Some(to) {
@@ -101,6 +100,7 @@ fn change(service: &Service, wanted: &ServiceSpec) -> Option<(ChangeKind, Vec<Re
                 end.result,
                 RolloutResult::RolledBack | RolloutResult::Failed
             )
+            && end.why != Some(Why::Asked)
     });
     if failed {
         reasons.insert(0, Reason::Retry);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::event::{Action, Event, Notice};
+use crate::migrate::state_to_2;
 use crate::service::Service;
 
 /// One step of a service, as the journal keeps it.
@@ -19,7 +20,12 @@ pub struct StepRecord {
 
 /// The format in which this kiln writes a service's state. Whoever changes what [`Service`] serializes to, in another way
 /// than by a new member with a default, raises it and adds a step to [`migrate_state`].
-pub const STATE_FORMAT: u32 = 1;
+///
+/// | Format | What changed |
+/// |---|---|
+/// | 1 | the first |
+/// | 2 | rollouts are rows of stages, routes carry weighted sets, reasons are facts, instances have endpoints |
+pub const STATE_FORMAT: u32 = 2;
 
 /// Why a service's state can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +39,14 @@ pub enum StateError {
 }
 
 /// A state of an older format as this kiln would have written it.
-pub fn migrate_state(format: u32, state: Value) -> Result<Value, StateError> {
-    match format {
-        // Format 1 was the first.
-        0..=STATE_FORMAT => Ok(state),
-        found => Err(StateError::Newer { found }),
+pub fn migrate_state(format: u32, mut state: Value) -> Result<Value, StateError> {
+    if format > STATE_FORMAT {
+        return Err(StateError::Newer { found: format });
     }
+    if format < 2 {
+        state_to_2(&mut state);
+    }
+    Ok(state)
 }
 
 impl Service {

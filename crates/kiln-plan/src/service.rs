@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use kiln_model::api::RolloutResult;
 use kiln_model::{
-    ActionId, Generation, ImageOrigin, InstanceId, Policy, ProjectName, Release, ReleaseId,
-    ReleaseNumber, ServiceKey, Strategy, Timestamp,
+    ActionId, ImageOrigin, InstanceId, Policy, ProjectName, Release, ReleaseId, ReleaseNumber,
+    ServiceKey, Strategy, Timestamp, Why,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Action, Event, Notice, Refusal, RolloutEnd};
 use crate::instance::{Instance, Phase, Routed};
+use crate::keeper::Keeper;
 use crate::mutation::Mutation;
-use crate::rollout::{Rollout, RolloutPhase};
+use crate::observed::Started;
+use crate::probation::{PolicyChange, Probes};
+use crate::rollout::Rollout;
+use crate::traffic::{RouteRefused, RouteWanted};
 
-/// The first wait before a replacement that is not the first; doubled each time.
-const BACK_OFF_FIRST: Duration = Duration::from_secs(1);
-const BACK_OFF_MOST: Duration = Duration::from_secs(60);
 /// Releases kept in the state besides those in use; older ones are in the journal.
 const RELEASES_KEPT: usize = 100;
 
@@ -34,11 +35,15 @@ pub struct Service {
     pub(crate) previous: Vec<ReleaseNumber>,
     pub(crate) warm: Option<Warm>,
     pub(crate) rollout: Option<Rollout>,
+    /// A change of the policy alone that is under way; never beside a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) change: Option<PolicyChange>,
     pub(crate) last_rollout: Option<RolloutEnd>,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) route: Option<RouteWanted>,
     pub(crate) route_refused: Option<RouteRefused>,
-    pub(crate) back_off: BTreeMap<ReleaseNumber, BackOff>,
+    #[serde(rename = "back_off")]
+    pub(crate) keeper: Keeper,
     pub(crate) removing: bool,
     pub(crate) gone: bool,
     pub(crate) outstanding: BTreeMap<ActionId, Action>,
@@ -60,6 +65,9 @@ pub struct ReleaseRecord {
     pub release: Release,
     pub origin: ImageOrigin,
     pub created_at: Timestamp,
+    /// The probes it was deployed with: they go back with it. `None`: those of the present policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
 }
 
 /// The set that is kept running for a rollback.
@@ -67,42 +75,6 @@ pub struct ReleaseRecord {
 pub struct Warm {
     pub release: ReleaseNumber,
     pub until: Timestamp,
-}
-
-/// The last route that was decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteWanted {
-    pub generation: Generation,
-    /// Instances ordered by id.
-    pub active: Option<(ReleaseNumber, Vec<InstanceId>)>,
-    pub draining: Vec<InstanceId>,
-    /// Every live proxy serves it.
-    pub confirmed: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BackOff {
-    /// In a row.
-    pub(crate) failures: u32,
-    /// No replacement before.
-    pub(crate) next: Timestamp,
-}
-
-/// A proxy refused the last route. Until one is confirmed, it is given again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RouteRefused {
-    /// In a row.
-    pub(crate) refusals: u32,
-    pub(crate) reason: String,
-    /// When it is given again, as a new generation; `None`: it was.
-    pub(crate) again: Option<Timestamp>,
-}
-
-/// The wait after so many failures in a row.
-pub(crate) fn wait_after(failures: u32) -> Duration {
-    BACK_OFF_FIRST
-        .saturating_mul(1 << failures.saturating_sub(1).min(10))
-        .min(BACK_OFF_MOST)
 }
 
 impl Service {
@@ -116,11 +88,12 @@ impl Service {
             previous: Vec::new(),
             warm: None,
             rollout: None,
+            change: None,
             last_rollout: None,
             instances: BTreeMap::new(),
             route: None,
             route_refused: None,
-            back_off: BTreeMap::new(),
+            keeper: Keeper::default(),
             removing: false,
             gone: true,
             outstanding: BTreeMap::new(),
@@ -182,8 +155,13 @@ impl Service {
         self.instances.get(id)
     }
 
-    /// The instances to be probed: those that run.
-    pub fn probed(&self) -> impl Iterator<Item = &Instance> {
+    /// A change of the policy alone that is under way.
+    pub fn change(&self) -> Option<&PolicyChange> {
+        self.change.as_ref()
+    }
+
+    /// The instances that run and were not told to stop.
+    pub fn running(&self) -> impl Iterator<Item = &Instance> {
         self.instances
             .values()
             .filter(|instance| instance.phase == Phase::Running)
@@ -252,7 +230,17 @@ impl Service {
                 }
                 self.rollback_target(*to).map(|_| ())
             }
-            _ => Ok(()),
+            Event::SetPolicy { .. }
+            | Event::Remove
+            | Event::Started { .. }
+            | Event::StartFailed { .. }
+            | Event::Exited { .. }
+            | Event::Removed { .. }
+            | Event::Probed { .. }
+            | Event::Confirmed { .. }
+            | Event::RouteRefused { .. }
+            | Event::Drained { .. }
+            | Event::Timer => Ok(()),
         }
     }
 
@@ -291,47 +279,28 @@ impl Service {
                 origin,
                 policy,
             } => self.deploy(now, *release, origin, policy),
-            Event::SetPolicy { policy } => {
-                self.policy = Some(policy);
-                self.notices.push_back(Notice::PolicyChanged);
-            }
+            Event::SetPolicy { policy } => self.set_policy(now, policy),
             Event::Rollback { to } => self.roll_back(now, to),
             Event::Remove => self.remove(),
             Event::Started {
                 instance,
                 pid,
-                address,
+                endpoint,
                 at,
-            } => {
-                self.started(now, &instance, pid, address, at);
-            }
+            } => self.started(now, &instance, Started { pid, endpoint, at }),
             Event::StartFailed { instance, failure } => self.start_failed(now, &instance, failure),
             Event::Exited { instance, record } => self.exited(now, &instance, record),
             Event::Removed { instance } => self.removed(&instance),
-            Event::Ready { instance } => self.probed_ready(now, &instance),
-            Event::Unready { instance } => {
-                if let Some(instance) = self.instances.get_mut(&instance) {
-                    instance.ready = false;
-                    instance.ready_since = None;
-                }
-            }
-            Event::NotLive { instance } => {
-                if let Some(instance) = self.instances.get_mut(&instance) {
-                    instance.doomed = true;
-                }
-            }
+            Event::Probed {
+                instance,
+                probe,
+                passes,
+            } => self.probed(now, &instance, probe, passes),
             Event::Confirmed { generation } => self.confirmed(now, generation),
             Event::RouteRefused { generation, reason } => {
                 self.route_refused(now, generation, reason);
             }
-            Event::Drained { instance, cut: _ } => {
-                if let Some(instance) = self.instances.get_mut(&instance)
-                    && matches!(instance.routed, Routed::Draining { .. })
-                {
-                    // Said of one that is `Leaving`, it is about the time before it was last routed to.
-                    instance.routed = Routed::Drained;
-                }
-            }
+            Event::Drained { instance, cut: _ } => self.drained(&instance),
             Event::Timer => {}
         }
         self.reconcile(now);
@@ -342,7 +311,7 @@ impl Service {
             return;
         }
         let Ok(id) = release.id() else { return };
-        self.policy = Some(policy);
+        self.give_up_change(Why::Superseded);
         self.removing = false;
         self.gone = false;
         let known = self
@@ -368,42 +337,19 @@ impl Service {
                         release,
                         origin,
                         created_at: now,
+                        probes: None,
                     },
                 );
                 number
             }
         };
         if self.current == Some(to) {
-            self.notices.push_back(Notice::PolicyChanged);
+            self.set_policy(now, policy);
             return;
         }
-        self.begin_rollout(now, to);
-    }
-
-    fn begin_rollout(&mut self, now: Timestamp, to: ReleaseNumber) {
-        let Some(policy) = &self.policy else { return };
-        let replicas = policy.replicas as usize;
-        let kept_warm = self.warm.take_if(|warm| warm.release == to).is_some();
-        let ready = self
-            .instances
-            .values()
-            .filter(|instance| instance.release == to && instance.is_ready() && !instance.doomed);
-        let warm = kept_warm && ready.count() >= replicas;
-        self.back_off.remove(&to);
-        let deadline = now.plus(policy.progress_deadline);
-        self.rollout = Some(Rollout {
-            from: self.current,
-            to,
-            phase: RolloutPhase::Starting { deadline },
-            since: now,
-            exits: 0,
-            warm,
-        });
-        self.notices.push_back(Notice::RolloutBegan {
-            from: self.current,
-            to,
-        });
-        self.enter_phase();
+        self.remember_probes(to, &policy);
+        let before = self.policy.replace(policy);
+        self.begin_rollout(now, to, before);
     }
 
     fn roll_back(&mut self, now: Timestamp, to: Option<ReleaseNumber>) {
@@ -411,10 +357,18 @@ impl Service {
             return;
         };
         if self.rollout.is_some() {
-            self.turn_back(now, "a rollback was asked for".to_owned(), false);
-        } else {
-            self.begin_rollout(now, target);
+            self.turn_back(now, Why::Asked);
+            return;
         }
+        self.give_up_change(Why::Superseded);
+        // Its probes go back with a release: those of a later one may ask for what it does not have.
+        let Probes { ready, live } = self.probes_of(target);
+        let before = self.policy.clone();
+        if let Some(policy) = &mut self.policy {
+            policy.ready = ready;
+            policy.live = live;
+        }
+        self.begin_rollout(now, target, before);
     }
 
     fn remove(&mut self) {
@@ -422,6 +376,7 @@ impl Service {
             self.notices.push_back(Notice::Gone);
             return;
         }
+        self.give_up_change(Why::Superseded);
         self.removing = true;
         self.warm = None;
         if let Some(rollout) = self.rollout.take() {
@@ -429,42 +384,20 @@ impl Service {
         }
     }
 
-    /// Traffic goes back to where the rollout came from.
-    pub(crate) fn turn_back(&mut self, now: Timestamp, reason: String, failed: bool) {
-        let Some(rollout) = &mut self.rollout else {
-            return;
-        };
-        if matches!(rollout.phase, RolloutPhase::Returning { .. }) {
-            return;
-        }
-        rollout.phase = RolloutPhase::Returning { reason, failed };
-        rollout.since = now;
-        self.enter_phase();
-    }
-
     pub(crate) fn end_rollout(
         &mut self,
         rollout: Rollout,
         result: RolloutResult,
-        reason: Option<String>,
+        why: Option<Why>,
     ) {
         let end = RolloutEnd {
             from: rollout.from,
             to: rollout.to,
             result,
-            reason,
+            why,
         };
         self.last_rollout = Some(end.clone());
         self.notices.push_back(Notice::RolloutEnded { end });
-    }
-
-    pub(crate) fn enter_phase(&mut self) {
-        if let Some((phase, waits_on)) = self.waits_on() {
-            self.notices.push_back(Notice::PhaseEntered {
-                phase: phase.to_owned(),
-                waits_on,
-            });
-        }
     }
 
     pub(crate) fn next_release(&self) -> ReleaseNumber {
@@ -502,7 +435,8 @@ impl Service {
                 ready: false,
                 ready_since: None,
                 doomed: false,
-                address: None,
+                lived: false,
+                endpoint: None,
                 pid: None,
                 started_at: None,
                 asked_at: now,
@@ -545,7 +479,7 @@ impl Service {
                 return;
             };
             self.releases.remove(&oldest);
-            self.back_off.remove(&oldest);
+            self.keeper.forget_failures(oldest);
             self.previous.retain(|number| *number != oldest);
         }
     }

@@ -1,10 +1,13 @@
-//! What the service waits for: the next deadline, and the words for a person.
+//! What the service waits for, and when it has to be called next.
 
-use kiln_model::Timestamp;
+use kiln_model::{RolloutPhase, Timestamp, Waiting, WaitsOn};
 
+use crate::event::Notice;
 use crate::instance::Routed;
-use crate::rollout::RolloutPhase;
+use crate::probation::ChangeProgress;
+use crate::rollout::{Direction, Rollout};
 use crate::service::Service;
+use crate::stage::Gate;
 
 impl Service {
     /// When to come back with [`crate::Event::Timer`]; `None`: only when something happens.
@@ -12,103 +15,105 @@ impl Service {
         if self.gone {
             return None;
         }
-        let mut next: Option<Timestamp> = None;
-        let mut at = |time: Timestamp| next = Some(next.map_or(time, |next| next.min(time)));
-        if let (Some(rollout), Some(policy)) = (&self.rollout, &self.policy) {
-            match rollout.phase {
-                RolloutPhase::Starting { deadline } => {
-                    at(deadline);
-                    // The set is soaked when the last of it is.
-                    let soaked = self
-                        .instances
-                        .values()
-                        .filter(|instance| instance.release == rollout.to && instance.is_ready())
-                        .filter_map(|instance| instance.ready_since)
-                        .max();
-                    if let Some(since) = soaked
-                        && self.ready(rollout.to) >= policy.replicas as usize
-                    {
-                        at(since.plus(policy.soak));
-                    }
-                }
-                RolloutPhase::Watching { until } => at(until),
-                RolloutPhase::Switching | RolloutPhase::Returning { .. } => {}
-            }
-        }
-        if let Some(again) = self
+        let refused = self
             .route_refused
             .as_ref()
-            .and_then(|refused| refused.again)
-        {
-            at(again);
-        }
-        if let Some(warm) = &self.warm {
-            at(warm.until);
-        }
-        for instance in self.instances.values() {
-            if let Routed::Draining { deadline, .. } = instance.routed {
-                at(deadline);
-            }
-        }
-        for (release, back_off) in &self.back_off {
-            let counted = self
-                .instances
-                .values()
-                .filter(|instance| instance.release == *release && instance.counts())
-                .count();
-            if counted < self.wanted(*release) as usize {
-                at(back_off.next);
-            }
-        }
-        next
+            .and_then(|refused| refused.again);
+        let rollout = self.rollout.as_ref();
+        let change = self
+            .change
+            .as_ref()
+            .and_then(|change| match change.progress {
+                ChangeProgress::Proving { deadline, .. } => Some(deadline),
+                ChangeProgress::Confirming => None,
+            });
+        let drains = self
+            .instances
+            .values()
+            .filter_map(|instance| match instance.routed {
+                Routed::Draining { deadline, .. } => Some(deadline),
+                Routed::Never | Routed::Active | Routed::Leaving { .. } | Routed::Drained => None,
+            });
+        let times = [
+            refused,
+            rollout.and_then(|rollout| rollout.deadline),
+            rollout.and_then(|rollout| self.soaks_at(rollout)),
+            change,
+            self.warm.as_ref().map(|warm| warm.until),
+        ];
+        let times = times.into_iter().flatten();
+        times.chain(drains).chain(self.next_starts()).min()
     }
 
-    /// The phase of the rollout or removal, and what it waits on; `None` when there is none.
-    pub fn waits_on(&self) -> Option<(&'static str, String)> {
-        let (phase, waits_on) = self.phase()?;
-        Some(match &self.route_refused {
-            Some(refused) => {
-                let reason = &refused.reason;
-                (
-                    phase,
-                    format!(
-                        "{waits_on}; a proxy refused the last route and is asked again: {reason}"
-                    ),
-                )
-            }
-            None => (phase, waits_on),
+    /// When the set is soaked, if nothing of it changes: with the last instance that it needs.
+    fn soaks_at(&self, rollout: &Rollout) -> Option<Timestamp> {
+        let Some(Gate::Soaked { soak, .. }) = rollout.present_gate() else {
+            return None;
+        };
+        let mut since: Vec<_> = self
+            .instances
+            .values()
+            .filter(|instance| instance.release == rollout.to && self.is_sound(instance))
+            .filter_map(|instance| instance.ready_since)
+            .collect();
+        since.sort_unstable();
+        let wanted = self.wanted(rollout.to) as usize;
+        let last = since.get(wanted.checked_sub(1)?)?;
+        Some(last.plus(*soak))
+    }
+
+    /// The phase of what is under way, and what it waits on; `None` where nothing is.
+    pub fn waits_on(&self) -> Option<Waiting> {
+        let (phase, on) = self.phase()?;
+        Some(Waiting {
+            phase,
+            on,
+            refused: self
+                .route_refused
+                .as_ref()
+                .map(|refused| refused.reason.clone()),
         })
     }
 
-    fn phase(&self) -> Option<(&'static str, String)> {
+    fn phase(&self) -> Option<(RolloutPhase, WaitsOn)> {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         if self.removing {
-            return Some((
-                "remove",
-                format!("{} instances to end", self.instances.len()),
-            ));
+            let instances = count(self.instances.len());
+            return Some((RolloutPhase::Remove, WaitsOn::Removal { instances }));
+        }
+        if let Some(change) = &self.change {
+            return Some(match change.progress {
+                ChangeProgress::Proving { .. } => {
+                    let (passed, wanted) = self.proof();
+                    let (passed, wanted) = (count(passed), count(wanted));
+                    (RolloutPhase::Prove, WaitsOn::Probes { passed, wanted })
+                }
+                ChangeProgress::Confirming => (RolloutPhase::Switch, WaitsOn::PolicyRoutes),
+            });
         }
         let rollout = self.rollout.as_ref()?;
-        let replicas = self.policy.as_ref().map_or(0, |policy| policy.replicas);
-        let waits_on = match &rollout.phase {
-            RolloutPhase::Starting { .. } => format!(
-                "{} of {replicas} instances of release {} are ready",
-                self.ready(rollout.to),
-                rollout.to
-            ),
-            RolloutPhase::Switching => {
-                format!(
-                    "every proxy to confirm the switch to release {}",
-                    rollout.to
-                )
-            }
-            RolloutPhase::Watching { .. } => {
-                format!("release {} to hold under traffic", rollout.to)
-            }
-            RolloutPhase::Returning { reason, .. } => match rollout.from {
-                Some(from) => format!("all traffic to be with release {from} again: {reason}"),
-                None => format!("release {} to end: {reason}", rollout.to),
+        let release = rollout.to;
+        let on = match (&rollout.direction, rollout.present_gate()) {
+            (Direction::Back { why }, _) => WaitsOn::Return {
+                from: release,
+                to: rollout.from,
+                why: why.clone(),
             },
+            (Direction::Forward, Some(Gate::Soaked { .. })) => WaitsOn::Ready {
+                release,
+                ready: count(self.sound(release)),
+                wanted: self.wanted(release),
+            },
+            (Direction::Forward, Some(Gate::Routed)) => WaitsOn::Confirmation { release },
+            (Direction::Forward, Some(Gate::Watched { .. }) | None) => WaitsOn::Watch { release },
         };
-        Some((rollout.phase.name(), waits_on))
+        Some((rollout.phase(), on))
+    }
+
+    /// Tells what is waited for from now on.
+    pub(crate) fn tell_wait(&mut self) {
+        if let Some(wait) = self.waits_on() {
+            self.notices.push_back(Notice::PhaseEntered { wait });
+        }
     }
 }

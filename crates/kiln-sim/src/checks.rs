@@ -3,7 +3,7 @@
 
 use kiln_model::api::RolloutResult;
 use kiln_model::{ReleaseNumber, Timestamp};
-use kiln_plan::{Action, Event, Instance, Notice, Phase, RolloutPhase, Routed, Service, Step};
+use kiln_plan::{Action, Event, Instance, Notice, Phase, Routed, Service, Step};
 
 use crate::engine::Quality;
 use crate::world::World;
@@ -145,7 +145,7 @@ impl World {
                     == Some(stopped.release)
                     && !service.is_removing()
                     && !stopped.doomed;
-                let replicas = service.policy().map_or(0, |policy| policy.replicas) as usize;
+                let replicas = service.replicas_of(stopped.release) as usize;
                 let left = service
                     .instances()
                     .filter(|i| i.release == stopped.release && i.is_alive() && !i.doomed)
@@ -162,7 +162,7 @@ impl World {
         let service = &self.service;
         let returning = service
             .rollout()
-            .is_some_and(|rollout| matches!(rollout.phase, RolloutPhase::Returning { .. }));
+            .is_some_and(kiln_plan::Rollout::is_going_back);
         holds(4, !returning, || {
             format!(
                 "a failed rollout did not give the traffic back: {:?}",

@@ -1,12 +1,11 @@
 //! The model engine: what becomes of an instance that is started, by the quality of its release and by bad luck.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use kiln_model::{
     ActionId, ExitReason, ExitRecord, InstanceId, StartFailure, StartFault, Timestamp,
 };
-use kiln_plan::Event;
+use kiln_plan::{Event, ProbeKind};
 
 use crate::random::Random;
 
@@ -163,12 +162,9 @@ impl Engine {
             return Ok(later);
         }
         let ready = up + self.random.between(5, 1_500);
-        later.push((
-            ready,
-            Happening::Seen(Box::new(Event::Ready {
-                instance: id.clone(),
-            })),
-        ));
+        for kind in [ProbeKind::Live, ProbeKind::Ready] {
+            later.push((ready, Happening::Seen(Box::new(probed(id, kind, true)))));
+        }
         if !faults {
             return Ok(later);
         }
@@ -185,24 +181,18 @@ impl Engine {
             let over = flap + self.random.between(1, 5_000);
             later.push((
                 flap,
-                Happening::Seen(Box::new(Event::Unready {
-                    instance: id.clone(),
-                })),
+                Happening::Seen(Box::new(probed(id, ProbeKind::Ready, false))),
             ));
             later.push((
                 over,
-                Happening::Seen(Box::new(Event::Ready {
-                    instance: id.clone(),
-                })),
+                Happening::Seen(Box::new(probed(id, ProbeKind::Ready, true))),
             ));
         }
         if self.random.percent(4) {
             let at = ready + self.random.between(0, 40_000);
             later.push((
                 at,
-                Happening::Seen(Box::new(Event::NotLive {
-                    instance: id.clone(),
-                })),
+                Happening::Seen(Box::new(probed(id, ProbeKind::Live, false))),
             ));
         }
         Ok(later)
@@ -246,11 +236,19 @@ impl Engine {
     }
 }
 
+fn probed(id: &InstanceId, probe: ProbeKind, passes: bool) -> Event {
+    Event::Probed {
+        instance: id.clone(),
+        probe,
+        passes,
+    }
+}
+
 fn started(id: &InstanceId, pid: u32, at: Timestamp) -> Event {
     Event::Started {
         instance: id.clone(),
-        pid,
-        address: Ipv4Addr::new(10, 0, 0, 2),
+        pid: Some(pid),
+        endpoint: Some(([10, 0, 0, 2], 3000).into()),
         at,
     }
 }

@@ -7,6 +7,7 @@ use kiln_model::api::RolloutResult;
 use kiln_model::{
     BlueGreen, Digest, EnvName, ExitReason, Generation, ImageOrigin, InstanceId, Policy,
     ProjectName, Release, ReleaseNumber, Resources, ServiceKey, ServiceName, Strategy, Timestamp,
+    UnknownFields,
 };
 use kiln_plan::{Action, Event, Mutation, Notice, Phase, Service, bound};
 use serde::{Deserialize, Serialize};
@@ -226,7 +227,11 @@ impl World {
                     return Ok(());
                 }
                 // Only what is known to run is probed.
-                if let Event::Ready { instance } = &event
+                if let Event::Probed {
+                    instance,
+                    passes: true,
+                    ..
+                } = &event
                     && self
                         .service
                         .instance(instance)
@@ -239,16 +244,12 @@ impl World {
                 }
                 let alive = |id| self.engine.is_alive(id);
                 let stale = match &event {
-                    Event::Started { instance, .. }
-                    | Event::Ready { instance }
-                    | Event::Unready { instance }
-                    | Event::NotLive { instance } => !alive(instance),
+                    Event::Started { instance, .. } | Event::Probed { instance, .. } => {
+                        !alive(instance)
+                    }
                     _ => false,
                 };
-                if stale
-                    || (!self.faults
-                        && matches!(event, Event::Unready { .. } | Event::NotLive { .. }))
-                {
+                if stale || (!self.faults && matches!(event, Event::Probed { passes: false, .. })) {
                     return Ok(());
                 }
                 self.step(event)
@@ -386,6 +387,7 @@ impl World {
             drain_deadline: Duration::from_secs(self.operator.between(0, 15)),
             stop_grace: Duration::from_secs(self.operator.between(1, 5)),
             listen: None,
+            unknown: UnknownFields::default(),
         };
         self.least_drain = self.least_drain.min(millis(policy.drain_deadline));
         policy
@@ -420,6 +422,7 @@ impl World {
             tmpfs: BTreeMap::new(),
             resources: Resources::default(),
             egress: true,
+            unknown: UnknownFields::default(),
         };
         let policy = match self.service.policy() {
             Some(policy) if self.operator.percent(60) => policy.clone(),
@@ -589,9 +592,13 @@ impl World {
             Action::Route {
                 id: _,
                 generation,
-                active,
+                sets,
                 draining: _,
             } => {
+                let active = sets
+                    .into_iter()
+                    .next()
+                    .map(|set| (set.release, set.instances));
                 let known: BTreeSet<_> = active.iter().flat_map(|(_, ids)| ids).collect();
                 if known.iter().any(|id| !self.engine.made.contains_key(*id)) {
                     return Err((1, format!("{known:?} is routed to and was never started")));

@@ -422,6 +422,7 @@ fn service(definition: &ServiceDefinition, image: &Image) -> ServiceSpec {
             tmpfs: tmpfs.clone(),
             resources: resources.clone(),
             egress: *egress,
+            unknown: kiln_model::UnknownFields::default(),
         },
         policy: policy.clone(),
         origin: image.origin.clone(),

@@ -115,7 +115,7 @@ fn passing() {
     let mut runs = test("runs");
     runs.env.insert("EXTRA".into(), "more".into());
     let size = 1 << 20;
-    runs.tmpfs.insert("/var/cache".into(), Tmpfs { size });
+    runs.tmpfs.insert("/var/cache".into(), Tmpfs::of(size));
     let mut says = command("id -un; pwd; echo $LEVEL $EXTRA $PORT >&2; exit 3");
     says.exit = 3;
     says.stdout = equals("app\n/srv");

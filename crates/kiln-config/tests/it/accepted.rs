@@ -6,7 +6,7 @@ use std::time::Duration;
 use kiln_config::{ConfigErrors, Inputs, Loaded, Outside, Source, VariableOrigin, VariableValue};
 use kiln_model::{
     BlueGreen, CopySpec, DebianOrigin, DebianSpec, HttpProbe, Policy, Resources, Strategy, Tmpfs,
-    UserSpec,
+    UnknownFields, UserSpec,
 };
 
 pub(crate) const EXAMPLE: &str = r#"
@@ -263,14 +263,15 @@ fn a_service_says_everything_that_runs() {
     assert!(!api.egress);
     assert_eq!(
         api.tmpfs,
-        BTreeMap::from([("/var/cache/api".to_owned(), Tmpfs { size: 64 << 20 })])
+        BTreeMap::from([("/var/cache/api".to_owned(), Tmpfs::of(64 << 20))])
     );
     assert_eq!(
         api.resources,
         Resources {
             memory: Some(256 << 20),
             cpu_millis: Some(500),
-            pids: Some(128)
+            pids: Some(128),
+            ..Resources::default()
         }
     );
     let seconds = Duration::from_secs;
@@ -300,6 +301,7 @@ fn a_service_says_everything_that_runs() {
             drain_deadline: seconds(45),
             stop_grace: seconds(5),
             listen: Some("0.0.0.0:8080".parse().unwrap()),
+            unknown: UnknownFields::default(),
         }
     );
 }
@@ -329,6 +331,7 @@ fn what_is_left_out_has_the_documented_default() {
             drain_deadline: seconds(30),
             stop_grace: seconds(10),
             listen: None,
+            unknown: UnknownFields::default(),
         }
     );
 }

@@ -86,7 +86,7 @@ fn a_test_says_what_has_to_hold_and_has_port_and_tmpfs_of_the_services() {
     let spec = read(&text_of("group  = \"0\"")).unwrap().spec;
     let image = &spec.images[&"api".parse().unwrap()];
     let tmpfs = [("/var/cache", 1 << 20), ("/var/lib", 2 << 20)]
-        .map(|(path, size)| (path.to_owned(), Tmpfs { size }));
+        .map(|(path, size)| (path.to_owned(), Tmpfs::of(size)));
     let shell = |line: &str| CommandCheck {
         argv: ["/bin/sh", "-c", line].map(str::to_owned).to_vec(),
         user: None,

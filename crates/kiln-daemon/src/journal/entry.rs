@@ -36,9 +36,9 @@ pub(super) fn read<S: DeserializeOwned>(
         notices,
         state,
     } = serde_json::from_slice(body)?;
-    let fact = json!({
+    let fact = kiln_plan::migrate_entry(json!({
         "kind": "service", "event": event, "actions": actions, "notices": notices, "state": state,
-    });
+    }));
     Ok(Entry {
         at,
         actor: actor.map(Actor::Uid),

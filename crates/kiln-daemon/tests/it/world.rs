@@ -108,6 +108,7 @@ impl World {
             tmpfs: BTreeMap::new(),
             resources: Resources::default(),
             egress: true,
+            unknown: kiln_model::UnknownFields::default(),
         };
         let policy = Policy {
             replicas: 2,
@@ -127,6 +128,7 @@ impl World {
             drain_deadline: Duration::from_secs(5),
             stop_grace: Duration::from_secs(2),
             listen: Some(self.listen),
+            unknown: kiln_model::UnknownFields::default(),
         };
         let origin = ImageOrigin {
             tag: format!("app:{mark}"),

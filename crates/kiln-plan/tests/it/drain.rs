@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use kiln_plan::Event;
 
-use crate::script::{DRAIN, SOAK, Script, cold, deploy, stops};
+use crate::script::{DRAIN, SOAK, Script, cold, deploy, fails, passes, stops};
 
 /// Old set {1}, which left the routes; requests of it are in flight.
 fn draining() -> Script {
@@ -73,8 +73,8 @@ fn s03_the_confirmation_of_an_older_generation_counts_for_nothing() {
     let actions = script.wait(SOAK * 4);
     assert!(stops(&actions).is_empty());
     assert_eq!(
-        script.service.waits_on().map(|(phase, _)| phase),
-        Some("switch")
+        script.service.waits_on().map(|wait| wait.phase),
+        Some(kiln_model::RolloutPhase::Switch)
     );
 }
 
@@ -82,12 +82,8 @@ fn s03_the_confirmation_of_an_older_generation_counts_for_nothing() {
 fn s06_a_check_that_passes_during_drain_does_not_bring_a_draining_target_back() {
     let mut script = draining();
     let old = script.running(1).remove(0);
-    let mut actions = script.tell(Event::Unready {
-        instance: old.clone(),
-    });
-    actions.extend(script.tell(Event::Ready {
-        instance: old.clone(),
-    }));
+    let mut actions = script.tell(fails(old.clone()));
+    actions.extend(script.tell(passes(old.clone())));
     actions.extend(script.wait(SOAK));
     assert!(actions.is_empty(), "{actions:?}");
     assert_eq!(script.traffic(), Some((2, 1)));

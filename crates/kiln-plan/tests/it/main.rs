@@ -2,6 +2,7 @@
 
 mod drain;
 mod planning;
+mod policy;
 mod restart;
 mod rollback;
 mod rollout;

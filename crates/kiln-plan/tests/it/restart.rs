@@ -1,10 +1,10 @@
 use std::collections::BTreeSet;
 
-use kiln_model::{ActionId, ExitReason, ReleaseNumber};
+use kiln_model::{ActionId, ExitReason, ReleaseNumber, WaitsOn};
 use kiln_plan::{Action, Event};
 
 use crate::script::{
-    DRAIN, SECOND, SOAK, Script, cold, deploy, exited, policy, routes, starts, stops,
+    DRAIN, SECOND, SOAK, Script, cold, deploy, exited, passes, policy, routes, starts, stops,
 };
 
 fn id(action: &Action) -> ActionId {
@@ -64,8 +64,8 @@ fn s38_an_outcome_that_is_told_twice_changes_nothing() {
     let generation = script.service.route().expect("a route").generation;
     let started = Event::Started {
         instance: instance.clone(),
-        pid: 100,
-        address: std::net::Ipv4Addr::new(10, 0, 0, 2),
+        pid: Some(100),
+        endpoint: Some(([10, 0, 0, 2], 3000).into()),
         at: script.now,
     };
     let drained = Event::Drained {
@@ -75,7 +75,7 @@ fn s38_an_outcome_that_is_told_twice_changes_nothing() {
     let before = script.service.clone();
     for event in [
         started,
-        Event::Ready { instance },
+        passes(instance),
         Event::Confirmed { generation },
         drained,
         Event::Timer,
@@ -140,9 +140,11 @@ fn s39_an_unreachable_proxy_is_waited_for_and_said() {
     script.tell(deploy(2, policy(1)));
     let actions = script.wait(SECOND * 3_600);
     assert!(stops(&actions).is_empty(), "the old set goes on serving");
-    let (phase, waits_on) = script.service.waits_on().expect("a phase");
-    assert_eq!(phase, "switch");
-    assert!(waits_on.contains("every proxy to confirm"), "{waits_on}");
+    let release = ReleaseNumber(2);
+    assert_eq!(
+        script.service.waits_on().map(|wait| wait.on),
+        Some(WaitsOn::Confirmation { release })
+    );
     let generation = script.service.route().expect("a route").generation;
     script.tell(Event::Confirmed { generation });
     script.wait(SOAK);

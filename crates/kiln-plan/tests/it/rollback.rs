@@ -5,8 +5,8 @@ use kiln_model::api::RolloutResult;
 use kiln_plan::{Event, Refusal};
 
 use crate::script::{
-    DRAIN, ROLLBACK, SECOND, SOAK, Script, WARM, cold, deploy, policy, release, routes, starts,
-    stops,
+    DRAIN, ROLLBACK, SECOND, SOAK, Script, WARM, cold, deploy, fails, policy, release, routes,
+    starts, stops,
 };
 
 #[test]
@@ -75,7 +75,7 @@ fn s17_a_broken_current_release_can_be_rolled_back() {
     let mut script = Script::serving(1, policy(2));
     script.roll_out(2, policy(2));
     for instance in script.running(2) {
-        script.tell(Event::Unready { instance });
+        script.tell(fails(instance));
     }
     let actions = script.step(ROLLBACK);
     assert_eq!(routes(&actions), [(Some(1), 2)]);

@@ -1,12 +1,14 @@
 use std::time::Duration;
 
 use kiln_model::api::RolloutResult;
-use kiln_model::{ExitReason, ReleaseNumber, StartFailure, StartFault};
+use kiln_model::{
+    ExitReason, InstanceEnd, Probed, ReleaseNumber, StartFailure, StartFault, Unready, Why,
+};
 use kiln_plan::{Action, Event, Notice, Refusal};
 
 use crate::script::{
-    DRAIN, PROGRESS, ROLLBACK, SECOND, SOAK, Script, cold, deploy, exited, policy, routes, starts,
-    stops,
+    DRAIN, PROGRESS, ROLLBACK, SECOND, SOAK, Script, cold, deploy, dies, exited, fails, passes,
+    policy, routes, starts, stops,
 };
 
 #[test]
@@ -39,12 +41,15 @@ fn s14_a_never_ready_new_set_leaves_the_old_one_untouched_and_nothing_half_regis
     let ends = script.ends();
     let end = ends.last().expect("an end");
     assert_eq!(end.result, RolloutResult::RolledBack);
-    let reason = end.reason.as_deref().expect("a reason");
-    assert!(reason.contains("was not ready within 30 s"), "{reason}");
-    assert!(
-        reason.contains("the port did not accept a connection"),
-        "{reason}"
-    );
+    let why = Why::NotReady {
+        release: ReleaseNumber(2),
+        within: PROGRESS,
+        unready: Unready::NotPassing {
+            count: 2,
+            probe: Probed::Connect,
+        },
+    };
+    assert_eq!(end.why, Some(why));
 }
 
 #[test]
@@ -61,11 +66,17 @@ fn s15_exits_at_once_is_told_at_the_second_exit_with_the_last_lines() {
     assert_eq!(starts(&actions), 1, "no third try");
     let end = (*script.ends().last().expect("an end")).clone();
     assert_eq!(end.result, RolloutResult::RolledBack);
-    let reason = end.reason.expect("a reason");
-    assert!(reason.contains("it exited with code 3"), "{reason}");
-    assert!(
-        reason.contains("reading /etc/api.toml\ncannot open the configuration"),
-        "{reason}"
+    let Some(Why::InstanceEnded {
+        end, last_lines, ..
+    }) = end.why
+    else {
+        panic!("{:?}", end.why)
+    };
+    let reason = ExitReason::Exited { code: 3 };
+    assert_eq!(end, InstanceEnd::Exit { reason });
+    assert_eq!(
+        last_lines,
+        ["reading /etc/api.toml", "cannot open the configuration"]
     );
     assert!(script.now.since(began) >= PROGRESS);
     assert_eq!(script.traffic(), Some((1, 1)));
@@ -100,14 +111,18 @@ fn s15_a_permanent_failure_is_told_at_once() {
         assert_eq!(script.service.rollout().is_none(), at_once, "{fault:?}");
         if at_once {
             let ends = script.ends();
-            let reason = ends.last().and_then(|end| end.reason.as_deref());
-            assert!(reason.is_some_and(|reason| reason.contains("the image has no `/api`")));
+            let why = ends.last().and_then(|end| end.why.clone());
+            let Some(Why::InstanceEnded { end, .. }) = why else {
+                panic!("{why:?}")
+            };
+            let failure = script.fails.clone().expect("a failure");
+            assert_eq!(end, InstanceEnd::NotStarted { failure });
         }
     }
 }
 
 #[test]
-fn s15_out_of_memory_says_which_limit_and_what_to_do() {
+fn s15_out_of_memory_says_which_limit() {
     let mut script = Script::serving(1, policy(1));
     script.ready = false;
     script.tell(deploy(2, policy(1)));
@@ -118,12 +133,14 @@ fn s15_out_of_memory_says_which_limit_and_what_to_do() {
         script.wait(SECOND * 2);
     }
     let ends = script.ends();
-    let reason = ends.last().and_then(|end| end.reason.as_deref());
-    let reason = reason.expect("a reason");
-    assert!(
-        reason.contains("1048576 bytes: raise `resources"),
-        "{reason}"
-    );
+    let why = ends.last().and_then(|end| end.why.as_ref());
+    let Some(Why::InstanceEnded { end, .. }) = why else {
+        panic!("{why:?}")
+    };
+    let reason = ExitReason::OutOfMemory {
+        limit: Some(1 << 20),
+    };
+    assert_eq!(*end, InstanceEnd::Exit { reason });
 }
 
 #[test]
@@ -152,8 +169,8 @@ fn s16_a_release_that_arrives_while_another_is_rolled_out_stops_nothing_that_ser
 #[test]
 fn s17_a_broken_current_release_can_be_rolled_forward() {
     for break_it in [
-        |id| Event::NotLive { instance: id },
-        |id| Event::Unready { instance: id },
+        |id| dies(id),
+        |id| fails(id),
         |id| exited(&id, ExitReason::Exited { code: 1 }),
     ] {
         let mut script = Script::serving(1, policy(2));
@@ -197,7 +214,7 @@ fn s22_the_first_release_of_a_service_has_nothing_to_go_back_to_and_waits_to_be_
     assert_eq!(script.traffic(), None);
     assert_eq!(script.service.accepts(&ROLLBACK), Err(Refusal::NoPrevious));
     let instance = script.running(1).remove(0);
-    script.tell(Event::Ready { instance });
+    script.tell(passes(instance));
     script.wait(SOAK * 2);
     assert_eq!(script.service.current(), Some(ReleaseNumber(1)));
     assert_eq!(script.traffic(), Some((1, 1)));
@@ -242,12 +259,8 @@ fn s24_one_success_is_not_soak() {
             routes(&actions).is_empty(),
             "it was not ready for as long as soak"
         );
-        script.tell(Event::Unready {
-            instance: instance.clone(),
-        });
-        script.tell(Event::Ready {
-            instance: instance.clone(),
-        });
+        script.tell(fails(instance.clone()));
+        script.tell(passes(instance.clone()));
     }
     let actions = script.wait(SOAK);
     assert_eq!(routes(&actions), [(Some(2), 1)]);
@@ -260,7 +273,7 @@ fn s24_health_that_is_lost_at_the_switch_gives_the_traffic_back() {
     script.wait(SOAK);
     assert_eq!(script.traffic(), Some((2, 1)));
     let instance = script.running(2).remove(0);
-    let actions = script.tell(Event::Unready { instance });
+    let actions = script.tell(fails(instance));
     assert_eq!(routes(&actions), [(Some(1), 1)]);
     assert_eq!(starts(&actions), 0, "the old set was kept for this");
     assert_eq!(
@@ -284,8 +297,9 @@ fn a_refused_switch_gives_the_traffic_back() {
     script.wait(SECOND);
     assert_eq!(script.traffic(), Some((1, 1)));
     let ends = script.ends();
-    let reason = ends.last().and_then(|end| end.reason.as_deref());
-    assert!(reason.is_some_and(|reason| reason.contains("no such listener")));
+    let detail = "no such listener".to_owned();
+    let why = ends.last().and_then(|end| end.why.clone());
+    assert_eq!(why, Some(Why::RouteRefused { detail }));
 }
 
 #[test]
@@ -295,15 +309,15 @@ fn a_refused_way_back_is_tried_again_with_a_new_generation_and_back_off() {
     script.wait(SOAK);
     script.confirms = false;
     let instance = script.running(2).remove(0);
-    script.tell(Event::Unready { instance });
+    script.tell(fails(instance));
     let mut last = script.service.route().expect("a route").generation;
     for wait in [1, 2, 4] {
         script.tell(Event::RouteRefused {
             generation: last,
             reason: "the disk is full".to_owned(),
         });
-        let (_, waits_on) = script.service.waits_on().expect("a phase");
-        assert!(waits_on.contains("the disk is full"), "{waits_on}");
+        let refused = script.service.waits_on().and_then(|wait| wait.refused);
+        assert_eq!(refused.as_deref(), Some("the disk is full"));
         let early = script.wait(SECOND * wait - Duration::from_millis(1));
         assert!(routes(&early).is_empty(), "{wait} s are not over");
         let due = script.wait(Duration::from_millis(1));

@@ -2,7 +2,8 @@ use kiln_model::{Policy, ReleaseNumber};
 use kiln_plan::Event;
 
 use crate::script::{
-    DRAIN, PROGRESS, SECOND, SOAK, Script, cold, deploy, policy, routes, starts, stops,
+    DRAIN, PROGRESS, SECOND, SOAK, Script, cold, deploy, dies, fails, passes, policy, routes,
+    starts, stops,
 };
 
 fn set(policy: Policy) -> Event {
@@ -51,7 +52,7 @@ fn s23_scaling_up_during_a_rollout_makes_both_sets_larger_and_the_switch_waits_f
         "the second of release 2 is not ready"
     );
     for instance in script.running(2) {
-        script.tell(Event::Ready { instance });
+        script.tell(passes(instance));
     }
     let actions = script.wait(SOAK);
     assert_eq!(routes(&actions), [(Some(2), 2)]);
@@ -105,15 +106,13 @@ fn a_live_failure_is_replaced_before_it_is_stopped_where_it_still_answers() {
     let mut script = Script::serving(1, policy(1));
     script.ready = false;
     let doomed = script.running(1).remove(0);
-    let actions = script.tell(Event::NotLive {
-        instance: doomed.clone(),
-    });
+    let actions = script.tell(dies(doomed.clone()));
     assert_eq!(starts(&actions), 1);
     assert!(stops(&actions).is_empty());
     assert_eq!(script.traffic(), Some((1, 1)));
     let new = script.running(1).into_iter().find(|id| *id != doomed);
     let instance = new.expect("a replacement");
-    let actions = script.tell(Event::Ready { instance });
+    let actions = script.tell(passes(instance));
     assert_eq!(routes(&actions), [(Some(1), 1)]);
     assert_eq!(stops(&actions), [doomed]);
 }
@@ -122,15 +121,13 @@ fn a_live_failure_is_replaced_before_it_is_stopped_where_it_still_answers() {
 fn s10_unready_instances_leave_the_route_only_while_others_are_ready() {
     let mut script = Script::serving(1, policy(2));
     let all = script.running(1);
-    let unready = |id: &kiln_model::InstanceId| Event::Unready {
-        instance: id.clone(),
-    };
+    let unready = |id: &kiln_model::InstanceId| fails(id.clone());
     let actions = script.tell(unready(&all[0]));
     assert_eq!(routes(&actions), [(Some(1), 1)]);
     let actions = script.tell(unready(&all[1]));
     assert!(routes(&actions).is_empty(), "the last one goes on");
     let instance = all[0].clone();
-    let actions = script.tell(Event::Ready { instance });
+    let actions = script.tell(passes(instance));
     assert_eq!(routes(&actions), [(Some(1), 1)], "recovery is noticed");
 }
 

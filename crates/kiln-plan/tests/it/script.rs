@@ -2,15 +2,14 @@
 //! otherwise.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use kiln_model::{
     BlueGreen, Digest, EnvName, ExitReason, ExitRecord, ImageOrigin, InstanceId, Policy,
     ProjectName, Release, ReleaseNumber, Resources, ServiceKey, ServiceName, StartFailure,
-    Strategy, Timestamp,
+    Strategy, Timestamp, UnknownFields,
 };
-use kiln_plan::{Action, Event, Notice, RolloutEnd, Routed, Service};
+use kiln_plan::{Action, Event, Notice, ProbeKind, RolloutEnd, Routed, Service};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const SOAK: Duration = Duration::from_secs(2);
@@ -61,6 +60,7 @@ pub(crate) fn policy(replicas: u32) -> Policy {
         drain_deadline: DRAIN,
         stop_grace: Duration::from_secs(5),
         listen: None,
+        unknown: UnknownFields::default(),
     }
 }
 
@@ -85,6 +85,7 @@ pub(crate) fn release(version: u8) -> Release {
         tmpfs: BTreeMap::new(),
         resources: Resources::default(),
         egress: true,
+        unknown: UnknownFields::default(),
     }
 }
 
@@ -205,14 +206,15 @@ impl Script {
         }
         self.step(Event::Started {
             instance: instance.clone(),
-            pid: 100,
-            address: Ipv4Addr::new(10, 0, 0, 2),
+            pid: Some(100),
+            endpoint: Some(([10, 0, 0, 2], 3000).into()),
             at: self.now,
         });
         if self.exits {
             self.step(exited(&instance, ExitReason::Exited { code: 3 }));
         } else if self.ready {
-            self.step(Event::Ready { instance });
+            self.step(probed(instance.clone(), ProbeKind::Live, true));
+            self.step(passes(instance));
         }
     }
 
@@ -252,7 +254,7 @@ impl Script {
     /// The running instances of a release, by id.
     pub(crate) fn running(&self, release: u64) -> Vec<InstanceId> {
         self.service
-            .probed()
+            .running()
             .filter(|instance| instance.release == ReleaseNumber(release))
             .map(|instance| instance.id.clone())
             .collect()
@@ -260,8 +262,8 @@ impl Script {
 
     /// The release that the last decided route gives the traffic to, and to how many instances.
     pub(crate) fn traffic(&self) -> Option<(u64, usize)> {
-        let (release, instances) = self.service.route()?.active.as_ref()?;
-        Some((release.0, instances.len()))
+        let set = self.service.route()?.sets.first()?;
+        Some((set.release.0, set.instances.len()))
     }
 
     pub(crate) fn ends(&self) -> Vec<&RolloutEnd> {
@@ -280,6 +282,29 @@ impl Script {
         self.service = serde_json::from_slice(&bytes).expect("a written state can be read");
         self.pending = self.service.outstanding().into();
     }
+}
+
+fn probed(instance: InstanceId, probe: ProbeKind, passes: bool) -> Event {
+    Event::Probed {
+        instance,
+        probe,
+        passes,
+    }
+}
+
+/// Its ready probe passes from now on.
+pub(crate) fn passes(instance: InstanceId) -> Event {
+    probed(instance, ProbeKind::Ready, true)
+}
+
+/// Its ready probe passes no longer.
+pub(crate) fn fails(instance: InstanceId) -> Event {
+    probed(instance, ProbeKind::Ready, false)
+}
+
+/// Its live probe passes no longer.
+pub(crate) fn dies(instance: InstanceId) -> Event {
+    probed(instance, ProbeKind::Live, false)
 }
 
 pub(crate) fn exited(instance: &InstanceId, reason: ExitReason) -> Event {
@@ -317,8 +342,8 @@ pub(crate) fn routes(actions: &[Action]) -> Vec<(Option<u64>, usize)> {
     actions
         .iter()
         .filter_map(|action| match action {
-            Action::Route { active, .. } => Some(match active {
-                Some((release, instances)) => (Some(release.0), instances.len()),
+            Action::Route { sets, .. } => Some(match sets.first() {
+                Some(set) => (Some(set.release.0), set.instances.len()),
                 None => (None, 0),
             }),
             _ => None,

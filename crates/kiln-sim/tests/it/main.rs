@@ -43,16 +43,17 @@ fn the_same_seed_gives_the_same_world() {
 }
 
 /// Each wrong planner, the invariant that it breaks, and a seed whose world shows it.
-const CAUGHT: [(Mutation, u8, u64); 10] = [
+const CAUGHT: [(Mutation, u8, u64); 11] = [
     (Mutation::SwitchBeforeReady, 1, 0),
     (Mutation::StopOldAtSwitch, 2, 0),
     (Mutation::KeepEverySet, 2, 0),
     (Mutation::StopBeforeDrained, 3, 0),
     (Mutation::NeverReturn, 4, 0),
+    (Mutation::KeepNewPolicy, 4, 1),
     (Mutation::ForgetRefusal, 4, 31),
-    (Mutation::ForgetWarm, 5, 25),
+    (Mutation::ForgetWarm, 5, 49),
     (Mutation::NoDeadline, 6, 13),
-    (Mutation::ForgetOutstanding, 7, 5),
+    (Mutation::ForgetOutstanding, 7, 8),
     (Mutation::WaitForOldSet, 9, 21),
 ];
 
