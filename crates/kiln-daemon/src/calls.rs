@@ -12,8 +12,7 @@ use kiln_model::{
 };
 use kiln_plan::{Event, Service};
 
-use crate::http::Lines;
-use crate::journal::Filter;
+use crate::api::Lines;
 use crate::listeners::ListenError;
 use crate::owner::{Call, Owner, chain_of};
 use crate::view;
@@ -58,52 +57,25 @@ impl Owner {
             } => {
                 let _ = reply.send(self.take_down(&request, actor, &lines));
             }
-            Call::History {
+            Call::Releases {
                 environment,
                 service,
                 reply,
             } => {
-                let _ = reply.send(self.history(environment.as_ref(), service.as_ref()));
-            }
-            Call::Logs {
-                environment,
-                service,
-                instance,
-                count,
-                follow,
-                lines,
-                reply,
-            } => {
-                let key = ServiceKey {
-                    environment,
-                    service,
+                let wanted = |key: &ServiceKey| {
+                    environment
+                        .as_ref()
+                        .is_none_or(|name| *name == key.environment)
+                        && service.as_ref().is_none_or(|name| *name == key.service)
                 };
-                let answer = self.known(&key).map(|service| {
-                    let instances = view::logged(service, instance.as_ref());
-                    crate::logs::Request {
-                        service: key.clone(),
-                        instance,
-                        instances,
-                        count,
-                        follow,
-                    }
-                });
-                let _ = reply.send(answer.map(|request| self.effects.logs(request, lines)));
+                let _ = reply.send(view::releases(&self.services, wanted));
             }
             Call::Instances { service, reply } => {
-                let present = self
-                    .services
-                    .get(&service)
-                    .map(|service| view::logged(service, None));
-                let _ = reply.send(present.unwrap_or_default());
+                let present = self.known(&service).map(view::logged);
+                let _ = reply.send(present);
             }
-            Call::Verify { reply } => {
-                let _ = reply.send(
-                    self.journal
-                        .reader()
-                        .verify()
-                        .map_err(|error| internal(&error)),
-                );
+            Call::Ping { reply } => {
+                let _ = reply.send(());
             }
             Call::Shutdown { reply } => {
                 let _ = reply.send(self.shut_down());
@@ -356,28 +328,6 @@ impl Owner {
         Ok(())
     }
 
-    fn history(
-        &self,
-        environment: Option<&EnvName>,
-        service: Option<&ServiceName>,
-    ) -> Result<kiln_model::api::History, ApiError> {
-        let wanted = |key: &ServiceKey| {
-            environment.is_none_or(|name| *name == key.environment)
-                && service.is_none_or(|name| *name == key.service)
-        };
-        let filter = Filter {
-            environment: environment.cloned(),
-            service: service.cloned(),
-            kind: None,
-        };
-        let entries = self
-            .journal
-            .reader()
-            .newest(&filter, view::HISTORY_ENTRIES)
-            .map_err(|error| internal(&error))?;
-        Ok(view::history(&self.services, entries, wanted))
-    }
-
     fn shut_down(&mut self) -> Result<(), ApiError> {
         self.effects.shut_down().map_err(|error| ApiError {
             code: ErrorCode::Unavailable,
@@ -390,12 +340,5 @@ fn key(environment: &EnvName, service: &ServiceName) -> ServiceKey {
     ServiceKey {
         environment: environment.clone(),
         service: service.clone(),
-    }
-}
-
-fn internal(error: &dyn std::error::Error) -> ApiError {
-    ApiError {
-        code: ErrorCode::Internal,
-        message: chain_of(error),
     }
 }

@@ -17,7 +17,6 @@ use kiln_plan::{Action, Service};
 use kiln_supervise::handoff;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::http::Lines;
 use crate::owner::{Input, chain_of};
 
 /// Of one log file of an instance; one older of that size is kept.
@@ -264,15 +263,6 @@ impl Effects {
             )),
             log_max_bytes: LOG_BYTES,
         })
-    }
-
-    pub(crate) fn logs(&self, request: crate::logs::Request, lines: Lines) {
-        tokio::spawn(crate::logs::tell(
-            self.engine.clone(),
-            request,
-            lines,
-            self.inputs.clone(),
-        ));
     }
 
     /// Ends controller, proxy and supervisor. Instances have been stopped before, or stay.

@@ -6,14 +6,13 @@
 #![allow(clippy::disallowed_methods)] // the edge: its timers read the clock; the decider gets the time as an argument
 
 mod addresses;
+mod api;
 mod calls;
 mod clock;
 mod crash;
 mod effects;
-mod http;
 mod journal;
 mod listeners;
-mod logs;
 mod owner;
 mod prober;
 mod probes;

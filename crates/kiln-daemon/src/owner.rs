@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use kiln_engine::NetError;
-use kiln_model::api::{ApiError, DownRequest, History, RollbackRequest, Status};
+use kiln_model::api::{ApiError, DownRequest, HistoryRelease, RollbackRequest, Status};
 use kiln_model::{
     Actor, Digest, EnvName, EnvironmentSpec, Fact, InstanceId, Observation, Plan, ServiceKey,
     ServiceName, StateId, Subject, Timestamp,
@@ -17,10 +17,10 @@ use kiln_model::{
 use kiln_plan::{Action, Event, ProbeKind, Service, StepRecord};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::api::Lines;
 use crate::clock::Clock;
 use crate::crash;
 use crate::effects::Effects;
-use crate::http::Lines;
 use crate::journal::{Entry, Foldable, Journal, JournalError, Recovered};
 use crate::listeners::Listeners;
 use crate::probes::Probes;
@@ -84,28 +84,19 @@ pub(crate) enum Call {
         lines: Lines,
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
-    History {
+    /// The releases of all services that are meant.
+    Releases {
         environment: Option<EnvName>,
         service: Option<ServiceName>,
-        reply: oneshot::Sender<Result<History, ApiError>>,
-    },
-    Logs {
-        environment: EnvName,
-        service: ServiceName,
-        instance: Option<InstanceId>,
-        count: usize,
-        follow: bool,
-        lines: Lines,
-        reply: oneshot::Sender<Result<(), ApiError>>,
+        reply: oneshot::Sender<Vec<HistoryRelease>>,
     },
     /// The service's instances at present.
     Instances {
         service: ServiceKey,
-        reply: oneshot::Sender<Vec<InstanceId>>,
+        reply: oneshot::Sender<Result<Vec<InstanceId>, ApiError>>,
     },
-    Verify {
-        reply: oneshot::Sender<Result<StateId, ApiError>>,
-    },
+    /// Whether the owner goes on.
+    Ping { reply: oneshot::Sender<()> },
     Shutdown {
         reply: oneshot::Sender<Result<(), ApiError>>,
     },

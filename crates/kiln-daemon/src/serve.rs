@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use kiln_engine::{Engine, EngineOptions};
 use kiln_oci::Store;
-use tokio::net::UnixListener;
+use std::os::unix::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::api::{self, Api};
 use crate::effects::Effects;
 use crate::journal::{Journal, JournalError, keep_small};
 use crate::listeners::Listeners;
 use crate::owner::{Input, Owner};
-use crate::{http, proxies};
+use crate::proxies;
 
 const MEND_EVERY: Duration = Duration::from_secs(5);
 
@@ -82,9 +83,15 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
         let mut owner = Owner::new(journal, recovered, effects, listeners, inputs.clone());
         owner.resume();
         tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
-        tokio::spawn(keep_small(reader, inputs.clone()));
+        tokio::spawn(keep_small(reader.clone(), inputs.clone()));
         tokio::spawn(mend(owner.effects.engine.clone(), inputs.clone()));
-        tokio::spawn(http::serve(listener, inputs));
+        let engine = owner.effects.engine.clone();
+        let api = Api {
+            inputs,
+            reader,
+            engine,
+        };
+        api::start(listener, api).map_err(DaemonError::Runtime)?;
         owner.run(incoming).await;
         Ok(())
     });

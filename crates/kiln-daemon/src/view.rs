@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use kiln_model::api::{
-    History, HistoryEvent, HistoryRelease, InstanceState, InstanceStatus, LastRollout, Outcome,
-    PhaseTime, ReleaseStatus, RequestCount, RolloutStatus, ServiceStatus, Status, WarmStatus,
+    HistoryEvent, HistoryRelease, InstanceState, InstanceStatus, LastRollout, Outcome, PhaseTime,
+    ReleaseStatus, RequestCount, RolloutStatus, ServiceStatus, Status, WarmStatus,
 };
 use kiln_model::{EnvName, Fact, InstanceId, ReleaseNumber, ServiceKey, Snapshot};
 use kiln_plan::{Instance, Phase, RolloutEnd, Routed, Service, StepRecord, Warm};
@@ -163,22 +163,19 @@ pub(crate) fn outcome(
     }
 }
 
-/// The instances whose logs are meant: one by name, or all that there are of the service.
-pub(crate) fn logged(service: &Service, instance: Option<&InstanceId>) -> Vec<InstanceId> {
-    match instance {
-        Some(id) => vec![id.clone()],
-        None => service
-            .instances()
-            .map(|instance| instance.id.clone())
-            .collect(),
-    }
+/// The instances whose logs are meant: all that there are of the service.
+pub(crate) fn logged(service: &Service) -> Vec<InstanceId> {
+    service
+        .instances()
+        .map(|instance| instance.id.clone())
+        .collect()
 }
 
-pub(crate) fn history(
+/// The releases of the services that `wanted` picks, newest first.
+pub(crate) fn releases(
     services: &BTreeMap<ServiceKey, Service>,
-    entries: Vec<Recorded<StepRecord>>,
     wanted: impl Fn(&ServiceKey) -> bool,
-) -> History {
+) -> Vec<HistoryRelease> {
     let mut releases: Vec<_> = services
         .iter()
         .filter(|(key, _)| wanted(key))
@@ -199,14 +196,11 @@ pub(crate) fn history(
         })
         .collect();
     releases.sort_by(|(a, x), (b, y)| (b, y.number).cmp(&(a, x.number)));
-    History {
-        releases: releases.into_iter().map(|(_, release)| release).collect(),
-        events: entries.into_iter().flat_map(events).collect(),
-    }
+    releases.into_iter().map(|(_, release)| release).collect()
 }
 
 /// What a person reads of an entry; newest first, as the entries are.
-fn events(recorded: Recorded<StepRecord>) -> impl Iterator<Item = HistoryEvent> {
+pub(crate) fn events(recorded: Recorded<StepRecord>) -> impl Iterator<Item = HistoryEvent> {
     let Recorded { state, entry } = recorded;
     let texts = match &entry.fact {
         Fact::Service(step) => step_texts(step),

@@ -9,7 +9,7 @@ use kiln_plan::{Notice, RolloutEnd, Service};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
-use crate::http::Lines;
+use crate::api::Lines;
 use crate::owner::Input;
 use crate::proxies::{Links, ProxyId};
 use crate::traffic::Traffic;

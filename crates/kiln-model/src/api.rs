@@ -8,7 +8,10 @@
 //! | `POST /v1/rollback` | [`RollbackRequest`] | stream of [`Progress`] |
 //! | `POST /v1/down` | [`DownRequest`] | stream of [`Progress`] |
 //! | `GET /v1/history?environment=E&service=S` | | [`History`] |
+//! | `GET /v1/events[?after=N&environment=E&service=S&kind=K&limit=N&follow=BOOL]` | | stream of [`Event`] |
 //! | `GET /v1/logs?environment=E&service=S&lines=N&follow=BOOL[&instance=I]` | | stream of [`LogLine`] |
+//! | `GET /v1/verify` | | the number of the journal's last entry, after all were checked |
+//! | `GET /v1/ping` | | 204, once the controller's owner of state has answered |
 //! | `POST /v1/shutdown` | | 204; controller, proxy and supervisor end, instances are stopped first |
 //!
 //! Anything but 2xx has an [`ApiError`] as its body. Field names and their meaning are stable.
@@ -18,8 +21,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Actor, Digest, EnvName, InstanceId, ProjectName, ReleaseNumber, ServiceName, StateId, Subject,
-    Timestamp,
+    Actor, Digest, Entry, EnvName, InstanceId, ProjectName, ReleaseNumber, ServiceName, StateId,
+    Subject, Timestamp,
 };
 
 /// Why a call was not carried out.
@@ -251,11 +254,23 @@ pub struct HistoryEvent {
     pub text: String,
 }
 
+/// One entry of the journal. Their numbers grow by one; where the oldest were folded, the first is a higher one, and a
+/// `snapshot` says so. Whoever breaks off goes on with `after` the last number that it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub state: StateId,
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     pub instance: InstanceId,
     pub at: Timestamp,
-    /// `stdout` or `stderr`.
+    /// `stdout` or `stderr`; `kiln` where kiln itself says something in between.
     pub stream: String,
     pub line: String,
+    /// So many lines are missing here, because they were not read in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
 }

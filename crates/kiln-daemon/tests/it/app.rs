@@ -94,6 +94,15 @@ fn serve(stream: TcpStream, behaviour: &str, began: Instant) -> std::io::Result<
                 std::process::exit(9);
             }
             "/die" => std::process::exit(7),
+            // Says so many lines of a hundred bytes before it answers.
+            path if path.starts_with("/say/") => {
+                let count: u64 = path["/say/".len()..].parse().unwrap_or(0);
+                let mut out = std::io::stdout().lock();
+                for number in 0..count {
+                    writeln!(out, "{number:>99}")?;
+                }
+                (200, Vec::new())
+            }
             // No answer at all.
             "/drop" => return Ok(()),
             // Asks another service, as its clients inside do.

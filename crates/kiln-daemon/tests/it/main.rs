@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods)] // waits have deadlines
 
+mod api;
 mod app;
 mod client;
 mod faults;
@@ -56,7 +57,10 @@ fn main() {
         _ => {}
     }
     let arguments = Arguments::from_args();
-    let tests = rollouts::TESTS.iter().chain(faults::TESTS);
+    let tests = rollouts::TESTS
+        .iter()
+        .chain(faults::TESTS)
+        .chain(api::TESTS);
     let trials = tests
         .map(|(name, test)| {
             let test = *test;

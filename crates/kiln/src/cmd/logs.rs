@@ -43,7 +43,12 @@ pub(crate) fn text(line: &LogLine) -> String {
         at,
         stream,
         line,
+        left_out: _,
     } = line;
-    let mark = if stream == "stderr" { "!" } else { "|" };
+    let mark = match stream.as_str() {
+        "stderr" => "!",
+        "kiln" => "…",
+        _ => "|",
+    };
     format!("{} {instance} {mark} {line}", at.rfc3339())
 }
