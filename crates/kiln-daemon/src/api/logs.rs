@@ -199,7 +199,7 @@ impl LineReader {
             }
         }
         if self.left_out.is_empty() {
-            while let Some(line) = lines.next() {
+            for line in lines.by_ref() {
                 match self.sender.send(&line, deadline).await {
                     Ok(()) => {}
                     Err(SendError::Gone) => return Err(SendError::Gone),
