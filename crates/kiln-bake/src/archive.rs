@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use kiln_http::seconds_of;
 use kiln_model::Digest;
 use kiln_oci::Store;
 
-use crate::civil::seconds;
 use crate::control::{self, Paragraph};
 use crate::error::BakeError;
 use crate::fetch::{self, Client};
@@ -157,10 +157,10 @@ fn read_one(
     }
     let date = release
         .get("Date")
-        .and_then(seconds)
+        .and_then(seconds_of)
         .ok_or_else(|| untrusted("it has no date".to_owned()))?;
     if !source.frozen
-        && let Some(until) = release.get("Valid-Until").and_then(seconds)
+        && let Some(until) = release.get("Valid-Until").and_then(seconds_of)
         && until < i64::try_from(now).unwrap_or(i64::MAX)
     {
         let text = release.get("Valid-Until").unwrap_or_default();
@@ -240,7 +240,7 @@ fn never_older(
     let before = store
         .cache_get(&key)
         .and_then(|record| String::from_utf8(record).ok());
-    match before.as_deref().and_then(seconds) {
+    match before.as_deref().and_then(seconds_of) {
         Some(newest) if newest > date => {
             let before = before.unwrap_or_default();
             return Ok(Err(format!(

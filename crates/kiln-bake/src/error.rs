@@ -180,8 +180,8 @@ pub enum BakeError {
     Download { url: String, reason: String },
     #[error("the context {context} can't be used: {reason}")]
     Context { context: String, reason: String },
-    #[error("the Git repository {url} can't be had: {reason}")]
-    Git { url: String, reason: String },
+    #[error(transparent)]
+    Git(#[from] kiln_git::GitError),
     #[error("{url} has the digest {found}, and its checksum says {expected}: it is not used")]
     Checksum {
         url: String,

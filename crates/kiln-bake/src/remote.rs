@@ -1,16 +1,14 @@
 //! Files of the network, for ADD: kept in the store by their digest, and fetched again only when their server says that they changed.
 
 use std::io::{self, Read, Write};
-use std::time::Duration;
 
+use kiln_http::{client, percent_decoded, seconds_of};
 use kiln_model::Digest;
 use kiln_oci::Store;
 use serde::{Deserialize, Serialize};
-use ureq::Agent;
 use ureq::http::StatusCode;
 use ureq::http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 
-use crate::civil::seconds;
 use crate::error::BakeError;
 
 /// A file that the store has.
@@ -27,21 +25,8 @@ pub(crate) struct Fetched {
 impl Fetched {
     /// Seconds since 1970; none where the server did not say.
     pub(crate) fn mtime(&self) -> Option<i64> {
-        self.last_modified.as_deref().and_then(seconds)
+        self.last_modified.as_deref().and_then(seconds_of)
     }
-}
-
-/// Of registries, repositories and other files of the network.
-pub(crate) fn agent() -> Agent {
-    let config = Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(10)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        // A large file may take long, a silent server may not.
-        .timeout_per_read(Some(Duration::from_secs(60)))
-        .http_status_as_error(false)
-        .user_agent("kiln")
-        .build();
-    config.new_agent()
 }
 
 /// Brings the file at `url` here. With a checksum, nobody is asked where that is what this address gave the last time.
@@ -64,7 +49,7 @@ pub(crate) fn fetch(
         url: url.to_owned(),
         reason,
     };
-    let mut request = agent().get(url);
+    let mut request = client().get(url);
     if let Some(known) = &known {
         match (&known.etag, &known.last_modified) {
             (Some(etag), _) => request = request.header(IF_NONE_MATCH, etag),
@@ -146,49 +131,9 @@ pub(crate) fn file_name(url: &str) -> String {
     }
 }
 
-/// Whoever has the image is not to have a password for where it is from.
-pub(crate) fn without_user(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = authority.rsplit('@').next().unwrap_or(authority);
-            format!("{scheme}://{host}{path}")
-        }
-        None => url.to_owned(),
-    }
-}
-
-pub(crate) fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after
-            .get(..2)
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match (first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            (byte, _) => {
-                bytes.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_are_told_to_nobody() {
-        assert_eq!(without_user("https://u:p@x.io/a@b"), "https://x.io/a@b");
-        assert_eq!(without_user("git://x.io"), "git://x.io");
-    }
 
     #[test]
     fn files_are_named_by_their_address() {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use kiln_config::dockerfile::{Complaint, Copy, Dockerfile, Text};
+use kiln_git::{GitSource, Resolved};
+use kiln_http::without_user;
 use kiln_model::Digest;
 use serde::Serialize;
 
@@ -13,10 +15,9 @@ use super::source::{Found, Taken};
 use super::stage::Walk;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::error::BakeError;
-use crate::git::{GitSource, Resolved};
 use crate::progress::BakeProgress;
 use crate::provenance::Material;
-use crate::remote::{self, without_user};
+use crate::remote;
 use crate::scratch::Scratch;
 
 /// BuildKit's mode of what it fetches.
@@ -105,7 +106,7 @@ impl Walk {
             });
             let found = source.resolve(bake.access()).map_err(|error| {
                 let place = Complaint::error(text.whole(), "this can't be had", "");
-                super::at(file.error(place), error)
+                super::at(file.error(place), error.into())
             })?;
             let name = found.commit.to_string();
             match &copy.checksum {

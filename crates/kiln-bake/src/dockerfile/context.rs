@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use kiln_git::GitSource;
+use kiln_http::without_user;
 use kiln_oci::{ContentReader, Kind, Tree};
 
 use super::place::Placing;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::error::BakeError;
-use crate::git::{Access, GitSource};
 use crate::granted::Granted;
-use crate::remote::without_user;
 use crate::scratch::Scratch;
 
 /// Gone with its folder when dropped.
@@ -123,7 +123,7 @@ impl ContextFolder {
         let source = GitSource::parse_context(address)
             .map_err(wrong)?
             .ok_or_else(|| wrong("it is no address of a repository".to_owned()))?;
-        let access = Access { granted, work };
+        let access = granted.access(work);
         let scratch = Scratch::new(work)?;
         let path = scratch.folder("context")?;
         let found = source.resolve(access)?;

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, Instruction, Text};
+use kiln_git::GitSource;
 use kiln_oci::{Layer, Tree};
 use rustix::fs::OFlags;
 
@@ -20,7 +21,6 @@ use super::source::{Root, SourceError};
 use super::stage::Walk;
 use super::step::{Inputs, Made, Origin};
 use crate::error::BakeError;
-use crate::git::GitSource;
 use crate::leaks;
 use crate::look;
 use crate::scratch::Scratch;

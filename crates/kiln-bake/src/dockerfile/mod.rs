@@ -35,15 +35,16 @@ use std::time::SystemTime;
 
 use kiln_config::dockerfile::{Action, Complaint, Dockerfile, DockerfileError, Ignore, LintInputs};
 use kiln_engine::StepNetwork;
+use kiln_git::Access;
 use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
+use kiln_registry::Registries;
 
 use crate::archive;
 use crate::commit::{Checkout, CommitInfo};
 use crate::error::BakeError;
 use crate::explain;
 use crate::finish::{describe, give_tag};
-use crate::git::Access;
 use crate::granted::{Granted, PROXIES};
 use crate::image_tests::{self, Subject};
 use crate::late::Late;
@@ -52,7 +53,6 @@ use crate::leaks::{self, Finding};
 use crate::listing::Listings;
 use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done, Material, ResolvedBase};
-use crate::registry::Registries;
 use crate::scratch::sweep;
 use crate::seen::Seen;
 pub use base::known_base;
@@ -465,12 +465,9 @@ fn check_leaks(
 }
 
 impl Bake<'_> {
-    /// To repositories.
+    /// What repositories are asked with.
     fn access(&self) -> Access<'_> {
-        Access {
-            granted: self.request.granted,
-            work: self.request.work,
-        }
+        self.request.granted.access(self.request.work)
     }
 
     fn set_globals(&mut self) -> Result<(), BakeError> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_config::dockerfile::{Complaint, Dockerfile, Ignore, Mount, MountKind, Run, Text, mount};
 use kiln_engine::{MountSource, Overlay, SandboxMount};
+use kiln_git::ForwardedAgent;
 use kiln_model::{Digest, canonical_json};
 use serde::Serialize;
 
@@ -20,7 +21,6 @@ use super::source::{Found, Root, SourceError, TakenKind, lexical};
 use super::stage::Walk;
 use super::step::Origin;
 use crate::error::BakeError;
-use crate::granted::Agent;
 use crate::look;
 use crate::scratch::Scratch;
 
@@ -62,7 +62,7 @@ pub(super) struct Mounted {
     pub(super) mounts: Vec<SandboxMount>,
     pub(super) env: Vec<(String, String)>,
     caches: BTreeMap<Digest, Cache>,
-    agents: Vec<Agent>,
+    agents: Vec<ForwardedAgent>,
     views: Vec<Overlay>,
 }
 
@@ -367,7 +367,7 @@ impl Bake<'_> {
                         mount.uid.unwrap_or(0),
                         mount.gid.unwrap_or(0),
                     );
-                    let forwarded = Agent::forward(&root, "agent", agent.clone(), owner)
+                    let forwarded = ForwardedAgent::forward(&root, "agent", agent.clone(), owner)
                         .map_err(BakeError::io(&root))?;
                     mounted.agents.push(forwarded);
                     if let (Some(target), true) = (&one.target, mounted.agents.len() == 1) {

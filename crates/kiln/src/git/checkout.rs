@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use kiln_bake::git_objects::{Mode, Oid, is_file_name};
+use kiln_git::object::{Mode, Oid, is_file_name};
 
 use super::GitError;
 use super::compare::{Tree, TreeEntry, find, root_tree, tree};

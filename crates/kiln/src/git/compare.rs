@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use kiln_bake::git_objects::{self, Kind, Mode, Oid, TreeItem};
 use kiln_bake::{Listings, There};
+use kiln_git::object::{self, Kind, Mode, Oid, TreeItem};
 use rustix::fs::FileType;
 
 use super::index::Index;
@@ -178,7 +178,7 @@ pub(super) fn find(
 
 pub(super) fn root_tree(objects: &Objects, commit: Oid) -> Result<Option<Oid>, GitError> {
     let (kind, bytes) = objects.read(commit)?;
-    Ok(git_objects::tree_of(&bytes).filter(|_| kind == Kind::Commit))
+    Ok(object::tree_of(&bytes).filter(|_| kind == Kind::Commit))
 }
 
 pub(super) fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
@@ -186,7 +186,7 @@ pub(super) fn tree(objects: &Objects, oid: Oid) -> Result<Tree, GitError> {
     if kind != Kind::Tree {
         return Err(GitError::Damaged(oid.to_string()));
     }
-    let items = git_objects::tree(&bytes).ok_or_else(|| GitError::Damaged(oid.to_string()))?;
+    let items = object::tree(&bytes).ok_or_else(|| GitError::Damaged(oid.to_string()))?;
     let entry = |TreeItem { mode, name, oid }| (name, TreeEntry { mode, oid });
     Ok(items.into_iter().map(entry).collect())
 }

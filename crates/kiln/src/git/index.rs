@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use kiln_bake::git_objects::Oid;
+use kiln_git::object::Oid;
 use kiln_oci::Stamp;
 
 /// What Git noted of a file.

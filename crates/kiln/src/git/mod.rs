@@ -18,8 +18,8 @@ mod objects;
 use std::path::{Path, PathBuf};
 
 use kiln_bake::Listings;
-use kiln_bake::git_objects::Oid;
 use kiln_config::dockerfile::Ignore;
+use kiln_git::object::Oid;
 
 pub(crate) use self::beside::{Beside, Looked};
 use self::compare::Comparing;

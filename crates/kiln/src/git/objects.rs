@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use kiln_bake::git_objects::{CHAIN_MAX, Form, Head, Kind, Oid, apply};
+use kiln_git::object::{CHAIN_MAX, Form, Head, Kind, Oid, apply};
 
 use super::GitError;
 

@@ -1,21 +1,21 @@
 //! The packets of Git's protocol (gitprotocol-common(5), "pkt-line Format").
 
-pub(super) fn line(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn line(out: &mut Vec<u8>, text: &str) {
     out.extend(format!("{:04x}", text.len() + 4).into_bytes());
     out.extend(text.as_bytes());
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line<'a> {
+pub(crate) enum Line<'a> {
     Text(&'a [u8]),
     /// Flush, delimiter or the end of the answer.
     Mark,
 }
 
-pub(super) struct Lines<'a>(pub(super) &'a [u8]);
+pub(crate) struct Lines<'a>(pub(crate) &'a [u8]);
 
 /// The length that a packet's first four bytes say, with them; none where they say none.
-pub(super) fn length(head: &[u8]) -> Option<usize> {
+pub(crate) fn length(head: &[u8]) -> Option<usize> {
     let hex = std::str::from_utf8(head.get(..4)?).ok()?;
     usize::from_str_radix(hex, 16).ok()
 }
@@ -48,7 +48,7 @@ impl<'a> Iterator for Lines<'a> {
 
 /// The pack of an answer to `fetch`: what its first side band says, after the section's name. It takes the answer's place, so
 /// that there are no two of them in memory.
-pub(super) fn packfile(mut answer: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(crate) fn packfile(mut answer: Vec<u8>) -> Result<Vec<u8>, String> {
     let (mut is_pack, mut at, mut end) = (false, 0, 0);
     while at < answer.len() {
         let mut lines = Lines(&answer[at..]);

@@ -7,7 +7,7 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; the zone is always that.
-pub(crate) fn seconds(date: &str) -> Option<i64> {
+pub fn seconds_of(date: &str) -> Option<i64> {
     let words: Vec<_> = date.split_whitespace().collect();
     let [_, day, month, year, time, ..] = words[..] else {
         return None;
@@ -38,7 +38,7 @@ mod tests {
             ("Sun, 06 Nov 1994 99999999999999999:0:0 GMT", None),
             ("yesterday", None),
         ] {
-            assert_eq!(seconds(date), expected, "{date}");
+            assert_eq!(seconds_of(date), expected, "{date}");
         }
     }
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Module {
-    pub(super) name: String,
-    pub(super) path: String,
-    pub(super) url: String,
+pub(crate) struct Module {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) url: String,
     /// `update = none`: nobody gets it who does not ask for it.
-    pub(super) is_left_out: bool,
+    pub(crate) is_left_out: bool,
 }
 
 /// Those that have a path, by it. None: it is not what Git writes.
-pub(super) fn parse(text: &str) -> Option<BTreeMap<String, Module>> {
+pub(crate) fn parse(text: &str) -> Option<BTreeMap<String, Module>> {
     let mut modules: Vec<Module> = Vec::new();
     let mut is_module = false;
     let mut lines = text.lines();
@@ -105,7 +105,7 @@ fn value_of(text: &str) -> Option<String> {
 
 /// Where a submodule's repository is: `./` and `../` go from its superproject's address on. None: above its server, or where parts of an
 /// address are that no repository's has.
-pub(super) fn address(superproject: &str, url: &str) -> Option<String> {
+pub(crate) fn address(superproject: &str, url: &str) -> Option<String> {
     if url.contains(|c: char| c.is_control() || matches!(c, '?' | '#')) {
         return None;
     }
@@ -141,7 +141,7 @@ pub(super) fn address(superproject: &str, url: &str) -> Option<String> {
 }
 
 /// Whether a folder of `.git/modules` may have that name.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|byte| byte >= b' ')
         && name

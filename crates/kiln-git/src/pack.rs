@@ -9,7 +9,9 @@ use std::rc::Rc;
 
 use sha1::{Digest, Sha1};
 
-use super::object::{CHAIN_MAX, Form, Head, Kind, Oid, apply};
+use crate::object::{
+    CHAIN_MAX, Form, Head, Kind, Oid, TreeItem, apply, is_file_name, tree as tree_items,
+};
 
 /// More than any file that belongs into a repository.
 const OBJECT_MAX: u64 = 1 << 30;
@@ -18,7 +20,7 @@ const DELTA_MAX: u64 = 256 << 20;
 /// Chromium, without its history, has half a million.
 const ENTRIES_MAX: u32 = 4 << 20;
 /// All that is unpacked and put together for a pack. A large repository needs a tenth of it.
-pub(super) const WORK_MAX: u64 = 256 << 30;
+pub(crate) const WORK_MAX: u64 = 256 << 30;
 /// Of objects that deltas stand on. What is more is made again.
 const HELD_MAX: usize = 512 << 20;
 
@@ -53,7 +55,7 @@ struct Open {
     base: Option<Rc<Vec<u8>>>,
 }
 
-pub(super) struct Pack {
+pub(crate) struct Pack {
     bytes: Vec<u8>,
     entries: BTreeMap<usize, Entry>,
     offsets: BTreeMap<Oid, usize>,
@@ -67,11 +69,11 @@ fn damaged() -> String {
 
 impl Pack {
     /// `work`: how many bytes may be unpacked and put together for it in all, now and later.
-    pub(super) fn read(bytes: Vec<u8>, work: u64) -> Result<Self, String> {
+    pub(crate) fn read(bytes: Vec<u8>, work: u64) -> Result<Self, String> {
         Self::within(bytes, HELD_MAX, work)
     }
 
-    pub(super) fn work_left(&self) -> u64 {
+    pub(crate) fn work_left(&self) -> u64 {
         self.work_left.get()
     }
 
@@ -108,7 +110,7 @@ impl Pack {
     }
 
     /// The length of what was sent.
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.bytes.len() as u64
     }
 
@@ -252,7 +254,7 @@ impl Pack {
         Ok(bytes)
     }
 
-    pub(super) fn object(&self, oid: Oid, wanted: Kind) -> Result<Vec<u8>, String> {
+    pub(crate) fn object(&self, oid: Oid, wanted: Kind) -> Result<Vec<u8>, String> {
         let offset = self
             .offsets
             .get(&oid)
@@ -268,8 +270,16 @@ impl Pack {
     }
 }
 
+/// The entries of a tree of the pack.
+pub(crate) fn read_tree(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
+    let bytes = pack.object(tree, Kind::Tree)?;
+    tree_items(&bytes)
+        .filter(|items| items.iter().all(|item| is_file_name(&item.name)))
+        .ok_or_else(|| format!("its tree {tree} is damaged, or has a name that no file may have"))
+}
+
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::io::Write;
 
     use super::*;

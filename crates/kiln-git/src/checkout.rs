@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 
 use kiln_oci::unpacked_max;
 
-use super::object::{self, Kind, Mode, Oid, TreeItem};
-use super::pack::{Pack, WORK_MAX};
-use super::transport::Trust;
-use super::{GitSource, PACK_MAX, Resolved, kept, modules};
-use crate::error::BakeError;
+use crate::access::{Access, Origin, Trust};
+use crate::error::GitError;
+use crate::object::{self, Kind, Mode, Oid, TreeItem};
+use crate::pack::{Pack, WORK_MAX, read_tree};
+use crate::protocol::PACK_MAX;
+use crate::reference::Resolved;
+use crate::source::GitSource;
+use crate::{git_dir, modules};
 
 /// As deep as any path of Linux can be (PATH_MAX), with names of one letter.
 const DEPTH_MAX: usize = 2048;
@@ -29,7 +32,7 @@ const MODULES_FILE_MAX: usize = 1 << 20;
 const NESTED_MAX: usize = 16;
 
 /// A commit with its submodules on its way into a folder. The bounds are those of all of them together.
-pub(super) struct Checkout<'a> {
+struct Checkout<'a> {
     trust: Trust<'a>,
     /// With `.git`.
     keep: bool,
@@ -55,11 +58,31 @@ struct Module<'a> {
     /// By path.
     known: Option<BTreeMap<String, modules::Module>>,
     /// The submodules that were written.
-    written: Vec<kept::Submodule>,
+    written: Vec<git_dir::Submodule>,
+}
+
+impl GitSource {
+    /// Writes the files of what was resolved into `to`, an empty folder; with `keep`, `.git` as well.
+    pub fn check_out(
+        &self,
+        found: &Resolved,
+        keep: bool,
+        to: &Path,
+        access: Access<'_>,
+    ) -> Result<(), GitError> {
+        let origin = Origin::of(&self.url);
+        let trust = Trust {
+            access,
+            origin: &origin,
+        };
+        // As BuildKit has it, a part of a repository is none.
+        let keep = keep && folders(&self.folder).next().is_none();
+        Checkout::new(trust, keep).write(self, found, to)
+    }
 }
 
 impl<'a> Checkout<'a> {
-    pub(super) fn new(trust: Trust<'a>, keep: bool) -> Self {
+    fn new(trust: Trust<'a>, keep: bool) -> Self {
         Self {
             trust,
             keep,
@@ -72,12 +95,7 @@ impl<'a> Checkout<'a> {
         }
     }
 
-    pub(super) fn write(
-        mut self,
-        source: &GitSource,
-        found: &Resolved,
-        to: &Path,
-    ) -> Result<(), BakeError> {
+    fn write(mut self, source: &GitSource, found: &Resolved, to: &Path) -> Result<(), GitError> {
         let git = self.keep.then(|| to.join(".git"));
         self.repository(source, found, to, 0, git.as_deref())
     }
@@ -90,7 +108,7 @@ impl<'a> Checkout<'a> {
         to: &Path,
         nested: usize,
         git: Option<&Path>,
-    ) -> Result<(), BakeError> {
+    ) -> Result<(), GitError> {
         let work = self.work_left;
         let pack = source.pack(found, self.trust, self.pack_left, work)?;
         self.pack_left = self.pack_left.saturating_sub(pack.length());
@@ -108,7 +126,7 @@ impl<'a> Checkout<'a> {
         found: &Resolved,
         pack: &Pack,
         (to, nested, git): (&Path, usize, Option<&Path>),
-    ) -> Result<(), BakeError> {
+    ) -> Result<(), GitError> {
         let failed = |problem: String| source.error(problem);
         let commit = found.commit;
         let bytes = pack.object(commit, Kind::Commit).map_err(failed)?;
@@ -124,9 +142,9 @@ impl<'a> Checkout<'a> {
             written: Vec::new(),
         };
         let (mut tree, mut inside) = (root, PathBuf::new());
-        let mut parts = super::folders(&source.folder);
+        let mut parts = folders(&source.folder);
         while let Some(part) = parts.next() {
-            let entries = read(pack, tree).map_err(failed)?;
+            let entries = read_tree(pack, tree).map_err(failed)?;
             let entry = entries
                 .into_iter()
                 .find(|entry| entry.name == part.as_bytes());
@@ -143,7 +161,7 @@ impl<'a> Checkout<'a> {
         self.folder(&mut module, tree, &inside, to)?;
         match git {
             None => Ok(()),
-            Some(git) => kept::write(git, to, source, found, pack, root, &module.written),
+            Some(git) => git_dir::write(git, to, source, found, pack, root, &module.written),
         }
     }
 
@@ -154,11 +172,11 @@ impl<'a> Checkout<'a> {
         tree: Oid,
         inside: &Path,
         to: &Path,
-    ) -> Result<(), BakeError> {
+    ) -> Result<(), GitError> {
         let source = module.source;
         let items = |tree, inside: PathBuf, to: PathBuf| {
-            let items = read(module.pack, tree).map_err(|problem| source.error(problem))?;
-            Ok::<_, BakeError>((items.into_iter(), inside, to))
+            let items = read_tree(module.pack, tree).map_err(|problem| source.error(problem))?;
+            Ok::<_, GitError>((items.into_iter(), inside, to))
         };
         // Not by calling itself: trees of anybody's are deeper than a thread's stack.
         let mut open = vec![items(tree, inside.to_owned(), to.to_owned())?];
@@ -173,7 +191,7 @@ impl<'a> Checkout<'a> {
             })?;
             let name = OsStr::from_bytes(&name);
             let (path, inside) = (to.join(name), inside.join(name));
-            let io = || BakeError::io(&path);
+            let io = || GitError::io(&path);
             let new_folder = || {
                 DirBuilder::new().create(&path).map_err(io())?;
                 fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(io())
@@ -225,7 +243,7 @@ impl<'a> Checkout<'a> {
         commit: Oid,
         folder: &str,
         to: &Path,
-    ) -> Result<(), BakeError> {
+    ) -> Result<(), GitError> {
         let outer = module.source;
         self.modules_left = self
             .modules_left
@@ -267,10 +285,10 @@ impl<'a> Checkout<'a> {
         };
         self.repository(&source, &resolved, to, module.nested + 1, git.as_deref())
             .map_err(|error| match error {
-                BakeError::Git { url, reason } => failed(format!("{url}: {reason}")),
+                GitError::Repository { url, reason } => failed(format!("{url}: {reason}")),
                 other => other,
             })?;
-        module.written.push(kept::Submodule {
+        module.written.push(git_dir::Submodule {
             name: found.name,
             url: address,
         });
@@ -282,14 +300,14 @@ impl<'a> Checkout<'a> {
         &mut self,
         module: &mut Module<'_>,
         inside: &Path,
-    ) -> Result<Option<modules::Module>, BakeError> {
+    ) -> Result<Option<modules::Module>, GitError> {
         let failed = |problem: &str| {
             let place = inside.display();
             let problem = format!("its submodule `{place}` can't be had: {problem}");
             module.source.error(problem)
         };
         if module.known.is_none() {
-            let items = read(module.pack, module.root).map_err(|problem| failed(&problem))?;
+            let items = read_tree(module.pack, module.root).map_err(|problem| failed(&problem))?;
             let file = items.into_iter().find(|item| item.name == b".gitmodules");
             let file = file.filter(|item| matches!(item.mode, Mode::File | Mode::Executable));
             let file = file.ok_or_else(|| failed("it has no .gitmodules"))?;
@@ -316,7 +334,7 @@ impl<'a> Checkout<'a> {
         }
     }
 
-    fn blob(&mut self, module: &Module<'_>, oid: Oid) -> Result<Vec<u8>, BakeError> {
+    fn blob(&mut self, module: &Module<'_>, oid: Oid) -> Result<Vec<u8>, GitError> {
         let failed = |problem: String| module.source.error(problem);
         let bytes = module.pack.object(oid, Kind::Blob).map_err(failed)?;
         self.unpacked += bytes.len() as u64;
@@ -329,30 +347,23 @@ impl<'a> Checkout<'a> {
     }
 }
 
-pub(super) fn read(pack: &Pack, tree: Oid) -> Result<Vec<TreeItem>, String> {
-    let bytes = pack.object(tree, Kind::Tree)?;
-    object::tree(&bytes)
-        .filter(|items| items.iter().all(|item| object::is_file_name(&item.name)))
-        .ok_or_else(|| format!("its tree {tree} is damaged, or has a name that no file may have"))
+/// The names of a path's folders.
+fn folders(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !matches!(*part, "" | "."))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::pack::tests::packed;
-    use super::super::transport::Access;
     use super::*;
+    use crate::pack::tests::packed;
 
-    fn within(
-        pack: &Pack,
-        commit: Oid,
-        to: &Path,
-        files: u64,
-        bytes: u64,
-    ) -> Result<(), BakeError> {
-        let granted = Default::default();
+    fn within(pack: &Pack, commit: Oid, to: &Path, files: u64, bytes: u64) -> Result<(), GitError> {
+        let (secrets, ssh) = (BTreeMap::new(), BTreeMap::new());
         let trust = Trust {
             access: Access {
-                granted: &granted,
+                secrets: &secrets,
+                ssh: &ssh,
+                ssh_config: None,
                 work: to,
             },
             origin: &None,

@@ -1,28 +1,32 @@
 //! Addresses of repositories, in the forms that BuildKit has.
 
-use super::Resolved;
-use super::object::Oid;
-use crate::remote::percent_decoded;
+use std::fmt;
+
+use kiln_http::{percent_decoded, without_user};
+
+use crate::error::GitError;
+use crate::object::Oid;
+use crate::reference::Resolved;
 
 /// `https://host/path.git#reference:folder`, or with a query in place of what is behind the `#`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GitSource {
+pub struct GitSource {
     /// Without what says which part is taken.
-    pub(crate) url: String,
+    pub url: String,
     /// A branch, a tag or a commit; empty for what HEAD names.
-    pub(crate) reference: String,
+    pub reference: String,
     /// Whose contents are taken; empty for the whole.
-    pub(crate) folder: String,
+    pub folder: String,
     /// What the commit's name has to begin with.
-    pub(crate) checksum: Option<String>,
+    pub checksum: Option<String>,
     /// Whether `.git` is taken, too.
-    pub(crate) keep_git_dir: Option<bool>,
-    pub(crate) submodules: bool,
+    pub keep_git_dir: Option<bool>,
+    pub submodules: bool,
 }
 
 /// How a repository is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reached<'a> {
+pub(crate) enum Reached<'a> {
     Http,
     /// git://, at a host with a port where it has one.
     Tcp {
@@ -34,8 +38,15 @@ pub(super) enum Reached<'a> {
 }
 
 impl GitSource {
+    pub(crate) fn error(&self, reason: impl fmt::Display) -> GitError {
+        GitError::Repository {
+            url: without_user(&self.url),
+            reason: reason.to_string(),
+        }
+    }
+
     /// The whole of what is at `url`, at `reference`.
-    pub(super) fn new(url: &str, reference: String) -> Self {
+    pub(crate) fn new(url: &str, reference: String) -> Self {
         Self {
             url: url.to_owned(),
             reference,
@@ -47,7 +58,7 @@ impl GitSource {
     }
 
     /// None: `text` is no address of a repository. An error: its query says what no query can.
-    pub(crate) fn parse(text: &str) -> Result<Option<Self>, String> {
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
         let (address, fragment) = text.split_once('#').unwrap_or((text, ""));
         let (url, query) = address.split_once('?').unwrap_or((address, ""));
         let by_http = url.starts_with("http://") || url.starts_with("https://");
@@ -68,7 +79,7 @@ impl GitSource {
     }
 
     /// As a context it may be written without a scheme, as people have it from a browser.
-    pub(crate) fn parse_context(text: &str) -> Result<Option<Self>, String> {
+    pub fn parse_context(text: &str) -> Result<Option<Self>, String> {
         if !text.starts_with("github.com/") {
             return Self::parse(text);
         }
@@ -120,7 +131,7 @@ impl GitSource {
         Ok(())
     }
 
-    pub(super) fn reached(&self) -> Reached<'_> {
+    pub(crate) fn reached(&self) -> Reached<'_> {
         let url = self.url.as_str();
         if url.starts_with("http://") || url.starts_with("https://") {
             return Reached::Http;
@@ -136,7 +147,7 @@ impl GitSource {
     }
 
     /// Whether what the reference names is what the checksum says; `wanted` may be the tag's as well as the commit's.
-    pub(crate) fn is_wanted(wanted: &str, found: &Resolved) -> bool {
+    pub fn is_wanted(wanted: &str, found: &Resolved) -> bool {
         let names = [Some(found.commit), found.tag];
         let mut names = names.iter().flatten().map(Oid::to_string);
         names.any(|name| name.starts_with(&wanted.to_ascii_lowercase()))

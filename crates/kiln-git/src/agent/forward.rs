@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::SshAgent;
+use super::which::SshAgent;
 
 /// At once, of one step.
 const CONNECTIONS_MAX: usize = 32;
@@ -21,14 +21,14 @@ const CONNECTIONS_MAX: usize = 32;
 const TURN: Duration = Duration::from_millis(50);
 
 /// A socket that is answered until this is dropped.
-pub(crate) struct Agent {
+pub struct ForwardedAgent {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Agent {
+impl ForwardedAgent {
     /// A socket `name` in `folder` that leads to `agent`.
-    pub(crate) fn forward(
+    pub fn forward(
         folder: &Path,
         name: &str,
         agent: SshAgent,
@@ -71,7 +71,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for ForwardedAgent {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -121,7 +121,8 @@ mod tests {
             asked.reverse();
             stream.write_all(&asked).unwrap();
         });
-        let agent = Agent::forward(&inside, "s", SshAgent::Socket(socket), (0o640, 7, 8)).unwrap();
+        let agent =
+            ForwardedAgent::forward(&inside, "s", SshAgent::Socket(socket), (0o640, 7, 8)).unwrap();
         let there = fs::metadata(inside.join("s")).unwrap();
         assert_eq!(
             (there.mode() & 0o777, there.uid(), there.gid()),

@@ -1,22 +1,9 @@
 //! What the caller gives to the RUNs of a Dockerfile, and what they may do. No secret is in a key, a layer or a record.
 
-mod agent;
-mod keys;
-
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-pub(crate) use agent::Agent;
-pub use keys::SshKeys;
-
-/// Who signs for a step.
-#[derive(Clone, Debug)]
-pub enum SshAgent {
-    /// An agent of the caller's, at its socket.
-    Socket(PathBuf),
-    Keys(Arc<SshKeys>),
-}
+use kiln_git::{Access, SshAgent};
 
 #[derive(Clone, Default)]
 pub struct Granted {
@@ -56,6 +43,16 @@ const MASK: &str = "****";
 const SHORTEST: usize = 4;
 
 impl Granted {
+    /// What of it repositories are asked with.
+    pub(crate) fn access<'a>(&'a self, work: &'a Path) -> Access<'a> {
+        Access {
+            secrets: &self.secrets,
+            ssh: &self.ssh,
+            ssh_config: self.ssh_config.as_deref(),
+            work,
+        }
+    }
+
     /// As `--allow` names them.
     pub(crate) fn rights(&self) -> Vec<&'static str> {
         let all = [

@@ -2,12 +2,11 @@
 //!
 //! What comes is checked by the store against its digest, so that a registry is trusted for nothing but what a tag means.
 
-mod auth;
-
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use kiln_http::client;
 use kiln_model::Digest;
 use kiln_oci::{
     BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot, RegistryName, Store,
@@ -16,8 +15,7 @@ use ureq::http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
-use crate::remote::agent;
-use auth::Credentials;
+use crate::auth::Credentials;
 
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
@@ -36,7 +34,7 @@ pub struct Registries {
 }
 
 /// One repository of a registry.
-pub(crate) struct Registry<'a> {
+struct Registry<'a> {
     agent: Agent,
     name: &'a RegistryName,
     root: String,
@@ -46,8 +44,8 @@ pub(crate) struct Registry<'a> {
 }
 
 impl Registries {
-    /// Brings the image here. `text` is its name as written.
-    pub(crate) fn pull(
+    /// Brings the image into the store. `text` is its name as written.
+    pub fn pull(
         &self,
         store: &Store,
         name: &RegistryName,
@@ -81,7 +79,7 @@ impl<'a> Registry<'a> {
             "https"
         };
         Ok(Self {
-            agent: agent(),
+            agent: client(),
             root: format!("{scheme}://{host}/v2/{}", name.repository),
             name,
             credentials: Credentials::find(&registries.auth_files, name)?,

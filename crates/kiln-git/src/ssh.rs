@@ -5,23 +5,24 @@
 //! from a repository's `.gitmodules`: none may become an option of the client, or a word of a shell.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kiln_http::percent_decoded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getgid, getuid, kill_process_group, pidfd_open};
 
-use super::GitSource;
-use super::stream::{CONNECT, REFS_MAX, SILENCE, until_flush};
-use super::transport::{Access, NO_VERSION, speaks_version_2};
-use crate::error::BakeError;
-use crate::granted::{Agent, SshAgent};
-use crate::remote::percent_decoded;
-use crate::scratch::Scratch;
+use crate::access::Access;
+use crate::agent::{ForwardedAgent, SshAgent};
+use crate::error::GitError;
+use crate::protocol::{CONNECT, NO_VERSION, REFS_MAX, SILENCE, speaks_version_2, until_flush};
+use crate::source::GitSource;
 
 const PROGRAM: &str = "ssh";
 /// The id of the agent that signs in, as BuildKit has it.
@@ -186,21 +187,20 @@ impl<'a> Place<'a> {
 }
 
 /// A connection for each command, as by plain TCP.
-pub(super) fn ask(
+pub(crate) fn ask(
     source: &GitSource,
     access: Access<'_>,
     request: &[u8],
     limit: u64,
-) -> Result<Vec<u8>, BakeError> {
+) -> Result<Vec<u8>, GitError> {
     let place = Place::parse(&source.url).map_err(|problem| source.error(problem))?;
-    let granted = access.granted;
-    let agent = granted.ssh.get(AGENT).ok_or_else(|| {
+    let agent = access.ssh.get(AGENT).ok_or_else(|| {
         source.error(format!(
             "it is reached by ssh, and nobody signs in: --ssh {AGENT} gives the agent of SSH_AUTH_SOCK, and --ssh {AGENT}=KEYFILE a key"
         ))
     })?;
     let socket = Socket::of(agent, access.work)?;
-    let config = granted.ssh_config.as_deref();
+    let config = access.ssh_config;
     // Servers take the wish for version 2 only where their configuration says so; others may take it as a part of the command.
     for asks_by_env in [false, true] {
         let arguments = place.arguments(config, asks_by_env);
@@ -234,11 +234,11 @@ pub(super) fn ask(
 struct Socket {
     path: OsString,
     /// Of the caller's keys, which this process has.
-    _own: Option<(Agent, OwnedFd, Scratch)>,
+    _own: Option<(ForwardedAgent, OwnedFd, SocketFolder)>,
 }
 
 impl Socket {
-    fn of(agent: &SshAgent, work: &Path) -> Result<Self, BakeError> {
+    fn of(agent: &SshAgent, work: &Path) -> Result<Self, GitError> {
         if let SshAgent::Socket(path) = agent {
             return Ok(Self {
                 path: path.into(),
@@ -246,15 +246,15 @@ impl Socket {
             });
         }
         const NAME: &str = "agent";
-        let scratch = Scratch::new(work)?;
-        let failed = BakeError::io(scratch.path());
+        let scratch = SocketFolder::new(work)?;
+        let failed = GitError::io(&scratch.0);
         let owner = (0o600, getuid().as_raw(), getgid().as_raw());
-        let agent = match Agent::forward(scratch.path(), NAME, agent.clone(), owner) {
+        let agent = match ForwardedAgent::forward(&scratch.0, NAME, agent.clone(), owner) {
             Ok(agent) => agent,
             Err(error) => return Err(failed(error)),
         };
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-        let folder = rustix::fs::open(scratch.path(), flags, rustix::fs::Mode::empty())
+        let folder = rustix::fs::open(&scratch.0, flags, rustix::fs::Mode::empty())
             .map_err(|error| failed(error.into()))?;
         // A socket's path has 107 bytes at most, and a data root may be anywhere.
         let number = folder.as_raw_fd();
@@ -263,6 +263,27 @@ impl Socket {
             path: path.into(),
             _own: Some((agent, folder, scratch)),
         })
+    }
+}
+
+/// The folder of a socket of ours, removed with it. It is named as bakes name their folders for a while, so that the next bake sweeps one
+/// that a killed process left.
+struct SocketFolder(PathBuf);
+
+impl SocketFolder {
+    fn new(work: &Path) -> Result<Self, GitError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let path = work.join(format!("step-{}-ssh-{number}", std::process::id()));
+        fs::create_dir_all(&path).map_err(GitError::io(&path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for SocketFolder {
+    fn drop(&mut self) {
+        // One that stays is swept by the next bake.
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -13,17 +13,19 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, Crc};
 use sha1::{Digest, Sha1};
 
-use super::checkout::read;
-use super::object::{self, Kind, Mode, Oid};
-use super::pack::Pack;
-use super::{GitSource, Resolved, modules};
-use crate::error::BakeError;
-use crate::remote::without_user;
+use kiln_http::without_user;
+
+use crate::error::GitError;
+use crate::modules;
+use crate::object::{self, Kind, Mode, Oid};
+use crate::pack::{Pack, read_tree};
+use crate::reference::Resolved;
+use crate::source::GitSource;
 
 /// A submodule that is beside it.
-pub(super) struct Submodule {
-    pub(super) name: String,
-    pub(super) url: String,
+pub(crate) struct Submodule {
+    pub(crate) name: String,
+    pub(crate) url: String,
 }
 
 /// One file of the index.
@@ -35,7 +37,7 @@ struct Indexed {
 }
 
 /// Writes `git`, of the files that are in `work`.
-pub(super) fn write(
+pub(crate) fn write(
     git: &Path,
     work: &Path,
     source: &GitSource,
@@ -43,7 +45,7 @@ pub(super) fn write(
     pack: &Pack,
     root: Oid,
     submodules: &[Submodule],
-) -> Result<(), BakeError> {
+) -> Result<(), GitError> {
     let failed = |problem: String| source.error(problem);
     let mut objects = BTreeMap::from([(found.commit, Kind::Commit)]);
     // A tag may be one of a tag.
@@ -112,7 +114,7 @@ fn gather(
     files: &mut Vec<Indexed>,
 ) -> Result<(), String> {
     objects.insert(tree, Kind::Tree);
-    for item in read(pack, tree)? {
+    for item in read_tree(pack, tree)? {
         let mut path = inside.clone();
         if !path.is_empty() {
             path.push(b'/');
@@ -187,9 +189,9 @@ fn write_pack(
     pack: &Pack,
     objects: &BTreeMap<Oid, Kind>,
     source: &GitSource,
-) -> Result<(), BakeError> {
+) -> Result<(), GitError> {
     let unnamed = folder.join("pack");
-    let io = || BakeError::io(&unnamed);
+    let io = || GitError::io(&unnamed);
     let file = new_file(&unnamed, 0o444).map_err(io())?;
     let mut out = Hashed {
         out: BufWriter::new(file),
@@ -232,7 +234,7 @@ fn write_pack(
     drop(out);
     let name = Oid(sum.into());
     let named = folder.join(format!("pack-{name}.pack"));
-    fs::rename(&unnamed, &named).map_err(BakeError::io(&named))?;
+    fs::rename(&unnamed, &named).map_err(GitError::io(&named))?;
     let mut index = b"\xfftOc\0\0\0\x02".to_vec();
     let mut before = 0;
     for count in fan {
@@ -246,19 +248,19 @@ fn write_pack(
     let own: [u8; 20] = Sha1::digest(&index).into();
     index.extend(own);
     let path = folder.join(format!("pack-{name}.idx"));
-    let mut file = new_file(&path, 0o444).map_err(BakeError::io(&path))?;
-    file.write_all(&index).map_err(BakeError::io(&path))
+    let mut file = new_file(&path, 0o444).map_err(GitError::io(&path))?;
+    file.write_all(&index).map_err(GitError::io(&path))
 }
 
 /// Git's index (gitformat-index(5)), of version 2.
-fn index(work: &Path, mut files: Vec<Indexed>) -> Result<Vec<u8>, BakeError> {
+fn index(work: &Path, mut files: Vec<Indexed>) -> Result<Vec<u8>, GitError> {
     files.sort_by(|one, other| one.path.cmp(&other.path));
     let mut bytes = b"DIRC\0\0\0\x02".to_vec();
     bytes.extend((files.len() as u32).to_be_bytes());
     for file in &mut files {
         if file.mode != 0o160_000 {
             let path = work.join(std::ffi::OsStr::from_bytes(&file.path));
-            let there = fs::symlink_metadata(&path).map_err(BakeError::io(&path))?;
+            let there = fs::symlink_metadata(&path).map_err(GitError::io(&path))?;
             // As Git has it, the low bits.
             file.size = there.size() as u32;
         }
@@ -312,7 +314,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// Modes are set: the umask is the caller's.
-fn make(folder: &Path) -> Result<(), BakeError> {
+fn make(folder: &Path) -> Result<(), GitError> {
     let missing: Vec<&Path> = folder
         .ancestors()
         .take_while(|above| !above.exists())
@@ -321,14 +323,14 @@ fn make(folder: &Path) -> Result<(), BakeError> {
         let made = DirBuilder::new()
             .create(folder)
             .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o755)));
-        made.map_err(BakeError::io(folder))?;
+        made.map_err(GitError::io(folder))?;
     }
     Ok(())
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<(), BakeError> {
+fn put(path: &Path, bytes: &[u8]) -> Result<(), GitError> {
     let written = new_file(path, 0o644).and_then(|mut file| file.write_all(bytes));
-    written.map_err(BakeError::io(path))
+    written.map_err(GitError::io(path))
 }
 
 fn new_file(path: &Path, mode: u32) -> io::Result<File> {

@@ -16,7 +16,7 @@ use ureq::http::header::AUTHORIZATION;
 const LIMIT: u64 = 1 << 20;
 
 #[derive(Default)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     /// User and password.
     basic: Option<(String, String)>,
     /// What a token is got for, in place of a password.
@@ -50,7 +50,7 @@ struct Token {
 }
 
 impl Credentials {
-    pub(super) fn find(files: &[PathBuf], name: &RegistryName) -> Result<Self, String> {
+    pub(crate) fn find(files: &[PathBuf], name: &RegistryName) -> Result<Self, String> {
         let mut helper = None;
         for path in files {
             let Some(config) = read(path)? else { continue };
@@ -84,7 +84,7 @@ impl Credentials {
     }
 
     /// The `Authorization` that one of the registry's challenges asks for (RFC 7235; distribution's "Token Authentication").
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         agent: &Agent,
         challenges: &[String],
@@ -177,7 +177,7 @@ impl Credentials {
     }
 
     /// What may help somebody who was refused.
-    pub(super) fn advice(&self, host: &str) -> String {
+    pub(crate) fn advice(&self, host: &str) -> String {
         if self.basic.is_some() || self.refresh.is_some() {
             return format!("the login for {host} is known and not enough");
         }
@@ -293,7 +293,7 @@ mod tests {
         let name = RegistryName::parse("x.io/a").unwrap();
         let asked = |credentials: Credentials| {
             let challenges = ["Basic realm=\"x\"".to_owned()];
-            let agent = crate::remote::agent();
+            let agent = kiln_http::client();
             credentials.answer(&agent, &challenges, &name).unwrap_err()
         };
         let none = asked(Credentials::default());
