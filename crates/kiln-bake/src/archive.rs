@@ -12,15 +12,6 @@ use crate::fetch::{self, Client};
 use crate::signature::{self, Keys};
 use crate::sources::Source;
 
-/// Debian's name of this processor.
-pub fn arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// A package of an index, with what choosing needs of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Package {

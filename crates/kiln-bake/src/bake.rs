@@ -8,17 +8,18 @@ use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 
 use crate::apt_sources;
-use crate::archive;
+use crate::arch;
 use crate::carry_out::{Supply, carry_out, recorded};
-use crate::configure;
+use crate::command_check::check_command;
+use crate::container;
 use crate::error::BakeError;
 use crate::fetch::Client;
-use crate::finish::{check_command, describe, give_tag};
+use crate::finish::{describe, give_tag};
 use crate::graph::{self, Work};
 use crate::image_tests::{self, Subject};
-use crate::leak_check;
 use crate::leaks;
 use crate::lock::{ImageLock, Lock};
+use crate::lock_entry::{arch_of, first};
 use crate::locking::{self, LockRequest, Update};
 use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::{self, Done};
@@ -148,7 +149,7 @@ pub fn bake(
         .iter()
         .flat_map(|part| part.run.iter().cloned())
         .collect();
-    leak_check::Search {
+    leaks::Search {
         store,
         image: &name,
         allowed: &image.allow_leak,
@@ -183,7 +184,7 @@ pub fn bake(
     let tag = give_tag(store, &name, &image.version, commit, &digest)?;
     let lock = request.lock.cloned().unwrap_or_default();
     let lock = match image.debian {
-        Some(_) => lock.with(locking::first(image), locked),
+        Some(_) => lock.with(first(image), locked),
         None => lock,
     };
     Ok(Baked {
@@ -204,14 +205,14 @@ fn locked(
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<ImageLock, BakeError> {
     let Some(debian) = &request.image.debian else {
-        return Ok(ImageLock::nothing(archive::arch()));
+        return Ok(ImageLock::nothing(arch::arch()));
     };
-    let arch = locking::arch(debian);
-    if arch != archive::arch() {
+    let arch = arch_of(debian);
+    if arch != arch::arch() {
         return Err(BakeError::ForeignArch {
             image: request.image.name.to_string(),
             arch: arch.to_owned(),
-            own: archive::arch().to_owned(),
+            own: arch::arch().to_owned(),
         });
     }
     let lock = LockRequest {
@@ -230,7 +231,7 @@ fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
-    env.entry("PATH").or_insert(configure::PATH);
+    env.entry("PATH").or_insert(container::PATH);
     let created = Timestamp(u64::try_from(date).unwrap_or(0) * 1000).rfc3339();
     ImageConfig {
         // Debian and Go call the architectures that kiln knows by the same names.

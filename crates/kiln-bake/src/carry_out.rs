@@ -5,7 +5,7 @@ use kiln_model::{Digest, ImageSpec};
 use kiln_oci::{Layer, Store, Tree};
 
 use crate::ahead::Ahead;
-use crate::configure::{self, Ground};
+use crate::container::{Container, environment as step_environment, run};
 use crate::debian::Debian;
 use crate::error::BakeError;
 use crate::fetch::Client;
@@ -14,9 +14,9 @@ use crate::lock::ImageLock;
 use crate::progress::{BakeProgress, said};
 use crate::repack::Repacking;
 use crate::request::BakeRequest;
-use crate::scratch::{self, Scratch};
+use crate::scratch::Scratch;
 use crate::seen::Seen;
-use crate::{apt_sources, clock, copy, leaks, minimal, users};
+use crate::{apt_sources, clock, copy, leaks, minimal, room, users};
 
 /// Where packages come from.
 #[derive(Clone, Copy)]
@@ -36,8 +36,8 @@ pub(crate) fn carry_out(
 ) -> Result<Layer, BakeError> {
     let (base, packages) = locked.split();
     let room = match &step.work {
-        Work::Debian { .. } => scratch::room_for(base),
-        Work::Packages { .. } => scratch::room_for(packages),
+        Work::Debian { .. } => room::in_memory(base),
+        Work::Packages { .. } => room::in_memory(packages),
         Work::AptSources(_)
         | Work::Minimal { .. }
         | Work::Users { .. }
@@ -76,13 +76,13 @@ fn carry_out_at(
     };
     let name = image.name.to_string();
     let (upper, work) = (scratch.folder("upper")?, scratch.folder("work")?);
-    let mut ground = Ground::sealed(&name, &step.name, lowers.clone(), (&upper, &work));
+    let mut container = Container::sealed(&name, &step.name, lowers.clone(), (&upper, &work));
     if let Some(seconds) = request.move_clock {
         let folder = scratch.folder("clock")?;
         let moved = clock::Moved::new(folder, seconds).map_err(BakeError::io(request.work))?;
         match (moved, lowers.is_empty()) {
-            (Some(moved), true) => ground.mounts = moved.mounts(),
-            (Some(moved), false) => ground.lowers.push(moved.lower()),
+            (Some(moved), true) => container.mounts = moved.mounts(),
+            (Some(moved), false) => container.lowers.push(moved.lower()),
             (None, _) => {}
         }
     }
@@ -98,12 +98,12 @@ fn carry_out_at(
                 client: supply.client,
                 repacking: supply.repacking,
                 locked,
-                ground: &ground,
+                container: &container,
                 ahead: &ahead,
             };
             if lowers.is_empty() {
                 debian.base(progress)?;
-                clock::Moved::remove_mount_points(&ground).map_err(BakeError::io(&upper))?;
+                clock::Moved::remove_mount_points(&container).map_err(BakeError::io(&upper))?;
             } else {
                 let view = view()?;
                 debian.packages(view.path(), progress)?;
@@ -158,7 +158,7 @@ fn carry_out_at(
             workdir,
             env,
         } => {
-            let mut environment = configure::environment();
+            let mut environment = step_environment();
             for (name, value) in env {
                 environment.retain(|(known, _)| known != name);
                 environment.push((name.clone(), value.clone()));
@@ -167,8 +167,8 @@ fn carry_out_at(
             let user = user.as_deref().unwrap_or("");
             let cwd = workdir.as_deref().unwrap_or("");
             let mut said = said(&step.name, progress);
-            configure::run(
-                &ground,
+            run(
+                &container,
                 &["/bin/sh", "-c", command],
                 environment,
                 user,

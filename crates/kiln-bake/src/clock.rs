@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use kiln_engine::{MountSource, SandboxMount};
 
-use crate::configure::Ground;
+use crate::container::Container;
 
 const PRELOAD: &str = "etc/ld.so.preload";
 const LIBRARY: &str = "etc/.kiln-clock.so";
@@ -55,9 +55,9 @@ impl Moved {
     }
 
     /// What was made in the root of a step to mount [`Moved::mounts`] on.
-    pub(crate) fn remove_mount_points(ground: &Ground<'_>) -> io::Result<()> {
-        for mount in ground.mounts.iter().filter(|mount| is_own(&mount.to)) {
-            match fs::remove_file(ground.upper.join(mount.to.trim_start_matches('/'))) {
+    pub(crate) fn remove_mount_points(container: &Container<'_>) -> io::Result<()> {
+        for mount in container.mounts.iter().filter(|mount| is_own(&mount.to)) {
+            match fs::remove_file(container.upper.join(mount.to.trim_start_matches('/'))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

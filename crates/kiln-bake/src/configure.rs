@@ -5,208 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use kiln_engine::SandboxMount;
-use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec};
-
+use crate::container::{Container, environment, run};
 use crate::error::BakeError;
-use crate::{limits, unreachable};
-
-/// What a step says is kept to be shown when it fails.
-const LINES: usize = 20;
-const DPKG_ERROR: &str = "dpkg: error processing package";
-
-pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The environment that every step starts from: nothing of this machine's.
-pub(crate) fn environment() -> Vec<(String, String)> {
-    [
-        ("PATH", PATH),
-        ("LC_ALL", "C.UTF-8"),
-        ("TZ", "UTC"),
-        ("HOME", "/root"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec()
-}
-
-/// What a step runs on.
-pub(crate) struct Ground<'a> {
-    pub(crate) image: &'a str,
-    pub(crate) step: &'a str,
-    pub(crate) lowers: Vec<std::path::PathBuf>,
-    pub(crate) upper: &'a Path,
-    pub(crate) work: &'a Path,
-    pub(crate) mounts: Vec<SandboxMount>,
-    pub(crate) network: SandboxNetwork,
-    pub(crate) privileged: bool,
-    pub(crate) hostname: &'a str,
-    /// What is shown of a line that the step said.
-    pub(crate) shown: &'a dyn Fn(&str) -> String,
-    /// The bake has failed elsewhere.
-    pub(crate) stop: &'a dyn Fn() -> bool,
-}
-
-impl<'a> Ground<'a> {
-    /// Without a network or anything else beyond its layers.
-    pub(crate) fn sealed(
-        image: &'a str,
-        step: &'a str,
-        lowers: Vec<std::path::PathBuf>,
-        (upper, work): (&'a Path, &'a Path),
-    ) -> Self {
-        Self {
-            image,
-            step,
-            lowers,
-            upper,
-            work,
-            mounts: Vec::new(),
-            network: SandboxNetwork::None,
-            privileged: false,
-            hostname: "kiln",
-            shown: &str::to_owned,
-            stop: &|| false,
-        }
-    }
-}
-
-fn spec(
-    ground: &Ground<'_>,
-    argv: &[&str],
-    env: Vec<(String, String)>,
-    user: &str,
-    cwd: &str,
-) -> SandboxSpec {
-    SandboxSpec {
-        lowers: ground.lowers.clone(),
-        upper: ground.upper.to_owned(),
-        work: ground.work.to_owned(),
-        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-        env,
-        cwd: cwd.to_owned(),
-        user: user.to_owned(),
-        hostname: ground.hostname.to_owned(),
-        mounts: ground.mounts.clone(),
-        network: ground.network.clone(),
-        privileged: ground.privileged,
-        memory: limits::memory(),
-        pids: Some(limits::PROCESSES),
-        time_limit: Some(limits::TIME_MS),
-        as_instance: None,
-    }
-}
-
-/// A shell where the step was, with this process's input and output; how it ends is nobody's business.
-pub(crate) fn interact(
-    ground: &Ground<'_>,
-    argv: &[&str],
-    env: Vec<(String, String)>,
-    user: &str,
-    cwd: &str,
-) -> Result<(), BakeError> {
-    let mut spec = spec(ground, argv, env, user, cwd);
-    // A person may think.
-    spec.time_limit = None;
-    sandbox::interact(&spec)
-        .map(drop)
-        .map_err(|source| BakeError::Sandbox {
-            image: ground.image.to_owned(),
-            step: ground.step.to_owned(),
-            source,
-        })
-}
-
-/// Runs one command of a step to its end; anything but success is an error with the last lines it said. True: it used the network.
-pub(crate) fn run(
-    ground: &Ground<'_>,
-    argv: &[&str],
-    env: Vec<(String, String)>,
-    user: &str,
-    cwd: &str,
-    said: &mut dyn FnMut(&str),
-) -> Result<bool, BakeError> {
-    let spec = spec(ground, argv, env, user, cwd);
-    let mut partial = String::new();
-    let mut last: Vec<String> = Vec::new();
-    // dpkg goes on with other packages after one that fails.
-    let mut first_error: Option<Vec<String>> = None;
-    let mut reason_follows = false;
-    let mut heard = |_, bytes: &[u8]| {
-        partial.push_str(&String::from_utf8_lossy(bytes));
-        while let Some(end) = line_end(&partial) {
-            let line: String = partial.drain(..end).collect();
-            let line = (ground.shown)(line.trim_end());
-            let is_error = line.starts_with(DPKG_ERROR);
-            if let Some(error) = &mut first_error
-                && std::mem::take(&mut reason_follows)
-            {
-                error.push(line.clone());
-            }
-            said(&line);
-            last.push(line);
-            if last.len() > LINES {
-                last.remove(0);
-            }
-            if is_error && first_error.is_none() {
-                first_error = Some(last.clone());
-                reason_follows = true;
-            }
-        }
-    };
-    let disk = limits::Disk::of(ground.upper);
-    let stop = || (ground.stop)() || disk.is_full();
-    let ended = sandbox::run_to_end(&spec, |_| {}, &stop, &mut heard).map_err(|source| {
-        BakeError::Sandbox {
-            image: ground.image.to_owned(),
-            step: ground.step.to_owned(),
-            source,
-        }
-    })?;
-    if !partial.is_empty() {
-        last.push((ground.shown)(&partial));
-    }
-    let ending = match &ended.exit {
-        SandboxExit::Exited(0) => return Ok(ended.used_network),
-        SandboxExit::Exited(code) => format!("exited with code {code}"),
-        SandboxExit::Signalled(signal) => format!("was ended by signal {signal}"),
-        SandboxExit::OutOfMemory => match spec.memory {
-            Some(limit) => format!("needed more than {} of memory", limits::shown(limit)),
-            None => "needed more memory than there is".to_owned(),
-        },
-        SandboxExit::Stopped if disk.is_full() => disk.told(),
-        SandboxExit::Stopped => return Err(BakeError::Stopped),
-        SandboxExit::TimedOut => format!("took longer than {} s", limits::TIME_MS / 1000),
-    };
-    let ending = if ended.out_of_processes {
-        format!(
-            "{ending}; it had all of the {} processes that a step may have",
-            limits::PROCESSES
-        )
-    } else {
-        ending
-    };
-    let output = first_error.unwrap_or(last).join("\n");
-    Err(BakeError::Step {
-        image: ground.image.to_owned(),
-        step: ground.step.to_owned(),
-        ending,
-        // What was ended from outside says nothing of why.
-        misses_network: matches!(ground.network, SandboxNetwork::None)
-            && matches!(ended.exit, SandboxExit::Exited(_))
-            && !ended.out_of_processes
-            && unreachable::is_said(&output),
-        output,
-    })
-}
-
-/// Where the first line of `text` ends: behind its end of line, or where it is too long to be waited for.
-fn line_end(text: &str) -> Option<usize> {
-    match text.find('\n') {
-        Some(end) => Some(end + 1),
-        None if text.len() > limits::LINE => Some(text.len()),
-        None => None,
-    }
-}
 
 /// What dpkg tells its scripts, and no service started.
 const BEGIN: &str = r#"
@@ -266,7 +66,7 @@ fi
 ";
 
 fn scripts(
-    ground: &Ground<'_>,
+    container: &Container<'_>,
     script: &str,
     more: [(&str, String); 2],
     date: i64,
@@ -279,12 +79,12 @@ fn scripts(
     env.extend(more.map(|(name, value)| (name.to_owned(), value)));
     env.push(("SOURCE_DATE_EPOCH".to_owned(), date.to_string()));
     let script = format!("{BEGIN}{script}{END}");
-    run(ground, &["/bin/sh", "-c", &script], env, "", "", said).map(drop)
+    run(container, &["/bin/sh", "-c", &script], env, "", "", said).map(drop)
 }
 
 /// Configures the packages unpacked at the root, which is all that there is. `packages`: the names of their info files, in order.
 pub(crate) fn base(
-    ground: &Ground<'_>,
+    container: &Container<'_>,
     packages: &[String],
     arch: &str,
     date: i64,
@@ -303,12 +103,12 @@ pub(crate) fn base(
             .filter(|name| !first.contains(name)),
     );
     let more = [("PACKAGES", order.join(" ")), ("ARCH", arch.to_owned())];
-    scripts(ground, BASE, more, date, said)
+    scripts(container, BASE, more, date, said)
 }
 
 /// Before packages are unpacked over a configured base. `configured`: the names of info files.
 pub(crate) fn round(
-    ground: &Ground<'_>,
+    container: &Container<'_>,
     configured: &[String],
     arch: &str,
     date: i64,
@@ -318,18 +118,18 @@ pub(crate) fn round(
         ("CONFIGURE", configured.join(" ")),
         ("ARCH", arch.to_owned()),
     ];
-    scripts(ground, ROUND, more, date, said)
+    scripts(container, ROUND, more, date, said)
 }
 
 /// Configures all that is unpacked.
 pub(crate) fn rest(
-    ground: &Ground<'_>,
+    container: &Container<'_>,
     arch: &str,
     date: i64,
     said: &mut dyn FnMut(&str),
 ) -> Result<(), BakeError> {
     let more = [("ARCH", arch.to_owned()), ("HOME", "/root".to_owned())];
-    scripts(ground, REST, more, date, said)
+    scripts(container, REST, more, date, said)
 }
 
 /// Files that say when or where they were made, and that are made anew where they are needed.
@@ -427,14 +227,6 @@ fn fits(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn output_without_an_end_of_line_is_not_hoarded() {
-        assert_eq!(line_end("one\ntwo"), Some(4));
-        assert_eq!(line_end("one"), None);
-        let endless = "x".repeat(limits::LINE + 1);
-        assert_eq!(line_end(&endless), Some(endless.len()));
-    }
 
     #[test]
     fn of_what_runs_only_the_folder_of_locks_stays() {

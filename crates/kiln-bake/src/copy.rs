@@ -1,15 +1,15 @@
 //! Files of the definition's folder into the image. Nothing outside that folder is ever read, and no link is followed.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_model::{CopySpec, Digest, ImageSpec};
 use kiln_oci::{Content, Entry, Kind, Tree};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::beneath::beneath;
 use crate::error::BakeError;
 use crate::graph::{CopiedFile, CopiedKind};
 use crate::listing::There;
@@ -49,27 +49,6 @@ pub(crate) fn list(
         files[file.at].kind = CopiedKind::File { digest };
     }
     Ok(files)
-}
-
-/// Opens a path below `context`, following no link.
-pub(crate) fn beneath(context: &Path, from: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let folder = rustix::fs::open(
-        context,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let from = if from.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        from
-    };
-    openat2(
-        folder,
-        from,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
-    )
 }
 
 /// `unseen` are the files whose digests are not known yet.

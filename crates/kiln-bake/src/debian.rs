@@ -9,7 +9,8 @@ use kiln_model::{DebianSpec, ImageSpec};
 use kiln_oci::{Store, Tree};
 
 use crate::ahead::Ahead;
-use crate::configure::{self, Ground};
+use crate::configure;
+use crate::container::Container;
 use crate::database::{Before, info_name};
 use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
@@ -27,7 +28,7 @@ pub(crate) struct Debian<'a> {
     pub(crate) debian: &'a DebianSpec,
     pub(crate) client: &'a Client,
     pub(crate) locked: &'a ImageLock,
-    pub(crate) ground: &'a Ground<'a>,
+    pub(crate) container: &'a Container<'a>,
     pub(crate) repacking: &'a Repacking<'a>,
     /// Parts of the layer, ahead of it.
     pub(crate) ahead: &'a Ahead,
@@ -42,8 +43,8 @@ impl Debian<'_> {
     /// The base, as the root. The packages that come over it are fetched meanwhile.
     pub(crate) fn base(&self, progress: &mut dyn FnMut(BakeProgress)) -> Result<(), BakeError> {
         let (base, over) = self.locked.split();
-        let onto = Onto::new(self.ground.upper, None);
-        install::make_merged(self.ground.upper)?;
+        let onto = Onto::new(self.container.upper, None);
+        install::make_merged(self.container.upper)?;
         let before = Before::nothing(self.debian.slim);
         let place = (&onto, &before);
         let all = &self.locked.packages;
@@ -71,7 +72,7 @@ impl Debian<'_> {
             if self.debian.slim {
                 let config = Path::new(slim::CONFIG);
                 onto.write(config, slim::config().as_bytes(), 0o644)
-                    .map_err(BakeError::io(self.ground.upper))?;
+                    .map_err(BakeError::io(self.container.upper))?;
             }
             let names: Vec<String> = installed
                 .iter()
@@ -80,8 +81,8 @@ impl Debian<'_> {
             let (arch, date) = (&self.locked.arch, self.locked.date);
             let meanwhile = |stop: &dyn Fn() -> bool| from.ahead(over, stop);
             self.while_preparing(meanwhile, || {
-                let said = &mut said(self.ground.step, progress);
-                configure::base(self.ground, &names, arch, date, said)
+                let said = &mut said(self.container.step, progress);
+                configure::base(self.container, &names, arch, date, said)
             })
         })?;
         self.tidy()
@@ -108,7 +109,7 @@ impl Debian<'_> {
         let mut installed = install::read(from, packages)?;
         let (arch, date) = (&self.locked.arch, self.locked.date);
         let name = self.image.name.to_string();
-        let upper = self.ground.upper;
+        let upper = self.container.upper;
         for round in install::rounds(&installed, arch) {
             let waiting = Onto::new(upper, Some(below));
             let mut runs = !round.configured.is_empty();
@@ -137,8 +138,8 @@ impl Debian<'_> {
                 self.while_preparing(
                     |_| {},
                     || {
-                        let said = &mut said(self.ground.step, progress);
-                        configure::round(self.ground, configured, arch, date, said)
+                        let said = &mut said(self.container.step, progress);
+                        configure::round(self.container, configured, arch, date, said)
                     },
                 )?;
             }
@@ -152,8 +153,8 @@ impl Debian<'_> {
         self.while_preparing(
             |_| {},
             || {
-                let said = &mut said(self.ground.step, progress);
-                configure::rest(self.ground, arch, date, said)
+                let said = &mut said(self.container.step, progress);
+                configure::rest(self.container, arch, date, said)
             },
         )?;
         self.tidy()
@@ -166,7 +167,7 @@ impl Debian<'_> {
         meanwhile: impl FnOnce(&dyn Fn() -> bool) + Send,
         scripts: impl FnOnce() -> Result<(), BakeError>,
     ) -> Result<(), BakeError> {
-        let mut tree = Tree::from_upper(self.ground.upper)?;
+        let mut tree = Tree::from_upper(self.container.upper)?;
         // Elsewhere scripts change much, and files that are no longer there would end it.
         let is_changed = |path: &Path| !path.starts_with("usr") && path.components().count() == 1;
         let changed = tree.iter().filter(|(path, _)| is_changed(path));
@@ -189,7 +190,7 @@ impl Debian<'_> {
     }
 
     fn tidy(&self) -> Result<(), BakeError> {
-        let upper = self.ground.upper;
+        let upper = self.container.upper;
         configure::tidy(upper, self.locked.date).map_err(BakeError::io(upper))
     }
 

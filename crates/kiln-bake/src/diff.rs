@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::changelog;
 use crate::error::BakeError;
-use crate::sbom::{self, Package};
+use crate::status::{self, Package};
 
 /// From one image to another. Everything is ordered by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -169,13 +169,13 @@ fn packages(tree: &Tree) -> Result<BTreeMap<String, Package>, BakeError> {
     let Some(Kind::File { content, size }) = tree.get(path).map(|entry| &entry.kind) else {
         return Ok(BTreeMap::new());
     };
-    let mut bytes = vec![0; usize::try_from((*size).min(sbom::STATUS_MAX)).unwrap_or(0)];
+    let mut bytes = vec![0; usize::try_from((*size).min(status::STATUS_MAX)).unwrap_or(0)];
     let count = content
         .open()
         .and_then(|file| file.read_within(*size, &mut bytes, 0))
         .map_err(BakeError::io(path))?;
     let mut packages = BTreeMap::new();
-    for package in sbom::packages(&String::from_utf8_lossy(&bytes[..count])) {
+    for package in status::packages(&String::from_utf8_lossy(&bytes[..count])) {
         let name = if packages.contains_key(&package.name) {
             format!("{}:{}", package.name, package.arch)
         } else {

@@ -1,16 +1,15 @@
-//! What layers and a configuration still need to be an image with a name: a command that is there, an SBOM, a tag.
+//! What an image gets when it is done: its SBOM, and the tag of a definition.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kiln_engine::Overlay;
 use kiln_model::{Digest, canonical_json};
-use kiln_oci::{ImageConfig, Layer, Store};
+use kiln_oci::Store;
 
 use crate::commit::CommitInfo;
 use crate::error::BakeError;
-use crate::request::BakeRequest;
+use crate::sbom;
 use crate::scratch::Scratch;
-use crate::{configure, look, sbom};
 
 /// Attaches the image's SBOM, unless an earlier bake did.
 pub(crate) fn describe(store: &Store, work: &Path, digest: &Digest) -> Result<(), BakeError> {
@@ -72,56 +71,4 @@ pub(crate) fn give_tag(
             Ok(own)
         }
     }
-}
-
-/// What the image is for is in it: found now rather than when it is started.
-pub(crate) fn check_command(
-    store: &Store,
-    request: &BakeRequest<'_>,
-    layers: &[Layer],
-    config: &ImageConfig,
-) -> Result<(), BakeError> {
-    let run = &config.config;
-    let Some(command) = run.entrypoint.iter().chain(&run.cmd).next() else {
-        return Ok(());
-    };
-    let scratch = Scratch::new(request.work)?;
-    let lowers = store.lowers(layers)?;
-    let view = Overlay::mount(&lowers, scratch.path())
-        .map_err(|error| BakeError::View(std::io::Error::other(error)))?;
-    let path = run
-        .env
-        .iter()
-        .find_map(|pair| pair.strip_prefix("PATH="))
-        .unwrap_or(configure::PATH);
-    let candidates: Vec<PathBuf> = if command.contains('/') {
-        vec![Path::new(&run.working_dir).join(command)]
-    } else {
-        path.split(':')
-            .map(|folder| Path::new(folder).join(command))
-            .collect()
-    };
-    let image = request.image.name.to_string();
-    let found = candidates
-        .iter()
-        .find_map(|path| mode_inside(view.path(), path));
-    match found {
-        None => Err(BakeError::NoCommand {
-            image,
-            command: command.clone(),
-        }),
-        Some(mode) if mode & 0o111 == 0 => Err(BakeError::NotExecutable {
-            image,
-            command: command.clone(),
-        }),
-        Some(_) => Ok(()),
-    }
-}
-
-/// The mode of a file inside `root`, links followed inside it.
-fn mode_inside(root: &Path, path: &Path) -> Option<u32> {
-    let file = look::open(root, path, rustix::fs::OFlags::PATH).ok()?;
-    let there = rustix::fs::fstat(&file).ok()?;
-    (rustix::fs::FileType::from_raw_mode(there.st_mode) == rustix::fs::FileType::RegularFile)
-        .then_some(there.st_mode)
 }

@@ -140,11 +140,6 @@ impl Lock {
         images.flat_map(|image| image.packages.iter().map(|package| package.sha256))
     }
 
-    /// Whether it says all that the image is made of.
-    pub fn covers(&self, image: &kiln_model::ImageSpec) -> bool {
-        crate::locking::covers(self, image)
-    }
-
     /// Whether one of the images has a package of that name.
     pub fn has(&self, package: &str) -> bool {
         let mut all = self.images.values().flat_map(|image| &image.packages);

@@ -7,17 +7,18 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
-use kiln_model::{DebianOrigin, DebianSpec, ImageName, ImageSpec, Timestamp};
+use kiln_model::{DebianSpec, ImageSpec, Timestamp};
 use kiln_oci::Store;
 use serde::Serialize;
 
 use crate::archive::{self, Index, Package};
+use crate::beneath::beneath;
 use crate::changelog;
-use crate::copy;
 use crate::error::BakeError;
 use crate::fetch::{Arrivals, Client};
 use crate::install;
-use crate::lock::{ImageLock, Lock, LockedPackage, Options};
+use crate::lock::{ImageLock, Lock, LockedPackage};
+use crate::lock_entry::{arch_of, first, fits, is_kin, options, requested};
 use crate::progress::BakeProgress;
 use crate::repack::Repacking;
 use crate::resolve::{self, Resolved, Wanted};
@@ -100,11 +101,6 @@ pub fn lock(
     })
 }
 
-/// Whose packages the image has, and its entry in the lock is: an image and its base are never of two days.
-pub(crate) fn first(image: &ImageSpec) -> &ImageName {
-    image.chain().first().map_or(&image.name, |base| &base.name)
-}
-
 /// The image's packages, with the archive asked where the lock does not fit.
 pub(crate) fn locked(
     store: &Store,
@@ -120,59 +116,6 @@ pub(crate) fn locked(
         Some(lock) if fits(lock, debian) => Ok(lock.clone()),
         _ => found(store, request, debian, client, progress).map(|(lock, _)| lock),
     }
-}
-
-fn requested(debian: &DebianSpec) -> Vec<String> {
-    let mut requested = debian.packages.clone();
-    requested.sort();
-    requested.dedup();
-    requested
-}
-
-/// Debian's name of the processor that the image is for.
-pub(crate) fn arch(debian: &DebianSpec) -> &str {
-    debian.arch.as_deref().unwrap_or(archive::arch())
-}
-
-fn options(debian: &DebianSpec) -> Options {
-    let components = match &debian.components[..] {
-        [main] if main == "main" => Vec::new(),
-        other => other.to_vec(),
-    };
-    Options {
-        components,
-        recommends: debian.recommends,
-        without_updates: !debian.updates,
-        without_security: !debian.security,
-        snapshot: match &debian.origin {
-            DebianOrigin::Snapshot { url, .. } => url.rsplit('/').next().map(str::to_owned),
-            DebianOrigin::Machine | DebianOrigin::Mirror { .. } => None,
-        },
-    }
-}
-
-pub(crate) fn covers(lock: &Lock, image: &ImageSpec) -> bool {
-    let entry = lock.images.get(first(image));
-    let debian = image.debian.as_ref();
-    debian.is_none_or(|debian| entry.is_some_and(|entry| fits(entry, debian)))
-}
-
-fn fits(lock: &ImageLock, debian: &DebianSpec) -> bool {
-    // Older versions of kiln locked images whose archive has no security fixes.
-    let has_fixes = debian
-        .security_suite()
-        .is_none_or(|suite| !lock.absent.contains(&suite));
-    is_kin(lock, debian)
-        && has_fixes
-        && lock.requested == requested(debian)
-        && lock.options == options(debian)
-}
-
-/// Whether packages of the entry may be packages of the image.
-fn is_kin(lock: &ImageLock, debian: &DebianSpec) -> bool {
-    lock.suite == debian.suite
-        && lock.arch == arch(debian)
-        && lock.options.snapshot == options(debian).snapshot
 }
 
 /// Nobody gets an image without security fixes who has not asked for one.
@@ -214,7 +157,7 @@ fn found(
         .map_or(request.now.0 / 1000, |since| since.as_secs());
     let keys = keys(request, debian)?;
     let sources = sources::find(debian);
-    let index = archive::read(store, client, &sources, &keys, (arch(debian), now))?;
+    let index = archive::read(store, client, &sources, &keys, (arch_of(debian), now))?;
     with_fixes(request.image, debian, &sources, &index)?;
     let own = request
         .lock
@@ -241,7 +184,7 @@ fn found(
     let wanted = Wanted {
         image: &request.image.name,
         suite: &debian.suite,
-        arch: arch(debian),
+        arch: arch_of(debian),
         packages: &requested,
         recommends: debian.recommends,
     };
@@ -270,7 +213,7 @@ fn found(
     };
     let lock = ImageLock {
         suite: debian.suite.clone(),
-        arch: arch(debian).to_owned(),
+        arch: arch_of(debian).to_owned(),
         requested,
         options: options(debian),
         absent: index.absent.clone(),
@@ -396,7 +339,7 @@ pub(crate) fn keyring(image: &ImageSpec, context: &Path, path: &str) -> Result<V
     let mut bytes = Vec::new();
     // A named pipe would otherwise be waited for.
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
-    copy::beneath(context, Path::new(path), flags)
+    beneath(context, Path::new(path), flags)
         .map_err(std::io::Error::from)
         .and_then(|file| File::from(file).take(KEYRING_LIMIT).read_to_end(&mut bytes))
         .map_err(|error| unusable(image, path)(format!("it can't be read: {error}")))?;

@@ -12,7 +12,7 @@ use crate::database::info_name;
 use crate::deb::merged;
 use crate::error::BakeError;
 use crate::look;
-use crate::sbom::STATUS_MAX;
+use crate::status::STATUS_MAX;
 
 /// What packages depend on for the sake of their scripts alone, which have run.
 const HELPERS: [&str; 13] = [

@@ -15,7 +15,7 @@ use super::{Bake, Based, Stage, created};
 use crate::error::BakeError;
 use crate::progress::BakeProgress;
 use crate::provenance::ResolvedBase;
-use crate::{archive, configure, leaks};
+use crate::{arch, container, leaks};
 
 /// The first day that every archive format can hold (that of zip): what stands on nothing has it.
 const FIRST_DAY: i64 = 315_532_800;
@@ -25,10 +25,10 @@ pub(super) fn scratch() -> Stage {
         layers: Vec::new(),
         config: ImageConfig {
             created: Some(created(FIRST_DAY)),
-            architecture: archive::arch().to_owned(),
+            architecture: arch::arch().to_owned(),
             os: "linux".to_owned(),
             config: RunConfig {
-                env: vec![format!("PATH={}", configure::PATH)],
+                env: vec![format!("PATH={}", container::PATH)],
                 working_dir: "/".to_owned(),
                 ..RunConfig::default()
             },
@@ -105,7 +105,7 @@ impl Bake<'_> {
         self.tell(BakeProgress::Importing {
             image: reference.to_owned(),
         });
-        Ok(self.store.import_archive(&archive, archive::arch())?)
+        Ok(self.store.import_archive(&archive, arch::arch())?)
     }
 
     /// An image of a registry.
@@ -121,7 +121,7 @@ impl Bake<'_> {
         });
         let registries = self.request.registries;
         registries
-            .pull(self.store, &parsed, name, archive::arch())
+            .pull(self.store, &parsed, name, arch::arch())
             .map_err(|error| match error {
                 ImportError::Registry { problem, .. } => {
                     wrong(format!("there is no image `{name}` here: {problem}"))
@@ -150,7 +150,7 @@ impl Bake<'_> {
 fn stage(image: Image) -> Stage {
     let mut config = image.config;
     if config.architecture.is_empty() {
-        config.architecture = archive::arch().to_owned();
+        config.architecture = arch::arch().to_owned();
     }
     if config.os.is_empty() {
         config.os = "linux".to_owned();

@@ -19,7 +19,7 @@ use super::source::{Found, Root, TakenKind};
 use super::step::{Inputs, Origin};
 use super::{Bake, DockerfileRequest, Stage, at, created};
 use crate::error::BakeError;
-use crate::graph::digest_of;
+use crate::key::digest_of;
 use crate::leaks;
 use crate::provenance::ContextMaterial;
 use crate::scratch::Scratch;

@@ -40,7 +40,7 @@ use kiln_model::{Digest, TestSpec, Timestamp};
 use kiln_oci::{ImageConfig, Layer, Store};
 use kiln_registry::Registries;
 
-use crate::archive;
+use crate::arch;
 use crate::commit::{Checkout, CommitInfo};
 use crate::error::BakeError;
 use crate::explain;
@@ -48,7 +48,6 @@ use crate::finish::{describe, give_tag};
 use crate::granted::{Granted, PROXIES};
 use crate::image_tests::{self, Subject};
 use crate::late::Late;
-use crate::leak_check;
 use crate::leaks::{self, Finding};
 use crate::listing::Listings;
 use crate::progress::{BakeProgress, StepReport};
@@ -119,7 +118,7 @@ impl DockerfileRequest<'_> {
         file.lint(&LintInputs {
             build_args: self.build_args,
             target,
-            arch: archive::arch(),
+            arch: arch::arch(),
             ignore: self.ignore,
             base: None,
         })
@@ -453,7 +452,7 @@ fn check_leaks(
     said.retain(|finding| !stage.based.said.contains(finding));
     let held = layers.iter().filter_map(|layer| given.get(&layer.diff_id));
     said.extend(held.flatten().cloned());
-    leak_check::Search {
+    leaks::Search {
         store,
         image: request.tag.name(),
         allowed: request.allow_leaks,

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use kiln_config::dockerfile::{Action, Dockerfile};
 
 use super::scope::Scope;
-use crate::archive;
+use crate::arch;
 
 /// The arguments that every Dockerfile has before its first.
 pub(super) fn predefined(target: Option<&str>) -> BTreeMap<String, String> {
-    let arch = archive::arch();
+    let arch = arch::arch();
     let platform = format!("linux/{arch}");
     let of_platform = [
         ("PLATFORM", platform.as_str()),

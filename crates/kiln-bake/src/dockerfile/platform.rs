@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use kiln_config::dockerfile::Complaint;
 
-use crate::archive;
+use crate::arch;
 
 /// Whether `text` is this machine's, in any of its spellings: `linux/amd64`, `amd64`, `linux`, `linux/x86_64`, `linux/arm64/v8`.
 pub(super) fn is_here(text: &str) -> bool {
-    fits(text, archive::arch())
+    fits(text, arch::arch())
 }
 
 fn fits(text: &str, here: &str) -> bool {
@@ -33,7 +33,7 @@ pub(super) fn another(place: Range<usize>, wanted: &str) -> Complaint {
     Complaint::error(
         place,
         format!("kiln bakes for this machine's platform only, and `{wanted}` is another"),
-        format!("it is linux/{}", archive::arch()),
+        format!("it is linux/{}", arch::arch()),
     )
 }
 

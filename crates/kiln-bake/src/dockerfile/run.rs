@@ -19,7 +19,7 @@ use super::schedule::lock;
 use super::stage::Walk;
 use super::step::{Inputs, Made};
 use crate::clock;
-use crate::configure::{self, Ground};
+use crate::container::{Container, interact, run};
 use crate::error::BakeError;
 use crate::granted::PROXIES;
 use crate::leaks;
@@ -302,18 +302,18 @@ impl Bake<'_> {
             lowers.extend(moved.map(|moved| moved.lower()));
         }
         let is_host = matches!(network, SandboxNetwork::Host);
-        let ground = Ground {
+        let container = Container {
             mounts,
             network,
             privileged,
             hostname,
             shown: &|line| self.request.granted.masked(line),
             stop: &|| self.schedule.is_stopped(),
-            ..Ground::sealed(self.request.tag.name(), name, lowers, (&upper, &work))
+            ..Container::sealed(self.request.tag.name(), name, lowers, (&upper, &work))
         };
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut said = |line: &str| self.said(name, line);
-        let ran = configure::run(&ground, &argv, env.clone(), user, workdir, &mut said);
+        let ran = run(&container, &argv, env.clone(), user, workdir, &mut said);
         if let Err(error @ BakeError::Step { .. }) = &ran
             && self.request.granted.shell_on_error
             // What the others do is for nothing, and what they say would be in the way.
@@ -322,13 +322,13 @@ impl Bake<'_> {
             self.tell(BakeProgress::Shell {
                 why: error.to_string(),
             });
-            let mut ground = ground;
-            if let SandboxNetwork::Outbound(_) = ground.network {
+            let mut container = container;
+            if let SandboxNetwork::Outbound(_) = container.network {
                 // The other one goes with its step, and not at once.
-                ground.network = SandboxNetwork::Outbound(self.link()?.0);
+                container.network = SandboxNetwork::Outbound(self.link()?.0);
             }
             let shell = [shell.as_str()];
-            if let Err(failed) = configure::interact(&ground, &shell, env, user, workdir) {
+            if let Err(failed) = interact(&container, &shell, env, user, workdir) {
                 self.tell(BakeProgress::Shell {
                     why: crate::error::told(&failed),
                 });

@@ -17,7 +17,7 @@ use super::schedule::lock;
 use super::source::Found;
 use crate::error::BakeError;
 use crate::explain;
-use crate::graph::digest_of;
+use crate::key::digest_of;
 use crate::leaks::{self, Finding};
 use crate::progress::{BakeProgress, StepReport};
 use crate::provenance::Done;

@@ -6,7 +6,9 @@ use kiln_engine::TmpfsSpec;
 use kiln_engine::sandbox::{self, SandboxExit, SandboxNetwork, SandboxSpec, Stream};
 use kiln_model::{CommandCheck, TestSpec};
 
-use super::{Log, SAID_MAX, Subject, text_failures};
+use super::log::Log;
+use super::subject::{SAID_MAX, Subject};
+use super::text::text_failures;
 use crate::error::BakeError;
 use crate::limits;
 

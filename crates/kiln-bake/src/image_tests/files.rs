@@ -8,8 +8,9 @@ use std::path::Path;
 use kiln_model::{FileCheck, TestSpec, TextCheck};
 use rustix::fs::OFlags;
 
-use super::{SAID_MAX, text_failures};
-use crate::{look, sbom};
+use super::subject::SAID_MAX;
+use super::text::text_failures;
+use crate::{look, status};
 
 /// A passwd file of a real image is a few kilobytes.
 const NAMES_MAX: u64 = 1 << 20;
@@ -30,7 +31,7 @@ pub(super) fn check(root: &Path, test: &TestSpec) -> io::Result<Vec<String>> {
         failures.extend(file(root, path, check)?);
     }
     if !(test.packages.is_empty() && test.packages_absent.is_empty()) {
-        let installed: BTreeSet<String> = sbom::installed(root)?
+        let installed: BTreeSet<String> = status::installed(root)?
             .into_iter()
             .map(|package| package.name)
             .collect();

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use kiln_engine::sandbox::{self, Running, SandboxError, SandboxExit};
 use kiln_model::{HttpCheck, TestSpec};
 
-use super::{Log, SAID_MAX, Subject, command, text_failures};
+use super::command;
+use super::log::Log;
+use super::subject::{SAID_MAX, Subject};
+use super::text::text_failures;
 use crate::error::BakeError;
 
 /// Not the address that `localhost` is: what listens on that alone is not reached by anybody when it runs.

@@ -6,7 +6,8 @@ use std::path::Path;
 use aho_corasick::AhoCorasick;
 use kiln_oci::{Kind, Tree};
 
-use super::{CHUNK, Finding, GIVEN};
+use super::content::CHUNK;
+use super::finding::{Finding, GIVEN};
 use crate::error::BakeError;
 
 /// Shorter ones would be found in anything.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use kiln_oci::{Kind, Tree};
 use md5::{Digest as _, Md5};
 
-use super::Finding;
+use super::content::in_file;
+use super::finding::Finding;
 use crate::error::BakeError;
 
 /// A package of a hundred thousand files has a list of some ten megabytes.
@@ -74,7 +75,7 @@ pub(super) fn is_published(
     };
     // What is compiled has nothing that its source has not.
     if source.is_some() {
-        let (rules, _) = super::in_file(content, *size, buffer).map_err(BakeError::io(path))?;
+        let (rules, _) = in_file(content, *size, buffer).map_err(BakeError::io(path))?;
         if !rules.contains(finding.rule.as_str()) {
             return Ok(false);
         }

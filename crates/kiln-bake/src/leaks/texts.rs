@@ -3,9 +3,9 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::finding::{CREDENTIALS, PASSWORD_HASH};
 use super::names::is_secret_name;
 use super::tokens::word;
-use super::{CREDENTIALS, PASSWORD_HASH};
 
 pub(super) fn name_of(path: &Path) -> &'static str {
     if path.starts_with("etc") {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, Match, packed};
 
-use super::PRIVATE_KEY;
+use super::finding::PRIVATE_KEY;
 
 /// Fewer different characters than this are somebody's `xxxxxxxx`.
 const DISTINCT: usize = 8;

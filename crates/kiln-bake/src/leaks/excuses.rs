@@ -1,9 +1,11 @@
-//! Nothing secret leaves with an image, but what is excused by name.
+//! Whether an image may leave: nothing secret does, but what is excused by name.
 
 use kiln_oci::{Layer, Store};
 
+use super::finding::Finding;
+use super::layers::of_layer;
+use super::rules::rules;
 use crate::error::BakeError;
-use crate::leaks::{self, Finding};
 
 pub(crate) struct Search<'a> {
     pub(crate) store: &'a Store,
@@ -21,11 +23,11 @@ impl Search<'_> {
     /// `said`: what was found in the configuration.
     pub(crate) fn check(&self, said: Vec<Finding>) -> Result<(), BakeError> {
         let name = self.image.to_owned();
-        let rules = leaks::rules();
+        let known_rules = rules();
         for excuse in self.allowed {
             let rule = excuse.split(':').next().unwrap_or_default();
-            if !rules.contains(rule) {
-                let known: Vec<&str> = rules.into_iter().collect();
+            if !known_rules.contains(rule) {
+                let known: Vec<&str> = known_rules.into_iter().collect();
                 return Err(BakeError::NoRule {
                     image: name,
                     rule: rule.to_owned(),
@@ -36,7 +38,7 @@ impl Search<'_> {
         let mut found: Vec<(Finding, Option<&str>)> =
             said.into_iter().map(|finding| (finding, None)).collect();
         for (layer, step) in self.layers.iter().zip(self.by) {
-            let leaks = leaks::of_layer(self.store, layer)?;
+            let leaks = of_layer(self.store, layer)?;
             found.extend(leaks.into_iter().map(|leak| (leak, Some(*step))));
         }
         found.retain(|(finding, _)| !self.allowed.contains(&finding.excuse()));
