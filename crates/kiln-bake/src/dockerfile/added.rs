@@ -6,14 +6,14 @@ use kiln_config::dockerfile::{Complaint, Copy, Dockerfile, Text};
 use kiln_git::{GitSource, Resolved};
 use kiln_http::without_user;
 use kiln_model::Digest;
-use serde::Serialize;
 
-use super::Bake;
-use super::copy::copy_error;
+use super::bake::Bake;
+use super::errors::{at, copy_error, placed};
+use super::key::CommitKey;
 use super::place::Placing;
 use super::source::{Found, Taken};
-use super::stage::Walk;
 use super::unpack::{UnpackError, tar_stream, unpack};
+use super::walk::Walk;
 use crate::error::BakeError;
 use crate::progress::BakeProgress;
 use crate::provenance::Material;
@@ -106,7 +106,7 @@ impl Walk {
             });
             let found = source.resolve(bake.access()).map_err(|error| {
                 let place = Complaint::error(text.whole(), "this can't be had", "");
-                super::at(file.error(place), error.into())
+                at(file.error(place), error.into())
             })?;
             let name = found.commit.to_string();
             match &copy.checksum {
@@ -163,7 +163,7 @@ impl Walk {
         });
         let fetched = remote::fetch(bake.store, url, checksum).map_err(|error| {
             let place = Complaint::error(text.whole(), "this can't be had", "");
-            super::at(file.error(place), error)
+            at(file.error(place), error)
         })?;
         if checksum.is_none() {
             bake.warn(
@@ -225,14 +225,12 @@ pub(super) fn unpacked(
     let Some(stream) = tar_stream(&path).map_err(BakeError::io(&path))? else {
         return Ok(false);
     };
-    let target = placing
-        .target(to)
-        .map_err(|error| super::copy::placed(step, error))?;
+    let target = placing.target(to).map_err(|error| placed(step, error))?;
     // A mode is not for what is unpacked, nor for the folders on the way.
     let chmod = placing.chmod.take();
     let made = placing.folder(&target);
     placing.chmod = chmod;
-    made.map_err(|error| super::copy::placed(step, error))?;
+    made.map_err(|error| placed(step, error))?;
     let spill = scratch
         .folder("unpacked")?
         .join(path.file_name().unwrap_or_default());
@@ -265,17 +263,6 @@ pub(super) struct Commit {
     pub(super) found: Resolved,
     /// With `.git`.
     pub(super) keep: bool,
-}
-
-/// What of a commit is in the key: it says all but which folder is taken, and what `.git` has besides.
-#[derive(Serialize)]
-pub(super) struct CommitKey<'a> {
-    commit: String,
-    folder: &'a str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    without_submodules: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kept: Option<(String, Option<&'a str>, Option<String>)>,
 }
 
 impl Commit {

@@ -7,39 +7,16 @@ use std::sync::Arc;
 use kiln_config::dockerfile::Complaint;
 use kiln_model::{Digest, days_of};
 use kiln_oci::{
-    ArchiveReference, Image, ImageConfig, ImportError, RegistryName, RunConfig, Store, StoreError,
+    ArchiveReference, Image, ImportError, RegistryName, RunConfig, Store, StoreError,
     normal_name, same_name,
 };
 
-use super::{Bake, Based, Stage, created};
+use super::bake::Bake;
+use super::stage::{Based, FIRST_DAY, Stage, created};
 use crate::error::BakeError;
 use crate::progress::BakeProgress;
 use crate::provenance::ResolvedBase;
-use crate::{arch, container, leaks};
-
-/// The first day that every archive format can hold (that of zip): what stands on nothing has it.
-const FIRST_DAY: i64 = 315_532_800;
-
-pub(super) fn scratch() -> Stage {
-    Stage {
-        layers: Vec::new(),
-        config: ImageConfig {
-            created: Some(created(FIRST_DAY)),
-            architecture: arch::arch().to_owned(),
-            os: "linux".to_owned(),
-            config: RunConfig {
-                env: vec![format!("PATH={}", container::PATH)],
-                working_dir: "/".to_owned(),
-                ..RunConfig::default()
-            },
-            ..ImageConfig::default()
-        },
-        args: BTreeMap::new(),
-        declared: BTreeSet::new(),
-        date: FIRST_DAY,
-        based: Based::default(),
-    }
-}
+use crate::{arch, leaks};
 
 /// What the image called `name` says of how it is run, where it is here: nothing is fetched.
 pub fn known_base(

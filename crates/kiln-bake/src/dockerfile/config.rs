@@ -3,8 +3,8 @@
 use kiln_config::dockerfile::{Command, Complaint, Dockerfile, Healthcheck, Text};
 use kiln_model::signal_number;
 
-use super::Bake;
-use super::stage::Walk;
+use super::bake::Bake;
+use super::walk::Walk;
 use crate::error::BakeError;
 
 impl Walk {

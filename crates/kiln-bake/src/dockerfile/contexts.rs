@@ -11,13 +11,16 @@ use kiln_model::Digest;
 use kiln_oci::{RunConfig, Tree, same_name};
 use sha2::{Digest as _, Sha256};
 
-use super::base::scratch;
-use super::copy::{copy_error, ignore_of, placed};
+use super::bake::Bake;
+use super::errors::{at, copy_error, placed};
+use super::ignore_file::ignore_of;
+use super::key::{Inputs, Origin};
 use super::place::Placing;
+use super::request::DockerfileRequest;
 use super::schedule::lock;
 use super::source::{Found, Root, TakenKind};
-use super::step::{Inputs, Origin};
-use super::{Bake, DockerfileRequest, Stage, at, created};
+use super::stage::{Stage, created, scratch};
+use super::step::Made;
 use crate::error::BakeError;
 use crate::key::digest_of;
 use crate::leaks;
@@ -121,7 +124,7 @@ impl Bake<'_> {
             }
             let mut tree = placing.tree;
             tree.clamp_mtime(date);
-            Ok(super::step::Made {
+            Ok(Made {
                 given: leaks::given(&tree, self.request.granted.secrets.values())?,
                 layer: self.add(&tree)?,
                 used_network: false,

@@ -1,28 +1,27 @@
 //! COPY and ADD: files of the context, a folder, a stage or an image, as a layer of their own.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use kiln_config::dockerfile::{Complaint, Copy, CopySource, Dockerfile, Ignore, Instruction, Text};
 use kiln_git::GitSource;
 use kiln_oci::{Layer, Tree};
-use rustix::fs::OFlags;
 
-use super::Bake;
 use super::added::{Added, Commit, is_remote, unpacked};
+use super::bake::Bake;
+use super::errors::{copy_error, placed};
 use super::from::CopyFrom;
+use super::ignore_file::ignore_of;
+use super::key::{Inputs, Origin};
 use super::mode::Chmod;
 use super::owner::owner;
-use super::place::{PlaceError, Placing};
+use super::place::Placing;
 use super::schedule::lock;
 use super::source::{Root, SourceError};
-use super::stage::Walk;
-use super::step::{Inputs, Made, Origin};
+use super::step::Made;
+use super::walk::Walk;
 use crate::error::BakeError;
 use crate::leaks;
-use crate::look;
 use crate::scratch::Scratch;
 
 impl Walk {
@@ -339,72 +338,5 @@ impl Walk {
             }),
             Some(name) => self.named(bake, file, name, true),
         }
-    }
-}
-
-pub(super) fn copy_error(step: &str, reason: String) -> BakeError {
-    BakeError::DockerfileStep {
-        step: step.to_owned(),
-        reason,
-    }
-}
-
-pub(super) fn placed(step: &str, error: PlaceError) -> BakeError {
-    match error {
-        PlaceError::Io { path, source } => BakeError::io(path)(source),
-        PlaceError::Layer(error) => BakeError::Layer(error),
-        error @ (PlaceError::NotAFolder(_) | PlaceError::IsAFolder(_)) => {
-            copy_error(step, error.to_string())
-        }
-    }
-}
-
-/// Of a `.dockerignore`, in bytes.
-const IGNORE_MAX: u64 = 16 << 20;
-
-/// The `.dockerignore` of a named context.
-pub(super) fn ignore_of(folder: &Path) -> Result<Ignore, String> {
-    let name = ".dockerignore";
-    let path = folder.join(name);
-    // It may be anybody's: a link leads nowhere out, and no device is read.
-    let unread = |error: std::io::Error| format!("{} can't be read: {error}", path.display());
-    let file = match look::open(folder, name.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK) {
-        Ok(file) => File::from(file),
-        Err(error) if look::is_absent(&error) => return Ok(Ignore::default()),
-        Err(error) => return Err(unread(error)),
-    };
-    let meta = file.metadata().map_err(unread)?;
-    if !meta.is_file() || meta.len() > IGNORE_MAX {
-        return Err(format!(
-            "{} is no file, or has more than {IGNORE_MAX} bytes",
-            path.display()
-        ));
-    }
-    let mut text = String::new();
-    file.take(IGNORE_MAX)
-        .read_to_string(&mut text)
-        .map_err(unread)?;
-    Ignore::parse(&text).map_err(|line| format!("line {line} of {} is no pattern", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn the_ignore_file_of_a_context_is_never_a_file_of_the_host() {
-        let folder = tempfile::tempdir().unwrap();
-        let outside = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(outside.path(), "*\n").unwrap();
-        let link = folder.path().join(".dockerignore");
-        for target in [outside.path(), Path::new("/dev/zero")] {
-            symlink(target, &link).unwrap();
-            assert!(ignore_of(folder.path()).unwrap().is_empty());
-            std::fs::remove_file(&link).unwrap();
-        }
-        std::fs::write(folder.path().join("rules"), "a\n").unwrap();
-        symlink("/rules", &link).unwrap();
-        assert!(ignore_of(folder.path()).unwrap().ignores("a"));
     }
 }

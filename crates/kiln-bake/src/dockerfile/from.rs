@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use kiln_config::dockerfile::{Complaint, Dockerfile, Text};
 
-use super::base::scratch;
-use super::stage::Walk;
-use super::{Bake, Stage};
+use super::bake::Bake;
+use super::stage::{Stage, scratch};
+use super::walk::Walk;
 use crate::error::BakeError;
 
 /// Where a COPY or a mount takes from.

@@ -10,16 +10,15 @@ use kiln_config::dockerfile::{Complaint, Dockerfile, Ignore, Mount, MountKind, R
 use kiln_engine::{MountSource, Overlay, SandboxMount};
 use kiln_git::ForwardedAgent;
 use kiln_model::{Digest, canonical_json};
-use serde::Serialize;
 
-use super::Bake;
+use super::bake::Bake;
 use super::caches::{Cache, Wanted};
-use super::copy::ignore_of;
 use super::from::CopyFrom;
+use super::ignore_file::ignore_of;
+use super::key::{MountKey, Origin};
 use super::schedule::lock;
-use super::source::{Found, Root, SourceError, TakenKind, lexical};
-use super::stage::Walk;
-use super::step::Origin;
+use super::source::{Found, Root, SourceError, TakenKind, lexical, resolve};
+use super::walk::Walk;
 use crate::error::BakeError;
 use crate::look;
 use crate::scratch::Scratch;
@@ -40,20 +39,6 @@ pub(super) struct Planned<'a> {
     from: Option<CopyFrom>,
     /// What of the step's key it is.
     origin: Option<Origin<'static>>,
-}
-
-/// What of a mount is in the key of its step: secrets and caches by their names alone.
-#[derive(Serialize)]
-pub(super) struct MountKey<'a> {
-    kind: &'static str,
-    target: Option<&'a str>,
-    writable: bool,
-    origin: Option<&'a Origin<'a>>,
-    source: Option<&'a str>,
-    id: Option<String>,
-    env: Option<&'a str>,
-    size: Option<u64>,
-    owner: (Option<u32>, Option<u32>, Option<u32>),
 }
 
 /// What the container gets, and what has to live as long as the step.
@@ -409,15 +394,13 @@ impl Bake<'_> {
             Some(CopyFrom::Stage(stage)) if is_seeded => {
                 let folder = scratch.folder(&format!("seed{}", views.len()))?;
                 let view = self.view(&stage.layers, &folder)?;
-                let inside =
-                    super::source::resolve(view.path(), &source, true).map_err(BakeError::View)?;
+                let inside = resolve(view.path(), &source, true).map_err(BakeError::View)?;
                 let seed = view.path().join(inside);
                 views.push(view);
                 Some(seed)
             }
             Some(CopyFrom::Folder { path, .. }) if is_seeded => {
-                let inside =
-                    super::source::resolve(path, &source, true).map_err(BakeError::io(path))?;
+                let inside = resolve(path, &source, true).map_err(BakeError::io(path))?;
                 Some(path.join(inside))
             }
             _ => None,
@@ -445,7 +428,7 @@ impl Bake<'_> {
             return Ok(());
         }
         let view = self.view(layers, folder)?;
-        let real = super::source::resolve(view.path(), inside, true).map_err(BakeError::View)?;
+        let real = resolve(view.path(), inside, true).map_err(BakeError::View)?;
         match fs::symlink_metadata(view.path().join(real)) {
             Ok(_) => return Ok(()),
             Err(error) if look::is_absent(&error) => {}

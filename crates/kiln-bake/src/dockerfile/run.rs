@@ -10,14 +10,14 @@ use kiln_config::dockerfile::{
 use kiln_engine::sandbox::SandboxNetwork;
 use kiln_engine::{MountSource, SandboxMount, StepLink, StepNetwork, host_resolver};
 use kiln_oci::{Layer, Tree};
-use serde::Serialize;
 
-use super::Bake;
+use super::bake::Bake;
+use super::key::{Inputs, Network};
 use super::mount_points;
 use super::mounts::Planned;
 use super::schedule::lock;
-use super::stage::Walk;
-use super::step::{Inputs, Made};
+use super::step::Made;
+use super::walk::Walk;
 use crate::clock;
 use crate::container::{Container, interact, run};
 use crate::error::BakeError;
@@ -33,15 +33,6 @@ const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 
 /// Names with their values.
 type Environment = Vec<(String, String)>;
-
-/// What of a network a RUN has.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Network {
-    None,
-    Default,
-    Host,
-}
 
 /// A command with what it is run on.
 struct Planning<'a> {

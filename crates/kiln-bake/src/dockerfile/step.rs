@@ -1,6 +1,5 @@
 //! The keys of a Dockerfile's steps, and a step's way through the cache.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,12 +8,9 @@ use kiln_model::{Digest, canonical_json};
 use kiln_oci::{Layer, Store, Tree};
 use serde::{Deserialize, Serialize};
 
-use super::Bake;
-use super::added::CommitKey;
-use super::mounts::MountKey;
-use super::run::Network;
+use super::bake::Bake;
+use super::key::Inputs;
 use super::schedule::lock;
-use super::source::Found;
 use crate::error::BakeError;
 use crate::explain;
 use crate::key::digest_of;
@@ -25,57 +21,6 @@ use crate::step_lock::StepLock;
 
 /// Changed whenever the same inputs would give another result.
 const FORMAT: u32 = 9;
-
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Inputs<'a> {
-    Run {
-        argv: &'a [String],
-        env: &'a [(String, String)],
-        user: &'a str,
-        workdir: &'a str,
-        script: Option<&'a str>,
-        mounts: Vec<MountKey<'a>>,
-        network: &'a Network,
-        privileged: bool,
-    },
-    Copy {
-        origin: &'a Origin<'a>,
-        heredocs: &'a [(String, String)],
-        to: &'a str,
-        owner: Option<&'a str>,
-        chmod: Option<&'a str>,
-        link: bool,
-        /// Those that servers gave their files.
-        #[serde(skip_serializing_if = "<[i64]>::is_empty")]
-        times: &'a [i64],
-        /// The commits and folders of repositories.
-        #[serde(skip_serializing_if = "<[CommitKey]>::is_empty")]
-        git: &'a [CommitKey<'a>],
-        /// Archives are unpacked.
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        unpack: bool,
-    },
-    Folder {
-        path: &'a str,
-        owner: &'a str,
-    },
-}
-
-/// What a COPY takes.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Origin<'a> {
-    /// Files of a folder, each with its digest.
-    Files(Vec<Cow<'a, Found>>),
-    /// A stage's or an image's, whose layers say all.
-    Layers {
-        layers: Vec<Digest>,
-        sources: Vec<String>,
-        exclude: Vec<String>,
-        parents: bool,
-    },
-}
 
 /// What a step gave.
 #[derive(Serialize, Deserialize)]

@@ -2,12 +2,12 @@
 
 use kiln_oci::Tree;
 
-use super::Bake;
-use super::copy::{copy_error, placed};
+use super::bake::Bake;
+use super::errors::{copy_error, placed};
+use super::key::Inputs;
 use super::owner::owner;
 use super::place::Placing;
-use super::stage::Walk;
-use super::step::Inputs;
+use super::walk::Walk;
 use crate::error::BakeError;
 use crate::scratch::Scratch;
 
