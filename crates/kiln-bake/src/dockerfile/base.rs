@@ -7,8 +7,8 @@ use std::sync::Arc;
 use kiln_config::dockerfile::Complaint;
 use kiln_model::{Digest, days_of};
 use kiln_oci::{
-    ArchiveReference, Image, ImportError, RegistryName, RunConfig, Store, StoreError,
-    normal_name, same_name,
+    ArchiveReference, Image, ImportError, RegistryName, RunConfig, Store, StoreError, normal_name,
+    same_name,
 };
 
 use super::bake::Bake;
