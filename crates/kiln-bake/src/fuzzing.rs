@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use crate::deb::Deb;
-use crate::onto::Onto;
-use crate::{control, signature, version};
+use crate::debian::control;
+use crate::debian::deb::Deb;
+use crate::debian::signature;
+use crate::debian::upper_dir::Onto;
+use crate::debian::version;
 
 /// The control files of a package. Answers, as all here do, whether it was taken.
 pub fn control_files(package: &[u8]) -> bool {

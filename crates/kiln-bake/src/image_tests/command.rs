@@ -10,7 +10,7 @@ use super::log::Log;
 use super::subject::{SAID_MAX, Subject};
 use super::text::text_failures;
 use crate::error::BakeError;
-use crate::limits;
+use crate::step::limits;
 
 /// The image as an instance of it has it, with this command.
 pub(super) fn container(

@@ -10,7 +10,8 @@ use rustix::fs::OFlags;
 
 use super::subject::SAID_MAX;
 use super::text::text_failures;
-use crate::{look, status};
+use crate::debian::status;
+use crate::in_root;
 
 /// A passwd file of a real image is a few kilobytes.
 const NAMES_MAX: u64 = 1 << 20;
@@ -51,9 +52,9 @@ pub(super) fn check(root: &Path, test: &TestSpec) -> io::Result<Vec<String>> {
 }
 
 fn is_there(root: &Path, path: &str, flags: OFlags) -> io::Result<bool> {
-    match look::open(root, Path::new(path), flags) {
+    match in_root::open(root, Path::new(path), flags) {
         Ok(_) => Ok(true),
-        Err(error) if look::is_absent(&error) => Ok(false),
+        Err(error) if in_root::is_absent(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -65,9 +66,11 @@ fn file(root: &Path, path: &str, check: &FileCheck) -> io::Result<Vec<String>> {
         mode,
         content,
     } = check;
-    let there = match look::open(root, Path::new(path), OFlags::PATH) {
+    let there = match in_root::open(root, Path::new(path), OFlags::PATH) {
         Ok(there) => rustix::fs::fstat(there)?,
-        Err(error) if look::is_absent(&error) => return Ok(vec![format!("{path} is not there")]),
+        Err(error) if in_root::is_absent(&error) => {
+            return Ok(vec![format!("{path} is not there")]);
+        }
         Err(error) => return Err(error),
     };
     let mut failures = Vec::new();
@@ -100,7 +103,7 @@ fn file(root: &Path, path: &str, check: &FileCheck) -> io::Result<Vec<String>> {
     }
     if *content != TextCheck::default() {
         // A named pipe would otherwise be waited for.
-        let opened = look::open(root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let opened = in_root::open(root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK)?;
         let opened = File::from(opened);
         if opened.metadata()?.is_file() {
             let mut bytes = Vec::new();
@@ -120,7 +123,7 @@ fn file(root: &Path, path: &str, check: &FileCheck) -> io::Result<Vec<String>> {
 
 /// Of a user or a group, by the image's own names.
 fn number_of(root: &Path, names: &str, wanted: &str) -> io::Result<Option<u32>> {
-    let text = look::text(root, Path::new(names), NAMES_MAX)?.unwrap_or_default();
+    let text = in_root::text(root, Path::new(names), NAMES_MAX)?.unwrap_or_default();
     let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
     Ok(lines
         .find(|fields| fields.len() > 2 && fields[0] == wanted)

@@ -8,7 +8,7 @@ use super::subject::Subject;
 use super::{command, files, http};
 use crate::error::BakeError;
 use crate::progress::{BakeProgress, StepReport};
-use crate::scratch::Scratch;
+use crate::step::scratch::Scratch;
 
 /// Changed whenever a test that passed could fail now.
 const FORMAT: u32 = 1;

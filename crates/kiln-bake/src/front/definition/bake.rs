@@ -1,0 +1,257 @@
+//! From a definition to an image: the lock, the steps, the configuration, the tag.
+
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime};
+
+use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
+use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
+
+use crate::arch;
+use crate::context::stat_cache::Seen;
+use crate::debian::fetch::Client;
+use crate::debian::lock::{ImageLock, Lock};
+use crate::debian::lock_entry::{arch_of, first};
+use crate::debian::lock_update::{self, LockRequest, Update};
+use crate::debian::repack::Repacking;
+use crate::error::BakeError;
+use crate::front::definition::apt_sources;
+use crate::front::definition::carry_out::{Supply, carry_out, recorded};
+use crate::front::definition::command_check::check_command;
+use crate::front::definition::copy;
+use crate::front::definition::graph::{self, Work};
+use crate::front::definition::request::BakeRequest;
+use crate::image_tests::{self, Subject};
+use crate::leaks;
+use crate::progress::{BakeProgress, StepReport};
+use crate::record::explain;
+use crate::record::provenance::{self, Done};
+use crate::record::publish::{describe, give_tag};
+use crate::step::container;
+use crate::step::lock::StepLock;
+use crate::step::scratch::sweep;
+
+pub struct Baked {
+    pub name: String,
+    pub tag: String,
+    pub digest: Digest,
+    pub steps: Vec<StepReport>,
+    /// To be written as `kiln.lock` where it differs.
+    pub lock: Lock,
+    pub config: ImageConfig,
+}
+
+/// Bakes one image. To be called from a thread that lives until the end: the steps' containers are tied to it.
+pub fn bake(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Baked, BakeError> {
+    let image = request.image;
+    sweep(request.work);
+    // One for all of it, with its connections and the names that it knows. A bake that fetches nothing needs none.
+    let client = LazyCell::<Client>::new(Client::new);
+    let repacking = Repacking::new(store);
+    let locked = locked(store, request, &client, progress)?;
+    let name = image.name.to_string();
+    let mut seen = Seen::load(
+        store,
+        request.context,
+        &name,
+        SystemTime::now(),
+        request.listings,
+    );
+    let chain = image.chain();
+    let mut steps = Vec::new();
+    for (index, part) in chain.iter().enumerate() {
+        let copies = part
+            .copies
+            .iter()
+            .map(|copy| copy::list(part, copy, request.context, &mut seen))
+            .collect::<Result<Vec<_>, _>>()?;
+        // Debian is the first image's of the chain.
+        let debian = part.debian.as_ref().filter(|_| index == 0);
+        if let Some(debian) = debian {
+            let apt = apt_sources::wanted(part, debian, &locked, &copies, request.context)?;
+            steps.extend(
+                graph::debian(debian, &locked, apt)
+                    .into_iter()
+                    .map(|s| (*part, s)),
+            );
+        }
+        steps.extend(graph::steps(part, copies).into_iter().map(|s| (*part, s)));
+    }
+    seen.keep(store);
+    let mut layers: Vec<Layer> = Vec::new();
+    // The names of the steps that made them.
+    let mut by: Vec<&str> = Vec::new();
+    let mut reports = Vec::new();
+    let mut done = Vec::new();
+    for (part, step) in steps.iter().map(|(part, step)| (*part, step)) {
+        let began = Instant::now();
+        let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+        let key = step.key(&below, locked.date)?;
+        let known = recorded(store, &key);
+        let cached = known.is_some();
+        progress(BakeProgress::Step {
+            name: step.name.clone(),
+            cached,
+        });
+        let layer = match known {
+            Some(layer) => layer,
+            None => {
+                let _only_one = StepLock::take(store, &key)?;
+                // Another bake may have done it while this one waited.
+                match recorded(store, &key) {
+                    Some(layer) => layer,
+                    None => {
+                        let step = (part, step);
+                        let ground = (&locked, &layers[..]);
+                        let supply = Supply {
+                            client: &client,
+                            repacking: &repacking,
+                        };
+                        let layer =
+                            carry_out(store, request, supply, ground, step, &mut seen, progress)?;
+                        store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
+                        explain::keep(store, &key, &below, locked.date, &step.1.work)?;
+                        layer
+                    }
+                }
+            }
+        };
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let report = StepReport {
+            name: step.name.clone(),
+            cached,
+            duration_ms,
+            key: Some(key),
+            reasons: Vec::new(),
+        };
+        progress(BakeProgress::Ended(report.clone()));
+        reports.push(report);
+        done.push(Done {
+            name: step.name.clone(),
+            key,
+            diff_id: layer.diff_id,
+        });
+        if matches!(step.work, Work::Minimal { .. }) {
+            // What it was taken from is not in the image.
+            layers.clear();
+            by.clear();
+        }
+        layers.push(layer);
+        by.push(step.name.as_str());
+    }
+    seen.keep(store);
+    explain::fill(store, &name, &mut reports)?;
+    let config = config(image, &locked.arch, locked.date);
+    let commands: Vec<String> = chain
+        .iter()
+        .flat_map(|part| part.run.iter().cloned())
+        .collect();
+    leaks::Search {
+        store,
+        image: &name,
+        allowed: &image.allow_leak,
+        excuse: "image { allow_leak = [",
+        layers: &layers,
+        by: &by,
+    }
+    .check(leaks::in_config(&config, &commands))?;
+    // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
+    let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+    let checked = Digest::of(&canonical_json(&("command", &below, &config))?);
+    if store.cache_get(&checked).is_none() {
+        check_command(store, request, &layers, &config)?;
+        store.cache_put(&checked, b"")?;
+    }
+    let digest = store.put_image(&config, &layers)?;
+    let subject = Subject {
+        store,
+        work: request.work,
+        name: &name,
+        digest,
+        config: &config,
+        layers: &layers,
+    };
+    let (tests, passed) = image_tests::run(&subject, &image.tests, progress)?;
+    reports.extend(tests);
+    describe(store, request.work, &digest)?;
+    let commit = request.commit.get();
+    let commit = commit.as_ref();
+    let statement = provenance::statement(image, &digest, commit, &locked, &done, &passed)?;
+    store.attach(&digest, provenance::MEDIA_IN_TOTO, &statement)?;
+    let tag = give_tag(store, &name, &image.version, commit, &digest)?;
+    let lock = request.lock.cloned().unwrap_or_default();
+    let lock = match image.debian {
+        Some(_) => lock.with(first(image), locked),
+        None => lock,
+    };
+    Ok(Baked {
+        name: image.name.to_string(),
+        tag,
+        digest,
+        steps: reports,
+        lock,
+        config,
+    })
+}
+
+/// What the image is made of. One that starts from nothing has no packages.
+fn locked(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    client: &Client,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<ImageLock, BakeError> {
+    let Some(debian) = &request.image.debian else {
+        return Ok(ImageLock::nothing(arch::arch()));
+    };
+    let arch = arch_of(debian);
+    if arch != arch::arch() {
+        return Err(BakeError::ForeignArch {
+            image: request.image.name.to_string(),
+            arch: arch.to_owned(),
+            own: arch::arch().to_owned(),
+        });
+    }
+    let lock = LockRequest {
+        image: request.image,
+        context: request.context,
+        lock: request.lock,
+        update: &Update::Nothing,
+        now: request.now,
+    };
+    lock_update::locked(store, &lock, debian, client, progress)
+}
+
+fn config(image: &ImageSpec, arch: &str, date: i64) -> ImageConfig {
+    let mut env: BTreeMap<&str, &str> = image
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    env.entry("PATH").or_insert(container::PATH);
+    let created = Timestamp(u64::try_from(date).unwrap_or(0) * 1000).rfc3339();
+    ImageConfig {
+        // Debian and Go call the architectures that kiln knows by the same names.
+        architecture: arch.to_owned(),
+        os: "linux".to_owned(),
+        created: Some(created),
+        config: RunConfig {
+            user: image.run_as.clone().unwrap_or_default(),
+            env: env
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+            entrypoint: image.entrypoint.clone(),
+            cmd: image.cmd.clone(),
+            working_dir: image.workdir.clone().unwrap_or_default(),
+            labels: image.labels.clone(),
+            stop_signal: image.stop_signal.clone(),
+            ..RunConfig::default()
+        },
+        ..ImageConfig::default()
+    }
+}
