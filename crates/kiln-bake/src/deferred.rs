@@ -4,18 +4,18 @@ use std::fmt;
 
 /// Asked for at the end of a bake: looking through a repository takes as long as looking through a context, and can be done beside it.
 /// Each time it gives the same.
-pub struct Late<'a, T>(&'a (dyn Fn() -> Option<T> + Sync));
+pub struct Deferred<'a, T>(&'a (dyn Fn() -> Option<T> + Sync));
 
 // Whatever T is.
-impl<T> Copy for Late<'_, T> {}
+impl<T> Copy for Deferred<'_, T> {}
 
-impl<T> Clone for Late<'_, T> {
+impl<T> Clone for Deferred<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<'a, T> Late<'a, T> {
+impl<'a, T> Deferred<'a, T> {
     pub fn new(ask: &'a (dyn Fn() -> Option<T> + Sync)) -> Self {
         Self(ask)
     }
@@ -30,8 +30,8 @@ impl<'a, T> Late<'a, T> {
     }
 }
 
-impl<T> fmt::Debug for Late<'_, T> {
+impl<T> fmt::Debug for Deferred<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Late")
+        f.write_str("Deferred")
     }
 }

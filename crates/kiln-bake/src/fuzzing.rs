@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::debian::control;
 use crate::debian::deb::Deb;
 use crate::debian::signature;
-use crate::debian::upper_dir::Onto;
+use crate::debian::upper_dir::UpperDir;
 use crate::debian::version;
 
 /// The control files of a package. Answers, as all here do, whether it was taken.
@@ -15,8 +15,8 @@ pub fn control_files(package: &[u8]) -> bool {
 
 /// A package's files, below `root`.
 pub fn unpack(package: &[u8], root: &Path) -> bool {
-    let onto = Onto::new(root, None);
-    let unpacked = Deb::new(package.to_vec()).unpack(&onto, &|path| Some(path.to_owned()));
+    let upper_dir = UpperDir::new(root, None);
+    let unpacked = Deb::new(package.to_vec()).unpack(&upper_dir, &|path| Some(path.to_owned()));
     unpacked.is_ok()
 }
 

@@ -26,10 +26,10 @@ mod step;
 
 pub use arch::arch;
 pub use commit::{Checkout, CommitInfo};
-pub use context::listing::{Listing, Listings, There};
+pub use context::listing::{FileStat, Listing, Listings};
 pub use debian::lock::{Lock, LockError};
 pub use debian::lock_update::{LockRequest, Locked, PackageChange, Update, lock};
-pub use deferred::Late;
+pub use deferred::Deferred;
 pub use error::BakeError;
 pub use front::definition::bake::{Baked, bake};
 pub use front::definition::request::BakeRequest;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_bake::{BakeRequest, Baked, CommitInfo, Late, Listings, Lock, StepReport, Update};
+use kiln_bake::{BakeRequest, Baked, CommitInfo, Deferred, Listings, Lock, StepReport, Update};
 use kiln_config::dockerfile::Ignore;
 use kiln_model::{
     Digest, EnvironmentSpec, ImageName, ImageOrigin, ImageSpec, ProjectSpec, Release,
@@ -196,7 +196,7 @@ impl<'a> Baking<'a> {
             context: &self.definition.folder,
             lock: Some(lock),
             work: &self.work,
-            commit: Late::new(&commit_info),
+            commit: Deferred::new(&commit_info),
             listings: commit.listings(),
             now,
             move_clock: None,

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, Checkout, ContextFolder, DockerfileRequest, Granted, Late,
+    BakeError, BakedDockerfile, Checkout, ContextFolder, Deferred, DockerfileRequest, Granted,
     Listings, Registries, Tagging,
 };
 use kiln_config::dockerfile::{BaseValues, Complaint, Dockerfile, Ignore, LintInputs};
@@ -293,7 +293,7 @@ impl DockerfileSettings {
                 platform: self.platform.as_deref(),
                 no_cache: self.no_cache,
                 work: &work,
-                checkout: Late::new(&checkout),
+                checkout: Deferred::new(&checkout),
                 listings: commit.listings(),
                 move_clock: None,
             };

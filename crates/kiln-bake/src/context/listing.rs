@@ -19,7 +19,7 @@ const BUFFER: usize = 32 << 10;
 
 /// What was found under a name.
 #[derive(Clone, Copy, Debug)]
-pub struct There {
+pub struct FileStat {
     pub kind: FileType,
     /// The permission bits.
     pub mode: u32,
@@ -33,7 +33,7 @@ pub struct There {
     pub stamp: Stamp,
 }
 
-impl There {
+impl FileStat {
     // The fields have other types on other architectures.
     #[allow(clippy::unnecessary_cast)]
     fn new(stat: &Stat) -> Self {
@@ -59,7 +59,7 @@ impl There {
 
 pub struct Listing {
     names: Vec<u8>,
-    entries: Vec<(Range<usize>, There)>,
+    entries: Vec<(Range<usize>, FileStat)>,
 }
 
 impl Listing {
@@ -90,13 +90,13 @@ impl Listing {
             let name = std::ffi::CStr::from_bytes_with_nul(&names[place.clone()])
                 .map_err(io::Error::other)?;
             let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            entries.push((place.start..place.end - 1, There::new(&stat)));
+            entries.push((place.start..place.end - 1, FileStat::new(&stat)));
         }
         Ok(Self { names, entries })
     }
 
     /// In the order of the names' bytes.
-    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &There)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &FileStat)> {
         self.entries
             .iter()
             .map(|(name, there)| (OsStr::from_bytes(&self.names[name.clone()]), there))
@@ -133,7 +133,7 @@ impl Listings {
         self.shared().for_two = false;
     }
 
-    #[allow(clippy::unnecessary_cast)] // as in `There::new`
+    #[allow(clippy::unnecessary_cast)] // as in `FileStat::new`
     pub fn of(&self, folder: &Path) -> io::Result<Arc<Listing>> {
         let dir = open(folder)?;
         let stat = rustix::fs::fstat(&dir)?;

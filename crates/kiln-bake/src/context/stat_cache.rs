@@ -33,7 +33,7 @@ const THREAD_WORTH: usize = 8;
 
 /// What is known of one path.
 struct Slot {
-    /// Of `Seen::paths`.
+    /// Of `StatCache::paths`.
     path: Range<usize>,
     stamp: Stamp,
     content: Digest,
@@ -48,14 +48,14 @@ struct Slot {
 }
 
 /// A file whose digest has to be found out.
-pub(crate) struct Unseen {
+pub(crate) struct UnreadFile {
     /// Where the answer goes.
     pub(crate) at: usize,
     pub(crate) path: PathBuf,
     pub(crate) stamp: Stamp,
 }
 
-pub(crate) struct Seen {
+pub(crate) struct StatCache {
     key: Digest,
     /// The record, with the paths of new files behind it.
     paths: Vec<u8>,
@@ -73,7 +73,7 @@ pub(crate) struct Seen {
     listings: Listings,
 }
 
-impl Seen {
+impl StatCache {
     /// What the last bake of `image` from the folder `context` saw. A record that can't be read is none.
     pub(crate) fn load(
         store: &Store,
@@ -142,7 +142,10 @@ impl Seen {
     }
 
     /// Reads files, several at once.
-    pub(crate) fn read(&mut self, files: &[Unseen]) -> Result<Vec<Digest>, (PathBuf, io::Error)> {
+    pub(crate) fn read(
+        &mut self,
+        files: &[UnreadFile],
+    ) -> Result<Vec<Digest>, (PathBuf, io::Error)> {
         self.read += files.len();
         let mut digests = Vec::with_capacity(files.len());
         for (file, (pieces, is_steady)) in files.iter().zip(read_all(files)?) {
@@ -185,7 +188,7 @@ impl Seen {
     }
 
     /// What is known of a file that was asked for.
-    pub(crate) fn known(&mut self, path: &Path) -> Option<Arc<KnownFile>> {
+    pub(crate) fn known_file(&mut self, path: &Path) -> Option<Arc<KnownFile>> {
         let at = self.slot(path.as_os_str().as_bytes())?;
         let slot = &self.slots[at];
         let pieces = match &slot.pieces[..] {
@@ -212,7 +215,7 @@ impl Seen {
     }
 
     /// Keeps what was seen for the next bake. Losing it costs only reading.
-    pub(crate) fn keep(&mut self, store: &Store) {
+    pub(crate) fn save(&mut self, store: &Store) {
         if self.changed || self.slots.iter().any(|slot| slot.order == 0) {
             let _ = store.cache_put(&self.key, &self.record());
             self.changed = false;
@@ -282,7 +285,7 @@ fn parse(record: &[u8]) -> Option<Vec<Slot>> {
 /// Of a file the digests of its pieces, and whether it was the file of its stamp all the while.
 type Pieces = (Vec<Digest>, bool);
 
-fn read_all(files: &[Unseen]) -> Result<Vec<Pieces>, (PathBuf, io::Error)> {
+fn read_all(files: &[UnreadFile]) -> Result<Vec<Pieces>, (PathBuf, io::Error)> {
     let mut jobs = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let pieces = file.stamp.size().div_ceil(KnownFile::PIECE as u64);
@@ -338,7 +341,7 @@ fn read_all(files: &[Unseen]) -> Result<Vec<Pieces>, (PathBuf, io::Error)> {
     Ok(all)
 }
 
-fn read_piece(file: &Unseen, start: u64, buffer: &mut [u8]) -> io::Result<(Digest, bool)> {
+fn read_piece(file: &UnreadFile, start: u64, buffer: &mut [u8]) -> io::Result<(Digest, bool)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = File::from(rustix::fs::openat(CWD, &file.path, flags, Mode::empty())?);
     let left = usize::try_from(file.stamp.size() - start).unwrap_or(usize::MAX);
@@ -364,7 +367,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::context::listing::There;
+    use crate::context::listing::FileStat;
 
     struct Folder {
         root: tempfile::TempDir,
@@ -372,20 +375,20 @@ mod tests {
     }
 
     /// As a bake asks for files.
-    fn digests(seen: &mut Seen, paths: &[PathBuf]) -> Vec<Digest> {
+    fn digests(stat_cache: &mut StatCache, paths: &[PathBuf]) -> Vec<Digest> {
         let mut found = vec![None; paths.len()];
-        let mut unseen = Vec::new();
+        let mut unread = Vec::new();
         for (at, path) in paths.iter().enumerate() {
-            let stamp = There::at(path).unwrap().stamp;
-            found[at] = seen.find(path, &stamp);
+            let stamp = FileStat::at(path).unwrap().stamp;
+            found[at] = stat_cache.find(path, &stamp);
             if found[at].is_none() {
                 let path = path.clone();
-                unseen.push(Unseen { at, path, stamp });
+                unread.push(UnreadFile { at, path, stamp });
             }
         }
-        let read = seen.read(&unseen).unwrap();
-        for (unseen, digest) in unseen.iter().zip(read) {
-            found[unseen.at] = Some(digest);
+        let read = stat_cache.read(&unread).unwrap();
+        for (unread, digest) in unread.iter().zip(read) {
+            found[unread.at] = Some(digest);
         }
         found.into_iter().map(Option::unwrap).collect()
     }
@@ -397,21 +400,21 @@ mod tests {
             Self { root, store }
         }
 
-        fn load(&self, began: SystemTime) -> Seen {
+        fn load(&self, began: SystemTime) -> StatCache {
             let listings = Listings::default();
-            Seen::load(&self.store, self.root.path(), "api", began, &listings)
+            StatCache::load(&self.store, self.root.path(), "api", began, &listings)
         }
 
         /// The digests of all of `names`, and how many files were read for them.
         fn look(&self, names: &[String], began: SystemTime) -> (Vec<Digest>, usize) {
-            let mut seen = self.load(began);
+            let mut stat_cache = self.load(began);
             let paths: Vec<_> = names
                 .iter()
                 .map(|name| self.root.path().join(name))
                 .collect();
-            let digests = digests(&mut seen, &paths);
-            seen.keep(&self.store);
-            (digests, seen.read)
+            let digests = digests(&mut stat_cache, &paths);
+            stat_cache.save(&self.store);
+            (digests, stat_cache.read)
         }
 
         fn write(&self, name: &str, text: &str) {
@@ -459,13 +462,13 @@ mod tests {
         let path = folder.root.path().join("large");
         let look = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            let mut seen = folder.load(later());
-            let first = digests(&mut seen, std::slice::from_ref(&path));
-            seen.keep(&folder.store);
-            let mut seen = folder.load(later());
-            assert_eq!(digests(&mut seen, std::slice::from_ref(&path)), first);
-            assert_eq!(seen.read, 0);
-            let known = seen.known(&path).unwrap();
+            let mut stat_cache = folder.load(later());
+            let first = digests(&mut stat_cache, std::slice::from_ref(&path));
+            stat_cache.save(&folder.store);
+            let mut stat_cache = folder.load(later());
+            assert_eq!(digests(&mut stat_cache, std::slice::from_ref(&path)), first);
+            assert_eq!(stat_cache.read, 0);
+            let known = stat_cache.known_file(&path).unwrap();
             assert_eq!(known.content(), first[0]);
             known.pieces.to_vec()
         };
@@ -484,34 +487,34 @@ mod tests {
         let paths: Vec<_> = ["a", "b"].map(|name| folder.root.path().join(name)).into();
         folder.write("a", "one");
         folder.write("b", "two");
-        let mut seen = folder.load(later());
-        let contents = digests(&mut seen, &paths);
-        seen.keep(&folder.store);
-        assert!(seen.clean().is_empty());
-        seen.are_clean(&HashSet::from([contents[0]]));
-        seen.keep(&folder.store);
+        let mut stat_cache = folder.load(later());
+        let contents = digests(&mut stat_cache, &paths);
+        stat_cache.save(&folder.store);
+        assert!(stat_cache.clean().is_empty());
+        stat_cache.are_clean(&HashSet::from([contents[0]]));
+        stat_cache.save(&folder.store);
         assert_eq!(folder.load(later()).clean(), HashSet::from([contents[0]]));
         folder.write("a", "secret");
-        let mut seen = folder.load(later());
-        digests(&mut seen, &paths);
-        assert!(seen.clean().is_empty());
+        let mut stat_cache = folder.load(later());
+        digests(&mut stat_cache, &paths);
+        assert!(stat_cache.clean().is_empty());
     }
 
     #[test]
     fn a_file_changed_in_the_tick_in_which_it_was_read_is_seen() {
         let folder = Folder::new();
         let path = folder.root.path().join("file");
-        let mut seen = folder.load(SystemTime::now());
+        let mut stat_cache = folder.load(SystemTime::now());
         // Written in place and of one size, so soon that mostly nothing of the stat data differs.
         for round in 0..500 {
             let text = format!("{round:04}");
             folder.write("file", &text);
-            let found = digests(&mut seen, std::slice::from_ref(&path));
+            let found = digests(&mut stat_cache, std::slice::from_ref(&path));
             assert_eq!(found, [Digest::of(text.as_bytes())]);
             // Where the file system's clock is too fine for that, this is what can be seen of the rule.
-            assert!(seen.slots.iter().all(|slot| slot.is_young));
+            assert!(stat_cache.slots.iter().all(|slot| slot.is_young));
         }
-        seen.keep(&folder.store);
+        stat_cache.save(&folder.store);
         assert!(folder.load(later()).slots.is_empty());
     }
 
@@ -524,11 +527,11 @@ mod tests {
             folder.root.path().join("gone"),
         );
         let look = |paths: &[PathBuf]| {
-            let mut seen = folder.load(later());
-            digests(&mut seen, paths);
-            let all = seen.slots.len();
-            seen.keep(&folder.store);
-            (seen.read, all)
+            let mut stat_cache = folder.load(later());
+            digests(&mut stat_cache, paths);
+            let all = stat_cache.slots.len();
+            stat_cache.save(&folder.store);
+            (stat_cache.read, all)
         };
         fs::write(&odd, "odd").unwrap();
         fs::write(&gone, "gone").unwrap();

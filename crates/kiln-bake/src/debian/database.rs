@@ -14,7 +14,7 @@ use md5::{Digest as _, Md5};
 use crate::debian::control::{self, Paragraph, relations};
 use crate::debian::deb::{Control, Unpacked, merged};
 use crate::debian::slim;
-use crate::debian::upper_dir::Onto;
+use crate::debian::upper_dir::UpperDir;
 use crate::error::BakeError;
 use crate::in_root;
 
@@ -71,22 +71,22 @@ impl Before {
         }
     }
 
-    pub(crate) fn read(onto: &Onto, slim: bool) -> io::Result<Self> {
+    pub(crate) fn read(upper_dir: &UpperDir, slim: bool) -> io::Result<Self> {
         let mut before = Self {
             is_configured: true,
             is_slim: slim,
             ..Self::default()
         };
-        for paragraph in control::paragraphs(&onto.read_text("var/lib/dpkg/status")?) {
+        for paragraph in control::paragraphs(&upper_dir.read_text("var/lib/dpkg/status")?) {
             let name = info_name(&paragraph);
             let list = Path::new(DPKG).join(format!("info/{name}.list"));
-            let list = onto.read(&list)?.unwrap_or_default();
+            let list = upper_dir.read(&list)?.unwrap_or_default();
             for path in listed(&list) {
                 before.owners.insert(merged(path), name.clone());
             }
             before.paragraphs.insert(name, paragraph);
         }
-        let diversions = onto.read_text("var/lib/dpkg/diversions")?;
+        let diversions = upper_dir.read_text("var/lib/dpkg/diversions")?;
         let lines: Vec<_> = diversions.lines().collect();
         for diversion in lines.chunks_exact(3) {
             before.diversions.push(Diversion {
@@ -95,7 +95,7 @@ impl Before {
                 by: diversion[2].to_owned(),
             });
         }
-        let interests = onto.read_text("var/lib/dpkg/triggers/File")?;
+        let interests = upper_dir.read_text("var/lib/dpkg/triggers/File")?;
         before.interests = interests
             .lines()
             .filter_map(|line| line.split_whitespace().next())
@@ -171,44 +171,44 @@ pub(crate) fn info_name(paragraph: &Paragraph) -> String {
 
 /// Adds the packages, unpacked and not configured.
 pub(crate) fn add(
-    onto: &Onto,
+    upper_dir: &UpperDir,
     before: &Before,
     installed: &[&Installed],
     taken: &BTreeMap<String, BTreeSet<PathBuf>>,
 ) -> Result<(), BakeError> {
-    let failed = BakeError::io(onto.upper().join(DPKG));
-    write_all(onto, before, installed, taken).map_err(failed)
+    let failed = BakeError::io(upper_dir.upper().join(DPKG));
+    write_all(upper_dir, before, installed, taken).map_err(failed)
 }
 
 fn write_all(
-    onto: &Onto,
+    upper_dir: &UpperDir,
     before: &Before,
     installed: &[&Installed],
     taken: &BTreeMap<String, BTreeSet<PathBuf>>,
 ) -> io::Result<()> {
     let dpkg = Path::new(DPKG);
     for name in ["info", "updates", "triggers", "alternatives", "parts"] {
-        onto.make_folder(&dpkg.join(name))?;
+        upper_dir.make_folder(&dpkg.join(name))?;
     }
-    let mut status = onto.read_text("var/lib/dpkg/status")?;
+    let mut status = upper_dir.read_text("var/lib/dpkg/status")?;
     if !status.is_empty() && !status.ends_with("\n\n") {
         status.push('\n');
     }
-    let mut file_triggers = onto.read_text("var/lib/dpkg/triggers/File")?;
+    let mut file_triggers = upper_dir.read_text("var/lib/dpkg/triggers/File")?;
     let mut named_triggers: BTreeMap<String, String> = BTreeMap::new();
     let mut activated: BTreeSet<&Path> = BTreeSet::new();
     for one in installed {
         let info = info_name(&one.paragraph);
         let mut paragraph = one.paragraph.clone();
         paragraph.set("Status", "install ok unpacked");
-        let conffiles = conffiles(onto, before, one)?;
+        let conffiles = conffiles(upper_dir, before, one)?;
         if !conffiles.is_empty() {
             paragraph.set("Conffiles", &conffiles);
         }
         status.push_str(&paragraph.write());
         status.push('\n');
         let list = list(one.unpacked.paths.iter().map(PathBuf::as_path));
-        onto.write(&dpkg.join(format!("info/{info}.list")), &list, 0o644)?;
+        upper_dir.write(&dpkg.join(format!("info/{info}.list")), &list, 0o644)?;
         for (name, bytes) in &one.control {
             if name == "control" {
                 continue;
@@ -216,7 +216,7 @@ fn write_all(
             let script =
                 ["preinst", "postinst", "prerm", "postrm", "config"].contains(&name.as_str());
             let path = dpkg.join(format!("info/{info}.{name}"));
-            onto.write(&path, bytes, if script { 0o755 } else { 0o644 })?;
+            upper_dir.write(&path, bytes, if script { 0o755 } else { 0o644 })?;
         }
         for path in &one.unpacked.paths {
             let above = path
@@ -250,7 +250,7 @@ fn write_all(
     // Files that others' packages had, and that the new ones replace.
     for (info, gone) in taken {
         let path = dpkg.join(format!("info/{info}.list"));
-        let before = onto.read(&path)?.unwrap_or_default();
+        let before = upper_dir.read(&path)?.unwrap_or_default();
         let kept = listed(&before).filter(|path| !gone.contains(*path));
         // `/.` is the root itself.
         let kept = list(kept.map(|path| {
@@ -260,27 +260,27 @@ fn write_all(
                 path
             }
         }));
-        onto.write(&path, &kept, 0o644)?;
+        upper_dir.write(&path, &kept, 0o644)?;
     }
-    onto.write(&dpkg.join("status"), status.as_bytes(), 0o644)?;
-    if onto.read(&dpkg.join("available"))?.is_none() {
-        onto.write(&dpkg.join("available"), b"", 0o644)?;
-        onto.write(&dpkg.join("info/format"), b"1\n", 0o644)?;
+    upper_dir.write(&dpkg.join("status"), status.as_bytes(), 0o644)?;
+    if upper_dir.read(&dpkg.join("available"))?.is_none() {
+        upper_dir.write(&dpkg.join("available"), b"", 0o644)?;
+        upper_dir.write(&dpkg.join("info/format"), b"1\n", 0o644)?;
     }
     let triggers = dpkg.join("triggers");
-    onto.write(&triggers.join("File"), file_triggers.as_bytes(), 0o644)?;
+    upper_dir.write(&triggers.join("File"), file_triggers.as_bytes(), 0o644)?;
     for (name, packages) in named_triggers {
         let path = triggers.join(name);
-        let there = onto.read_text(&path.to_string_lossy())?;
-        onto.write(&path, (there + &packages).as_bytes(), 0o644)?;
+        let there = upper_dir.read_text(&path.to_string_lossy())?;
+        upper_dir.write(&path, (there + &packages).as_bytes(), 0o644)?;
     }
     if !activated.is_empty() {
         // As dpkg-trigger writes it; `-`: nobody waits for it.
-        let mut text = onto.read_text("var/lib/dpkg/triggers/Unincorp")?;
+        let mut text = upper_dir.read_text("var/lib/dpkg/triggers/Unincorp")?;
         for path in activated {
             text.push_str(&format!("/{} -\n", path.display()));
         }
-        onto.write(&triggers.join("Unincorp"), text.as_bytes(), 0o644)?;
+        upper_dir.write(&triggers.join("Unincorp"), text.as_bytes(), 0o644)?;
     }
     Ok(())
 }
@@ -306,14 +306,14 @@ fn listed(list: &[u8]) -> impl Iterator<Item = &Path> {
     })
 }
 
-fn conffiles(onto: &Onto, before: &Before, one: &Installed) -> io::Result<String> {
+fn conffiles(upper_dir: &UpperDir, before: &Before, one: &Installed) -> io::Result<String> {
     let mut field = String::new();
     for path in one.conffiles() {
         if before.is_configured {
             field.push_str(&format!("\n /{} newconffile", path.display()));
             continue;
         }
-        let bytes = match in_root::bytes(onto.upper(), &onto.place(&merged(path))?) {
+        let bytes = match in_root::bytes(upper_dir.upper(), &upper_dir.place(&merged(path))?) {
             // Another package has it, or it is left out.
             Err(error) if in_root::is_absent(&error) => continue,
             bytes => bytes?,
@@ -326,12 +326,15 @@ fn conffiles(onto: &Onto, before: &Before, one: &Installed) -> io::Result<String
 }
 
 /// Owners and modes that an administrator, or here a script, wants in place of a package's (dpkg-statoverride(1)).
-pub(crate) fn override_modes(onto: &Onto, installed: &[&Installed]) -> io::Result<()> {
-    let text = onto.read_text("var/lib/dpkg/statoverride")?;
+pub(crate) fn override_modes(upper_dir: &UpperDir, installed: &[&Installed]) -> io::Result<()> {
+    let text = upper_dir.read_text("var/lib/dpkg/statoverride")?;
     if text.is_empty() {
         return Ok(());
     }
-    let (passwd, group) = (onto.read_text("etc/passwd")?, onto.read_text("etc/group")?);
+    let (passwd, group) = (
+        upper_dir.read_text("etc/passwd")?,
+        upper_dir.read_text("etc/group")?,
+    );
     let number = |text: &str, name: &str| -> Option<u32> {
         if let Some(number) = name.strip_prefix('#') {
             return number.parse().ok();
@@ -355,7 +358,7 @@ pub(crate) fn override_modes(onto: &Onto, installed: &[&Installed]) -> io::Resul
         let path = Path::new(path.trim_start_matches('/'));
         let mut paths = installed.iter().flat_map(|one| &one.unpacked.paths);
         if paths.any(|listed| listed == path) {
-            let target = onto.upper().join(onto.place(&merged(path))?);
+            let target = upper_dir.upper().join(upper_dir.place(&merged(path))?);
             chown(&target, Some(uid), Some(gid))?;
             fs::set_permissions(&target, Permissions::from_mode(mode))?;
         }

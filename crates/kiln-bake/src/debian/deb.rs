@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use liblzma::read::XzDecoder;
 use liblzma::stream::{IGNORE_CHECK, Stream};
 
-use crate::debian::upper_dir::{Onto, set_time};
+use crate::debian::upper_dir::{UpperDir, set_time};
 
 /// Nothing in a control archive is larger.
 const CONTROL_LIMIT: u64 = 16 << 20;
@@ -168,7 +168,11 @@ impl Deb {
     }
 
     /// Unpacks the data. Folders get their owners and times later.
-    pub(crate) fn unpack(&self, onto: &Onto, place: &Where<'_>) -> Result<Unpacked, UnpackError> {
+    pub(crate) fn unpack(
+        &self,
+        upper_dir: &UpperDir,
+        place: &Where<'_>,
+    ) -> Result<Unpacked, UnpackError> {
         let mut done = Unpacked::default();
         let mut archive = tar::Archive::new(self.member("data.tar")?);
         for entry in archive.entries().map_err(|error| error.to_string())? {
@@ -182,8 +186,15 @@ impl Deb {
                 continue;
             };
             done.paths.push(listed.clone());
-            write(&mut entry, onto, &listed, &merged(&path), place, &mut done)
-                .map_err(|error| UnpackError::of(&onto.upper().join(path), error))?;
+            write(
+                &mut entry,
+                upper_dir,
+                &listed,
+                &merged(&path),
+                place,
+                &mut done,
+            )
+            .map_err(|error| UnpackError::of(&upper_dir.upper().join(path), error))?;
         }
         Ok(done)
     }
@@ -227,7 +238,7 @@ impl UnpackError {
 
 fn write(
     entry: &mut tar::Entry<'_, impl Read>,
-    onto: &Onto,
+    upper_dir: &UpperDir,
     listed: &Path,
     path: &Path,
     place: &Where<'_>,
@@ -245,7 +256,7 @@ fn write(
     if kind.is_dir() {
         done.folders.push(Folder {
             path: listed.to_owned(),
-            place: onto.make_folder(path)?,
+            place: upper_dir.make_folder(path)?,
             uid,
             gid,
             mode,
@@ -253,8 +264,8 @@ fn write(
         });
         return Ok(());
     }
-    let there = onto.place(path)?;
-    if !onto.clear(&there)? {
+    let there = upper_dir.place(path)?;
+    if !upper_dir.clear(&there)? {
         // As dpkg does: a link does not replace a folder.
         return if kind.is_symlink() {
             Ok(())
@@ -262,7 +273,7 @@ fn write(
             Err(io::Error::other("it is a folder in the image already"))
         };
     }
-    let target = onto.upper().join(there);
+    let target = upper_dir.upper().join(there);
     if kind.is_symlink() {
         let to = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
         symlink(to, &target)?;
@@ -272,7 +283,10 @@ fn write(
         let to = clean(&to).map_err(io::Error::other)?;
         let to = place(&to)
             .ok_or_else(|| io::Error::other("it is a hard link to a file that is not unpacked"))?;
-        fs::hard_link(onto.upper().join(onto.place(&merged(&to))?), &target)?;
+        fs::hard_link(
+            upper_dir.upper().join(upper_dir.place(&merged(&to))?),
+            &target,
+        )?;
         return Ok(());
     } else if kind.is_file() {
         let mut file = File::options().write(true).create_new(true).open(&target)?;

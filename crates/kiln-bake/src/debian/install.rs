@@ -14,7 +14,7 @@ use crate::debian::deb::{MERGED, UnpackError, Unpacked, Where, merged};
 use crate::debian::fetch::Arrivals;
 use crate::debian::lock::{LockedPackage, damaged};
 use crate::debian::repack::Repacking;
-use crate::debian::upper_dir::{Onto, set_time};
+use crate::debian::upper_dir::{UpperDir, set_time};
 use crate::error::BakeError;
 
 pub(crate) fn make_merged(root: &Path) -> Result<(), BakeError> {
@@ -70,7 +70,7 @@ fn parallel<T: Send>(count: usize, work: impl Fn(usize) -> Option<T> + Sync) -> 
 pub(crate) fn unpack_arriving(
     from: &Repacking<'_>,
     packages: &[LockedPackage],
-    (onto, before): (&Onto, &Before),
+    (upper_dir, before): (&UpperDir, &Before),
     arrivals: &Arrivals,
 ) -> Vec<Installed> {
     let mut order: Vec<usize> = (0..packages.len()).collect();
@@ -84,7 +84,7 @@ pub(crate) fn unpack_arriving(
         }
         let unpacked = open(from, &packages[index]).and_then(|mut one| {
             let place = |path: &Path| database::place(before, &one, path);
-            let unpacked = unpack_one(from, &packages[index], onto, &place)?;
+            let unpacked = unpack_one(from, &packages[index], upper_dir, &place)?;
             one.unpacked = unpacked;
             Ok(one)
         });
@@ -116,14 +116,14 @@ pub(crate) fn unpack(
     packages: &[LockedPackage],
     installed: &mut [Installed],
     which: &[usize],
-    (onto, before): (&Onto, &Before),
+    (upper_dir, before): (&UpperDir, &Before),
 ) -> Result<(), BakeError> {
     let mut which = which.to_vec();
     largest_first(packages, &mut which);
     let unpacked = parallel(which.len(), |number| {
         let index = which[number];
         let place = |path: &Path| database::place(before, &installed[index], path);
-        Some(unpack_one(from, &packages[index], onto, &place))
+        Some(unpack_one(from, &packages[index], upper_dir, &place))
     });
     for (index, unpacked) in which.into_iter().zip(unpacked) {
         installed[index].unpacked = unpacked?;
@@ -186,11 +186,11 @@ pub(crate) fn package(from: &Repacking<'_>, package: &LockedPackage) -> Result<P
 fn unpack_one(
     from: &Repacking<'_>,
     package: &LockedPackage,
-    onto: &Onto,
+    upper_dir: &UpperDir,
     place: &Where<'_>,
 ) -> Result<Unpacked, BakeError> {
     let deb = from.data(package)?;
-    deb.unpack(onto, place).map_err(|error| match error {
+    deb.unpack(upper_dir, place).map_err(|error| match error {
         UnpackError::Damaged(reason) => damaged(package)(reason),
         UnpackError::System { path, source } => BakeError::io(path)(source),
     })
@@ -203,28 +203,28 @@ pub(crate) fn register(
     packages: &[LockedPackage],
     installed: &mut [Installed],
     which: &[usize],
-    (onto, before): (&Onto, &Before),
+    (upper_dir, before): (&UpperDir, &Before),
 ) -> Result<(), BakeError> {
-    let taken = replace(from, image, packages, installed, which, (onto, before))?;
+    let taken = replace(from, image, packages, installed, which, (upper_dir, before))?;
     let new: Vec<&Installed> = which.iter().map(|index| &installed[*index]).collect();
     let mut times: BTreeMap<&Path, i64> = BTreeMap::new();
     // Of the packages that name a new folder, the first in the lock's order decides, as it does with dpkg.
     for folder in new.iter().flat_map(|one| &one.unpacked.folders) {
-        if onto.is_made(&folder.place) && !times.contains_key(folder.place.as_path()) {
+        if upper_dir.is_made(&folder.place) && !times.contains_key(folder.place.as_path()) {
             times.insert(&folder.place, folder.mtime);
-            let target = onto.upper().join(&folder.place);
+            let target = upper_dir.upper().join(&folder.place);
             chown(&target, Some(folder.uid), Some(folder.gid))
                 .and_then(|()| fs::set_permissions(&target, Permissions::from_mode(folder.mode)))
                 .map_err(BakeError::io(&target))?;
         }
     }
-    database::override_modes(onto, &new).map_err(BakeError::io(onto.upper()))?;
-    database::add(onto, before, &new, &taken)?;
+    database::override_modes(upper_dir, &new).map_err(BakeError::io(upper_dir.upper()))?;
+    database::add(upper_dir, before, &new, &taken)?;
     for (path, time) in times.iter().rev() {
-        let target = onto.upper().join(path);
+        let target = upper_dir.upper().join(path);
         set_time(&target, *time).map_err(BakeError::io(&target))?;
     }
-    onto.settle().map_err(BakeError::io(onto.upper()))
+    upper_dir.settle().map_err(BakeError::io(upper_dir.upper()))
 }
 
 /// Two packages with one path: the one that says `Replaces` has it, and neither saying so is an error. Gives the paths that packages
@@ -235,7 +235,7 @@ fn replace(
     packages: &[LockedPackage],
     installed: &mut [Installed],
     which: &[usize],
-    (onto, before): (&Onto, &Before),
+    (upper_dir, before): (&UpperDir, &Before),
 ) -> Result<BTreeMap<String, BTreeSet<PathBuf>>, BakeError> {
     let mut owners: HashMap<PathBuf, (usize, &Path)> = HashMap::new();
     let mut lost: BTreeMap<usize, BTreeSet<PathBuf>> = BTreeMap::new();
@@ -270,7 +270,7 @@ fn replace(
                 }
                 let diverted = before.place(paragraph, path).map(|path| merged(&path));
                 let is_there = diverted.as_deref() == Some(&*place);
-                let in_upper_or_link = onto.upper().join(&place).is_dir();
+                let in_upper_or_link = upper_dir.upper().join(&place).is_dir();
                 if is_there && !in_upper_or_link {
                     if !database::replaces(&one.paragraph, paragraph) {
                         return Err(same(name, &packages[index].name, path));
@@ -282,7 +282,7 @@ fn replace(
             let Some((other, spelled)) = owners.insert(place.clone(), (index, path)) else {
                 continue;
             };
-            if onto.upper().join(&place).is_dir() {
+            if upper_dir.upper().join(&place).is_dir() {
                 continue;
             }
             let replaces = |a: usize, b: usize| {
@@ -308,7 +308,7 @@ fn replace(
             Some(lost) if lost.contains(path) => None,
             _ => database::place(before, &installed[winner], path),
         };
-        unpack_one(from, &packages[winner], onto, &place)?;
+        unpack_one(from, &packages[winner], upper_dir, &place)?;
     }
     for (loser, gone) in lost {
         let paths = &mut installed[loser].unpacked.paths;
@@ -436,7 +436,7 @@ mod tests {
             ]
         );
         let upper = tempfile::tempdir().unwrap();
-        let configured = Before::read(&Onto::new(upper.path(), None), false).unwrap();
+        let configured = Before::read(&UpperDir::new(upper.path(), None), false).unwrap();
         for (before, path, place) in [
             (&Before::nothing(false), "etc/p.conf", "etc/p.conf"),
             (&configured, "etc/p.conf", "etc/p.conf.dpkg-new"),

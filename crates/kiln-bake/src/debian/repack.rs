@@ -78,7 +78,7 @@ impl<'a> Repacking<'a> {
     }
 
     /// Unpacks what will be asked for later, the smallest first, until `stop` says that it is later.
-    pub(crate) fn ahead(&self, packages: &[LockedPackage], stop: &dyn Fn() -> bool) {
+    pub(crate) fn pack_ahead(&self, packages: &[LockedPackage], stop: &dyn Fn() -> bool) {
         let mut packages: Vec<&LockedPackage> = packages.iter().collect();
         packages.sort_by_key(|package| package.size);
         for package in packages {
@@ -214,9 +214,9 @@ mod tests {
         assert_eq!((records(), repacking.lock().room), (1, Some(1 << 20)));
         // Read as it was kept.
         assert_eq!(text(&repacking.control(&package).unwrap()), b"text");
-        repacking.ahead(std::slice::from_ref(&package), &|| true);
+        repacking.pack_ahead(std::slice::from_ref(&package), &|| true);
         assert!(repacking.lock().waiting.is_empty());
-        repacking.ahead(std::slice::from_ref(&package), &|| false);
+        repacking.pack_ahead(std::slice::from_ref(&package), &|| false);
         assert_eq!(repacking.lock().waiting.len(), 1);
         Repacking::at_once(&store).data(&package).unwrap();
         assert_eq!(records(), 2);

@@ -16,11 +16,11 @@ use crate::debian::lock::{ImageLock, LockedPackage};
 use crate::debian::lock_update::package_roots;
 use crate::debian::repack::Repacking;
 use crate::debian::slim;
-use crate::debian::upper_dir::Onto;
+use crate::debian::upper_dir::UpperDir;
 use crate::error::BakeError;
 use crate::progress::{BakeProgress, said};
 use crate::step::container::Container;
-use crate::step::prefetch::Ahead;
+use crate::step::prefetch::LayerPrefetch;
 
 pub(crate) struct Debian<'a> {
     pub(crate) store: &'a Store,
@@ -31,7 +31,7 @@ pub(crate) struct Debian<'a> {
     pub(crate) container: &'a Container<'a>,
     pub(crate) repacking: &'a Repacking<'a>,
     /// Parts of the layer, ahead of it.
-    pub(crate) ahead: &'a Ahead,
+    pub(crate) prefetch: &'a LayerPrefetch,
 }
 
 enum Told {
@@ -43,10 +43,10 @@ impl Debian<'_> {
     /// The base, as the root. The packages that come over it are fetched meanwhile.
     pub(crate) fn base(&self, progress: &mut dyn FnMut(BakeProgress)) -> Result<(), BakeError> {
         let (base, over) = self.locked.split();
-        let onto = Onto::new(self.container.upper, None);
+        let upper_dir = UpperDir::new(self.container.upper, None);
         install::make_merged(self.container.upper)?;
         let before = Before::nothing(self.debian.slim);
-        let place = (&onto, &before);
+        let place = (&upper_dir, &before);
         let all = &self.locked.packages;
         let from = self.repacking;
         self.while_fetching(all, |arrivals, told, heard| {
@@ -71,7 +71,8 @@ impl Debian<'_> {
             install::register(from, &name, base, &mut installed, &which, place)?;
             if self.debian.slim {
                 let config = Path::new(slim::CONFIG);
-                onto.write(config, slim::config().as_bytes(), 0o644)
+                upper_dir
+                    .write(config, slim::config().as_bytes(), 0o644)
                     .map_err(BakeError::io(self.container.upper))?;
             }
             let names: Vec<String> = installed
@@ -79,7 +80,7 @@ impl Debian<'_> {
                 .map(|one| info_name(&one.paragraph))
                 .collect();
             let (arch, date) = (&self.locked.arch, self.locked.date);
-            let meanwhile = |stop: &dyn Fn() -> bool| from.ahead(over, stop);
+            let meanwhile = |stop: &dyn Fn() -> bool| from.pack_ahead(over, stop);
             self.while_preparing(meanwhile, || {
                 let said = &mut said(self.container.step, progress);
                 configure::base(self.container, &names, arch, date, said)
@@ -111,7 +112,7 @@ impl Debian<'_> {
         let name = self.image.name.to_string();
         let upper = self.container.upper;
         for round in install::rounds(&installed, arch) {
-            let waiting = Onto::new(upper, Some(below));
+            let waiting = UpperDir::new(upper, Some(below));
             let mut runs = !round.configured.is_empty();
             for (number, index) in round.packages.iter().enumerate() {
                 let one = &installed[*index];
@@ -143,9 +144,10 @@ impl Debian<'_> {
                     },
                 )?;
             }
-            let onto = Onto::new(upper, Some(below));
-            let before = Before::read(&onto, self.debian.slim).map_err(BakeError::io(upper))?;
-            let place = (&onto, &before);
+            let upper_dir = UpperDir::new(upper, Some(below));
+            let before =
+                Before::read(&upper_dir, self.debian.slim).map_err(BakeError::io(upper))?;
+            let place = (&upper_dir, &before);
             let which = &round.packages;
             install::unpack(from, packages, &mut installed, which, place)?;
             install::register(from, &name, packages, &mut installed, which, place)?;
@@ -179,7 +181,7 @@ impl Debian<'_> {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let stop = || ended.load(Ordering::Relaxed);
-                self.ahead.look(self.store, &mut tree, &stop);
+                self.prefetch.read_ahead(self.store, &mut tree, &stop);
                 meanwhile(&stop);
                 self.repacking.keep(&stop);
             });

@@ -17,7 +17,7 @@ use crate::in_root;
 /// As many links as the kernel follows (MAXSYMLINKS).
 const LINKS: usize = 40;
 
-pub(crate) struct Onto {
+pub(crate) struct UpperDir {
     upper: PathBuf,
     /// The image so far, read-only.
     below: Option<PathBuf>,
@@ -41,13 +41,13 @@ fn add(known: &Mutex<HashSet<PathBuf>>, path: &Path) {
     known.insert(path.to_owned());
 }
 
-enum There {
+enum Lookup {
     Nothing,
     Upper(Metadata),
     Below(Metadata),
 }
 
-impl Onto {
+impl UpperDir {
     pub(crate) fn new(upper: &Path, below: Option<&Path>) -> Self {
         Self {
             upper: upper.to_owned(),
@@ -64,25 +64,25 @@ impl Onto {
     }
 
     /// What is at `path`, in which no folder is a link.
-    fn look(&self, path: &Path) -> io::Result<There> {
+    fn look_up(&self, path: &Path) -> io::Result<Lookup> {
         match fs::symlink_metadata(self.upper.join(path)) {
             Ok(there) if there.file_type().is_char_device() && there.rdev() == 0 => {
-                return Ok(There::Nothing);
+                return Ok(Lookup::Nothing);
             }
-            Ok(there) => return Ok(There::Upper(there)),
+            Ok(there) => return Ok(Lookup::Upper(there)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Err(_) => {}
         }
         let Some(below) = &self.below else {
-            return Ok(There::Nothing);
+            return Ok(Lookup::Nothing);
         };
         let folder = path.parent().unwrap_or(Path::new(""));
         if !has(&self.open, folder) && self.hides(folder) {
-            return Ok(There::Nothing);
+            return Ok(Lookup::Nothing);
         }
         match fs::symlink_metadata(below.join(path)) {
-            Ok(there) => Ok(There::Below(there)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(There::Nothing),
+            Ok(there) => Ok(Lookup::Below(there)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Lookup::Nothing),
             Err(error) => Err(error),
         }
     }
@@ -135,9 +135,9 @@ impl Onto {
                 Component::CurDir | Component::Prefix(_) => continue,
             };
             let place = real.join(name);
-            let there = self.look(&place)?;
+            let there = self.look_up(&place)?;
             real = match there {
-                There::Upper(there) | There::Below(there) if there.is_symlink() => {
+                Lookup::Upper(there) | Lookup::Below(there) if there.is_symlink() => {
                     *links += 1;
                     if *links > LINKS {
                         return Err(io::Error::other("too many links lead to it"));
@@ -146,16 +146,16 @@ impl Onto {
                     let to = if to.is_absolute() { to } else { real.join(to) };
                     self.folder(&to, links)?
                 }
-                There::Upper(there) if there.is_dir() => place,
-                There::Below(there) if there.is_dir() => {
+                Lookup::Upper(there) if there.is_dir() => place,
+                Lookup::Below(there) if there.is_dir() => {
                     self.copy_up(&place, &there)?;
                     place
                 }
-                There::Nothing => {
+                Lookup::Nothing => {
                     self.make(&place)?;
                     place
                 }
-                There::Upper(_) | There::Below(_) => {
+                Lookup::Upper(_) | Lookup::Below(_) => {
                     return Err(io::Error::other(format!(
                         "{} is no folder, and something is to be in it",
                         place.display()
@@ -225,7 +225,7 @@ impl Onto {
     /// dpkg.
     pub(crate) fn make_folder(&self, path: &Path) -> io::Result<PathBuf> {
         let place = self.place(path)?;
-        if let There::Upper(there) | There::Below(there) = self.look(&place)?
+        if let Lookup::Upper(there) | Lookup::Below(there) = self.look_up(&place)?
             && !there.is_dir()
             && !there.is_symlink()
         {
@@ -238,9 +238,9 @@ impl Onto {
 
     /// Takes away what the upper folder has at `place`, so that something else can be there. False: it is a folder.
     pub(crate) fn clear(&self, place: &Path) -> io::Result<bool> {
-        match self.look(place)? {
-            There::Nothing | There::Upper(_) => {}
-            There::Below(there) => return Ok(!there.is_dir()),
+        match self.look_up(place)? {
+            Lookup::Nothing | Lookup::Upper(_) => {}
+            Lookup::Below(there) => return Ok(!there.is_dir()),
         }
         let target = self.upper.join(place);
         match fs::symlink_metadata(&target) {
@@ -262,10 +262,10 @@ impl Onto {
 
     /// A file of the image, as it is now. `path` has no links in it.
     pub(crate) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        let root = match self.look(path)? {
-            There::Nothing => return Ok(None),
-            There::Upper(_) => &self.upper,
-            There::Below(_) => self.below.as_ref().unwrap_or(&self.upper),
+        let root = match self.look_up(path)? {
+            Lookup::Nothing => return Ok(None),
+            Lookup::Upper(_) => &self.upper,
+            Lookup::Below(_) => self.below.as_ref().unwrap_or(&self.upper),
         };
         in_root::bytes(root, path).map(Some)
     }
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    fn onto() -> (tempfile::TempDir, Onto) {
+    fn upper_dir() -> (tempfile::TempDir, UpperDir) {
         let folder = tempfile::tempdir().unwrap();
         let [upper, below] = ["upper", "below"].map(|name| folder.path().join(name));
         fs::create_dir(&upper).unwrap();
@@ -329,44 +329,46 @@ mod tests {
         symlink("/../../usr/lib/deep", below.join("out")).unwrap();
         symlink("loop", below.join("loop")).unwrap();
         fs::write(below.join("usr/file"), "below").unwrap();
-        let onto = Onto::new(&upper, Some(&below));
-        (folder, onto)
+        let upper_dir = UpperDir::new(&upper, Some(&below));
+        (folder, upper_dir)
     }
 
     #[test]
     fn paths_lead_through_the_images_links_and_never_out_of_it() {
-        let (_folder, onto) = onto();
-        let place = |path: &str| onto.place(Path::new(path));
+        let (_folder, upper_dir) = upper_dir();
+        let place = |path: &str| upper_dir.place(Path::new(path));
         assert_eq!(place("lib/x").unwrap(), Path::new("usr/lib/x"));
         assert_eq!(place("out/x").unwrap(), Path::new("usr/lib/deep/x"));
         assert_eq!(place("new/x").unwrap(), Path::new("new/x"));
         assert!(place("loop/x").is_err() && place("usr/file/x").is_err());
         // Only what the image has is read: `/etc/passwd` is here too.
-        symlink("/etc/passwd", onto.upper().join("users")).unwrap();
-        assert!(onto.read(Path::new("users")).is_err());
-        let made = fs::symlink_metadata(onto.upper().join("usr/lib")).unwrap();
+        symlink("/etc/passwd", upper_dir.upper().join("users")).unwrap();
+        assert!(upper_dir.read(Path::new("users")).is_err());
+        let made = fs::symlink_metadata(upper_dir.upper().join("usr/lib")).unwrap();
         assert_eq!(made.mode() & 0o7777, 0o750);
-        fs::write(onto.upper().join("usr/lib/x"), "").unwrap();
-        onto.settle().unwrap();
-        let made = fs::symlink_metadata(onto.upper().join("usr/lib")).unwrap();
+        fs::write(upper_dir.upper().join("usr/lib/x"), "").unwrap();
+        upper_dir.settle().unwrap();
+        let made = fs::symlink_metadata(upper_dir.upper().join("usr/lib")).unwrap();
         assert_eq!(made.mtime(), 7);
     }
 
     #[test]
     fn what_is_there_is_seen_through_and_what_is_new_hides_it() {
-        let (_folder, onto) = onto();
-        assert_eq!(onto.read_text("usr/file").unwrap(), "below");
-        onto.write(Path::new("usr/file"), b"upper", 0o600).unwrap();
-        assert_eq!(onto.read_text("usr/file").unwrap(), "upper");
+        let (_folder, upper_dir) = upper_dir();
+        assert_eq!(upper_dir.read_text("usr/file").unwrap(), "below");
+        upper_dir
+            .write(Path::new("usr/file"), b"upper", 0o600)
+            .unwrap();
+        assert_eq!(upper_dir.read_text("usr/file").unwrap(), "upper");
         for (path, real, is_made) in [
             ("lib", "usr/lib", false),
             ("usr/lib", "usr/lib", false),
             ("lib/new", "usr/lib/new", true),
         ] {
-            let found = onto.make_folder(Path::new(path)).unwrap();
+            let found = upper_dir.make_folder(Path::new(path)).unwrap();
             assert_eq!(found, Path::new(real));
-            assert_eq!(onto.is_made(&found), is_made);
+            assert_eq!(upper_dir.is_made(&found), is_made);
         }
-        assert!(!onto.clear(Path::new("usr/lib")).unwrap());
+        assert!(!upper_dir.clear(Path::new("usr/lib")).unwrap());
     }
 }

@@ -18,7 +18,7 @@ use crate::leaks;
 const TICK_NS: i128 = 20_000_000;
 
 #[derive(Default)]
-pub(crate) struct Ahead {
+pub(crate) struct LayerPrefetch {
     pub(crate) prepared: Prepared,
     known: Mutex<Known>,
 }
@@ -31,9 +31,9 @@ struct Known {
     clean: HashSet<Digest>,
 }
 
-impl Ahead {
+impl LayerPrefetch {
     /// Looks at what a layer that is still in the making has, until `stop`. What changes meanwhile is looked at in vain.
-    pub(crate) fn look(&self, store: &Store, tree: &mut Tree, stop: &dyn Fn() -> bool) {
+    pub(crate) fn read_ahead(&self, store: &Store, tree: &mut Tree, stop: &dyn Fn() -> bool) {
         let mut buffer = vec![0; KnownFile::PIECE];
         self.apply(tree);
         for (path, entry) in tree.iter() {
@@ -149,14 +149,14 @@ mod tests {
         while SystemTime::now() <= late.as_ref().unwrap().checked_add(2 * tick).unwrap() {
             std::thread::yield_now();
         }
-        let ahead = Ahead::default();
+        let prefetch = LayerPrefetch::default();
         let mut tree = Tree::from_upper(&upper).unwrap();
-        ahead.look(&store, &mut tree, &|| false);
+        prefetch.read_ahead(&store, &mut tree, &|| false);
         fs::write(upper.join("usr/edited"), "after!").unwrap();
         fs::remove_file(upper.join("usr/gone")).unwrap();
         fs::write(upper.join("usr/new"), "text").unwrap();
         let mut tree = Tree::from_upper(&upper).unwrap();
-        ahead.apply(&mut tree);
+        prefetch.apply(&mut tree);
         let known = |name: &str| match &tree.get(name).unwrap().kind {
             Kind::File {
                 content: Content::Known { file, .. },
@@ -167,12 +167,12 @@ mod tests {
         assert_eq!(*known("usr/same").unwrap().pieces, [Digest::of(b"text")]);
         assert_eq!(known("usr/long").unwrap().pieces.len(), 2);
         assert!(known("usr/edited").is_none() && known("usr/new").is_none());
-        let clean = ahead.clean();
+        let clean = prefetch.clean();
         assert!(clean.contains(&known("usr/long").unwrap().content()));
         assert!(!clean.contains(&known("usr/secret").unwrap().content()));
         // And the layer is the same as of who looks at it now.
         let (layer, _) =
-            leaks::add_prepared(&store, &tree, &ahead.prepared, &ahead.clean()).unwrap();
+            leaks::add_prepared(&store, &tree, &prefetch.prepared, &prefetch.clean()).unwrap();
         let other = Store::open(&folder.path().join("other")).unwrap();
         let (same, _) =
             leaks::add(&other, &Tree::from_upper(&upper).unwrap(), &HashSet::new()).unwrap();

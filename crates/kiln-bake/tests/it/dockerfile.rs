@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kiln_bake::{
-    BakeError, BakedDockerfile, DockerfileRequest, Granted, Late, Listings, Registries, Tagging,
-    bake_dockerfile,
+    BakeError, BakedDockerfile, Deferred, DockerfileRequest, Granted, Listings, Registries,
+    Tagging, bake_dockerfile,
 };
 use kiln_config::Source;
 use kiln_config::dockerfile::{Dockerfile, Ignore};
@@ -150,7 +150,7 @@ impl Bench {
             contexts: &BTreeMap::new(),
             platform: None,
             no_cache: false,
-            checkout: Late::none(),
+            checkout: Deferred::none(),
             listings: &Listings::default(),
             move_clock: None,
             work: &work,

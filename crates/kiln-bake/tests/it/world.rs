@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Late, Listings, Lock, bake};
+use kiln_bake::{BakeError, BakeRequest, Baked, CommitInfo, Deferred, Listings, Lock, bake};
 use kiln_model::{CopySpec, DebianOrigin, DebianSpec, ImageSpec, Timestamp, UserSpec};
 use kiln_oci::Store;
 use tempfile::TempDir;
@@ -120,7 +120,7 @@ fn run(
         context,
         lock,
         work: &work,
-        commit: Late::new(&commit),
+        commit: Deferred::new(&commit),
         listings: &Listings::default(),
         now: Timestamp(0),
         move_clock,

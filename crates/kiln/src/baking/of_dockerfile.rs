@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
-use kiln_bake::{BakedDockerfile, DockerfileRequest, Granted, Late, Tagging, images_named};
+use kiln_bake::{BakedDockerfile, Deferred, DockerfileRequest, Granted, Tagging, images_named};
 use kiln_model::{BaseSpec, DockerfileSpec, ImageName, ImageSpec};
 use kiln_oci::ArchiveReference;
 use kiln_oci::same_name;
@@ -69,7 +69,7 @@ impl Baking<'_> {
                 tag: Tagging::Version {
                     image: spec.name.as_str(),
                     version: &spec.version,
-                    commit: Late::new(&commit_info),
+                    commit: Deferred::new(&commit_info),
                 },
                 tests: &spec.tests,
                 build_args: &said.args,
@@ -83,7 +83,7 @@ impl Baking<'_> {
                 allow_leaks: &spec.allow_leak,
                 platform: None,
                 no_cache: false,
-                checkout: Late::none(),
+                checkout: Deferred::none(),
                 listings: commit.listings(),
                 move_clock: None,
                 work: &self.work,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kiln_bake::{
-    BakeError, BakeProgress, BakeRequest, DockerfileRequest, Granted, Late, Listings, Lock,
+    BakeError, BakeProgress, BakeRequest, Deferred, DockerfileRequest, Granted, Listings, Lock,
     OtherClock, StepReport, Tagging, bake, bake_dockerfile,
 };
 use kiln_config::dockerfile::Ignore;
@@ -157,7 +157,7 @@ impl Rebake {
                     context,
                     lock: Some(&lock),
                     work,
-                    commit: Late::none(),
+                    commit: Deferred::none(),
                     listings: &Listings::default(),
                     now: rollout::now(),
                     move_clock: self.move_clock,
@@ -201,7 +201,7 @@ impl Rebake {
                     platform: None,
                     no_cache: false,
                     work,
-                    checkout: Late::none(),
+                    checkout: Deferred::none(),
                     listings: &Listings::default(),
                     move_clock: self.move_clock.map(|moved| OtherClock {
                         moved,

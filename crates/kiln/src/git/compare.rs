@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use kiln_bake::{Listings, There};
+use kiln_bake::{FileStat, Listings};
 use kiln_git::object::{self, Kind, Mode, Oid, TreeItem};
 use rustix::fs::FileType;
 
@@ -38,7 +38,7 @@ impl Comparing<'_> {
             return Ok(Some(input.path.clone()));
         };
         let entry = find(self.objects, self.root, inside)?;
-        let there = match There::at(&input.path) {
+        let there = match FileStat::at(&input.path) {
             Ok(there) => Some(there),
             Err(error)
                 if matches!(
@@ -63,7 +63,7 @@ impl Comparing<'_> {
     fn entry_differs(
         &self,
         entry: Option<&TreeEntry>,
-        there: Option<&There>,
+        there: Option<&FileStat>,
         path: &mut PathBuf,
         input: &Input<'_>,
     ) -> Result<bool, GitError> {

@@ -1,6 +1,6 @@
 //! Against repositories that Git itself made.
 
-use kiln_bake::There;
+use kiln_bake::FileStat;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -282,7 +282,7 @@ fn a_file_that_the_index_knows_is_not_read() {
         let index = Index::open(&folder.0.join(".git"));
         let oid = folder.git(&["rev-parse", "HEAD:shop/app/file5"]);
         let oid = Oid::parse(&oid).unwrap();
-        let holds = || index.holds(b"shop/app/file5", &There::at(&file).unwrap().stamp, oid);
+        let holds = || index.holds(b"shop/app/file5", &FileStat::at(&file).unwrap().stamp, oid);
         assert!(holds(), "version {version}");
         let text = std::fs::read(&file).unwrap();
         std::fs::write(&file, "x".repeat(text.len())).unwrap();

@@ -8,7 +8,7 @@ use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 
 use crate::arch;
-use crate::context::stat_cache::Seen;
+use crate::context::stat_cache::StatCache;
 use crate::debian::fetch::Client;
 use crate::debian::lock::{ImageLock, Lock};
 use crate::debian::lock_entry::{arch_of, first};
@@ -54,7 +54,7 @@ pub fn bake(
     let repacking = Repacking::new(store);
     let locked = locked(store, request, &client, progress)?;
     let name = image.name.to_string();
-    let mut seen = Seen::load(
+    let mut stat_cache = StatCache::load(
         store,
         request.context,
         &name,
@@ -67,7 +67,7 @@ pub fn bake(
         let copies = part
             .copies
             .iter()
-            .map(|copy| copy::list(part, copy, request.context, &mut seen))
+            .map(|copy| copy::list(part, copy, request.context, &mut stat_cache))
             .collect::<Result<Vec<_>, _>>()?;
         // Debian is the first image's of the chain.
         let debian = part.debian.as_ref().filter(|_| index == 0);
@@ -81,7 +81,7 @@ pub fn bake(
         }
         steps.extend(graph::steps(part, copies).into_iter().map(|s| (*part, s)));
     }
-    seen.keep(store);
+    stat_cache.save(store);
     let mut layers: Vec<Layer> = Vec::new();
     // The names of the steps that made them.
     let mut by: Vec<&str> = Vec::new();
@@ -111,8 +111,15 @@ pub fn bake(
                             client: &client,
                             repacking: &repacking,
                         };
-                        let layer =
-                            carry_out(store, request, supply, ground, step, &mut seen, progress)?;
+                        let layer = carry_out(
+                            store,
+                            request,
+                            supply,
+                            ground,
+                            step,
+                            &mut stat_cache,
+                            progress,
+                        )?;
                         store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
                         explain::keep(store, &key, &below, locked.date, &step.1.work)?;
                         layer
@@ -143,7 +150,7 @@ pub fn bake(
         layers.push(layer);
         by.push(step.name.as_str());
     }
-    seen.keep(store);
+    stat_cache.save(store);
     explain::fill(store, &name, &mut reports)?;
     let config = config(image, &locked.arch, locked.date);
     let commands: Vec<String> = chain

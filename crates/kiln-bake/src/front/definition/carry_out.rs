@@ -4,7 +4,7 @@ use kiln_engine::Overlay;
 use kiln_model::{Digest, ImageSpec};
 use kiln_oci::{Layer, Store, Tree};
 
-use crate::context::stat_cache::Seen;
+use crate::context::stat_cache::StatCache;
 use crate::debian::fetch::Client;
 use crate::debian::lock::ImageLock;
 use crate::debian::memory;
@@ -21,7 +21,7 @@ use crate::leaks;
 use crate::progress::{BakeProgress, said};
 use crate::step::clock;
 use crate::step::container::{Container, environment as step_environment, run};
-use crate::step::prefetch::Ahead;
+use crate::step::prefetch::LayerPrefetch;
 use crate::step::scratch::Scratch;
 
 /// Where packages come from.
@@ -37,7 +37,7 @@ pub(crate) fn carry_out(
     supply: Supply<'_>,
     (locked, layers): (&ImageLock, &[Layer]),
     (image, step): (&ImageSpec, &Step),
-    seen: &mut Seen,
+    stat_cache: &mut StatCache,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
     let (base, packages) = locked.split();
@@ -52,7 +52,7 @@ pub(crate) fn carry_out(
     };
     let mut carry_out = |scratch: &Scratch| {
         let (step, place) = ((image, step), (scratch, locked, layers));
-        carry_out_at(place, store, request, supply, step, seen, progress)
+        carry_out_at(place, store, request, supply, step, stat_cache, progress)
     };
     if let Some(size) = room {
         let scratch = Scratch::in_memory(request.work, size)?;
@@ -71,7 +71,7 @@ fn carry_out_at(
     request: &BakeRequest<'_>,
     supply: Supply<'_>,
     (image, step): (&ImageSpec, &Step),
-    seen: &mut Seen,
+    stat_cache: &mut StatCache,
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<Layer, BakeError> {
     let lowers = store.lowers(layers)?;
@@ -92,7 +92,7 @@ fn carry_out_at(
             (None, _) => {}
         }
     }
-    let ahead = Ahead::default();
+    let prefetch = LayerPrefetch::default();
     // Steps are made of what the image has.
     let missing = |what: &str| BakeError::View(std::io::Error::other(format!("no `{what}`")));
     let mut tree = match &step.work {
@@ -105,7 +105,7 @@ fn carry_out_at(
                 repacking: supply.repacking,
                 locked,
                 container: &container,
-                ahead: &ahead,
+                prefetch: &prefetch,
             };
             if lowers.is_empty() {
                 debian.base(progress)?;
@@ -155,7 +155,7 @@ fn carry_out_at(
                 request.context,
                 view.path(),
                 locked.date,
-                seen,
+                stat_cache,
             )?
         }
         Work::Run {
@@ -185,11 +185,11 @@ fn carry_out_at(
         }
     };
     tree.clamp_mtime(locked.date);
-    ahead.apply(&mut tree);
-    let mut clean = seen.clean();
-    clean.extend(ahead.clean());
-    let (layer, clean) = leaks::add_prepared(store, &tree, &ahead.prepared, &clean)?;
-    seen.are_clean(&clean);
+    prefetch.apply(&mut tree);
+    let mut clean = stat_cache.clean();
+    clean.extend(prefetch.clean());
+    let (layer, clean) = leaks::add_prepared(store, &tree, &prefetch.prepared, &clean)?;
+    stat_cache.are_clean(&clean);
     Ok(layer)
 }
 

@@ -10,8 +10,8 @@ use kiln_oci::{Content, Entry, Kind, Tree};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::context::beneath::beneath;
-use crate::context::listing::There;
-use crate::context::stat_cache::{Seen, Unseen};
+use crate::context::listing::FileStat;
+use crate::context::stat_cache::{StatCache, UnreadFile};
 use crate::error::BakeError;
 use crate::front::definition::graph::{CopiedFile, CopiedKind};
 
@@ -20,7 +20,7 @@ pub(crate) fn list(
     image: &ImageSpec,
     copy: &CopySpec,
     context: &Path,
-    seen: &mut Seen,
+    stat_cache: &mut StatCache,
 ) -> Result<Vec<CopiedFile>, BakeError> {
     let failed = |reason: String| BakeError::Copy {
         image: image.name.to_string(),
@@ -38,14 +38,14 @@ pub(crate) fn list(
     beneath(context, from, OFlags::PATH)
         .map_err(|error| failed(format!("it can't be opened: {error}")))?;
     let mut files = Vec::new();
-    let mut unseen = Vec::new();
-    There::at(&source)
-        .and_then(|there| walk(&source, &there, "", seen, &mut files, &mut unseen))
+    let mut unread = Vec::new();
+    FileStat::at(&source)
+        .and_then(|there| walk(&source, &there, "", stat_cache, &mut files, &mut unread))
         .map_err(|error| failed(error.to_string()))?;
-    let read = seen.read(&unseen);
+    let read = stat_cache.read(&unread);
     let digests =
         read.map_err(|(path, error)| failed(format!("{} can't be read: {error}", path.display())))?;
-    for (file, digest) in unseen.iter().zip(digests) {
+    for (file, digest) in unread.iter().zip(digests) {
         files[file.at].kind = CopiedKind::File { digest };
     }
     Ok(files)
@@ -54,11 +54,11 @@ pub(crate) fn list(
 /// `unseen` are the files whose digests are not known yet.
 fn walk(
     source: &Path,
-    there: &There,
+    there: &FileStat,
     inside: &str,
-    seen: &mut Seen,
+    stat_cache: &mut StatCache,
     files: &mut Vec<CopiedFile>,
-    unseen: &mut Vec<Unseen>,
+    unread: &mut Vec<UnreadFile>,
 ) -> std::io::Result<()> {
     // Only what Git keeps of a mode: another umask gives the same image.
     let executable = there.mode & 0o100 != 0;
@@ -69,8 +69,8 @@ fn walk(
             (CopiedKind::Link { target }, 0o777)
         }
         FileType::RegularFile => {
-            let digest = seen.find(source, &there.stamp).unwrap_or_else(|| {
-                unseen.push(Unseen {
+            let digest = stat_cache.find(source, &there.stamp).unwrap_or_else(|| {
+                unread.push(UnreadFile {
                     at: files.len(),
                     path: source.to_owned(),
                     stamp: there.stamp,
@@ -90,14 +90,21 @@ fn walk(
     let path = inside.to_owned();
     files.push(CopiedFile { path, mode, kind });
     if folder {
-        for (name, there) in seen.list(source)?.iter() {
+        for (name, there) in stat_cache.list(source)?.iter() {
             let text = name.to_string_lossy();
             let inside = if inside.is_empty() {
                 text.into_owned()
             } else {
                 format!("{inside}/{text}")
             };
-            walk(&source.join(name), there, &inside, seen, files, unseen)?;
+            walk(
+                &source.join(name),
+                there,
+                &inside,
+                stat_cache,
+                files,
+                unread,
+            )?;
         }
     }
     Ok(())
@@ -127,7 +134,7 @@ pub(crate) fn layer(
     context: &Path,
     view: &Path,
     date: i64,
-    seen: &mut Seen,
+    stat_cache: &mut StatCache,
 ) -> Result<Tree, BakeError> {
     let failed = |reason: String| BakeError::Copy {
         image: image.name.to_string(),
@@ -170,7 +177,7 @@ pub(crate) fn layer(
             }
             CopiedKind::Link { target } => Entry::symlink(target),
             CopiedKind::File { digest } => {
-                let file = seen.known(&source);
+                let file = stat_cache.known_file(&source);
                 let file = file
                     .filter(|file| file.content() == *digest)
                     .ok_or_else(|| {

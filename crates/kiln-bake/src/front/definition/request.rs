@@ -7,7 +7,7 @@ use kiln_model::{ImageSpec, Timestamp};
 use crate::commit::CommitInfo;
 use crate::context::listing::Listings;
 use crate::debian::lock::Lock;
-use crate::deferred::Late;
+use crate::deferred::Deferred;
 
 pub struct BakeRequest<'a> {
     pub image: &'a ImageSpec,
@@ -17,7 +17,7 @@ pub struct BakeRequest<'a> {
     pub lock: Option<&'a Lock>,
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
-    pub commit: Late<'a, CommitInfo>,
+    pub commit: Deferred<'a, CommitInfo>,
     /// Of the context's folders, with whoever looks through them beside the bake.
     pub listings: &'a Listings,
     pub now: Timestamp,

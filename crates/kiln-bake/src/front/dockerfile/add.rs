@@ -12,7 +12,7 @@ use super::errors::{at, copy_error, placed};
 use super::key::CommitKey;
 use super::place::Placing;
 use super::source::{Found, Taken};
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use super::unpack::{UnpackError, tar_stream, unpack};
 use crate::download;
 use crate::error::BakeError;
@@ -39,7 +39,7 @@ pub(super) fn is_remote(path: &str) -> bool {
         .any(|scheme| path.starts_with(scheme))
 }
 
-impl Walk {
+impl StageBuilder {
     /// The digest that `--checksum` wants, of the only source.
     pub(super) fn checksum(
         &self,

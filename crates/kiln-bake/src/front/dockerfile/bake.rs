@@ -15,7 +15,7 @@ use super::request::DockerfileRequest;
 use super::schedule::{Schedule, lock};
 use super::scope::Scope;
 use super::stage::Stage;
-use crate::context::stat_cache::Seen;
+use crate::context::stat_cache::StatCache;
 use crate::error::BakeError;
 use crate::leaks::Finding;
 use crate::progress::{BakeProgress, StepReport};
@@ -35,7 +35,7 @@ pub(super) struct Bake<'a> {
     pub(super) carry_out: fn(&Bake<'_>, usize) -> Result<Stage, BakeError>,
     /// Made for the first step that has one.
     pub(super) network: Mutex<Option<StepNetwork>>,
-    pub(super) seen: Mutex<Seen>,
+    pub(super) stat_cache: Mutex<StatCache>,
     pub(super) notes: Mutex<Notes>,
 }
 

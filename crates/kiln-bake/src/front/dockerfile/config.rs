@@ -4,10 +4,10 @@ use kiln_config::dockerfile::{Command, Complaint, Dockerfile, Healthcheck, Text}
 use kiln_model::signal_number;
 
 use super::bake::Bake;
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use crate::error::BakeError;
 
-impl Walk {
+impl StageBuilder {
     pub(super) fn arg(
         &mut self,
         bake: &Bake<'_>,

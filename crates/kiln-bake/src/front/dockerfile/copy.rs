@@ -20,7 +20,7 @@ use super::owner::owner;
 use super::place::Placing;
 use super::schedule::lock;
 use super::source::{Found, Root, SourceError};
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use super::step::Made;
 use crate::error::BakeError;
 use crate::leaks;
@@ -63,7 +63,7 @@ fn complain(file: &Dockerfile, text: &Text, what: String, help: &str) -> BakeErr
     BakeError::Dockerfile(file.error(Complaint::error(text.whole(), what, help)))
 }
 
-impl Walk {
+impl StageBuilder {
     pub(super) fn copy(
         &mut self,
         bake: &Bake<'_>,
@@ -187,7 +187,7 @@ impl Walk {
                 path,
                 ignore: Some(own.as_ref().unwrap_or(bake.request.ignore)),
                 exclude: &written.exclude,
-                seen: Some(&mut lock(&bake.seen)),
+                stat_cache: Some(&mut lock(&bake.stat_cache)),
             })?;
             bake.take(of.as_deref(), &found);
             added.extend(found.into_iter().map(|found| Added {
@@ -380,7 +380,7 @@ impl Bake<'_> {
                     path: mounted.path(),
                     ignore: None,
                     exclude: &written.exclude,
-                    seen: None,
+                    stat_cache: None,
                 };
                 for one in &written.find(&mut root)? {
                     placing
@@ -434,7 +434,7 @@ impl Bake<'_> {
             }
             let known = |path: &Path| {
                 let path = one.is_own.then(|| one.root.join(path))?;
-                lock(&self.seen).known(&path)
+                lock(&self.stat_cache).known_file(&path)
             };
             placing
                 .put(&one.found, &one.root, to, &known)
@@ -460,7 +460,7 @@ impl Bake<'_> {
                 path: &folder,
                 ignore: None,
                 exclude: &planned.written.exclude,
-                seen: None,
+                stat_cache: None,
             };
             for one in root.find(".").map_err(|error| error.of(name))? {
                 placing

@@ -7,7 +7,7 @@ use kiln_config::dockerfile::{Complaint, Dockerfile, Text};
 
 use super::bake::Bake;
 use super::stage::{Stage, scratch};
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use crate::error::BakeError;
 
 /// Where a COPY or a mount takes from.
@@ -20,7 +20,7 @@ pub(super) enum CopyFrom {
     Stage(Arc<Stage>),
 }
 
-impl Walk {
+impl StageBuilder {
     /// What `--from` or `from=` names: a named context, a stage before this one, or an image. `numbered`: a stage by its number, too.
     pub(super) fn named(
         &self,

@@ -11,7 +11,7 @@ use super::platform;
 use super::scope::Scope;
 use super::source::lexical;
 use super::stage::{Stage, created, scratch};
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use crate::error::BakeError;
 
 pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeError> {
@@ -70,7 +70,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
             )
         })?
     };
-    let mut walk = Walk {
+    let mut walk = StageBuilder {
         label: match &file.stages[index].name {
             Some(name) => format!("{name}: "),
             None if file.stages.len() > 1 => format!("stage {index}: "),
@@ -98,7 +98,7 @@ pub(super) fn carry_out(bake: &Bake<'_>, index: usize) -> Result<Stage, BakeErro
     Ok(walk.stage)
 }
 
-impl Walk {
+impl StageBuilder {
     fn instruction(
         &mut self,
         bake: &Bake<'_>,

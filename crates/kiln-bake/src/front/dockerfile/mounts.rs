@@ -18,7 +18,7 @@ use super::ignore_file::ignore_of;
 use super::key::{MountKey, Origin};
 use super::schedule::lock;
 use super::source::{Found, Root, SourceError, TakenKind, lexical, resolve};
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use crate::error::BakeError;
 use crate::in_root;
 use crate::step::scratch::Scratch;
@@ -131,7 +131,7 @@ fn last(path: &str) -> &str {
         .unwrap_or(path)
 }
 
-impl Walk {
+impl StageBuilder {
     /// The mounts of a RUN with their variables replaced and what they take found.
     pub(super) fn mounts<'r>(
         &self,
@@ -219,7 +219,7 @@ impl Walk {
                             }
                         }),
                         exclude: &nothing,
-                        seen: Some(&mut lock(&bake.seen)),
+                        stat_cache: Some(&mut lock(&bake.stat_cache)),
                     };
                     let found = root.find_one(&source).map_err(|error| match error {
                         SourceError::Io { path, source } => BakeError::io(path)(source),

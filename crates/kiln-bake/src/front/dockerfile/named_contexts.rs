@@ -89,7 +89,7 @@ impl Bake<'_> {
             path,
             ignore: Some(&ignore),
             exclude: &exclude,
-            seen: Some(&mut lock(&self.seen)),
+            stat_cache: Some(&mut lock(&self.stat_cache)),
         }
         .find(".")
         .map_err(|error| error.of(step))?;
@@ -116,7 +116,7 @@ impl Bake<'_> {
                 tree: Tree::new(),
                 replaced: Vec::new(),
             };
-            let known = |inside: &Path| lock(&self.seen).known(&path.join(inside));
+            let known = |inside: &Path| lock(&self.stat_cache).known_file(&path.join(inside));
             for one in &found {
                 placing
                     .put(one, path, "/", &known)

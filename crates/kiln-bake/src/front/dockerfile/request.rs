@@ -12,7 +12,7 @@ use super::context_folder::ContextRepository;
 use crate::arch;
 use crate::commit::{Checkout, CommitInfo};
 use crate::context::listing::Listings;
-use crate::deferred::Late;
+use crate::deferred::Deferred;
 use crate::granted::Granted;
 use crate::progress::StepReport;
 use crate::record::provenance::ResolvedBase;
@@ -48,7 +48,7 @@ pub struct DockerfileRequest<'a> {
     /// For what is made on the way; on the store's file system.
     pub work: &'a Path,
     /// Where the Dockerfile is in a repository, when no definition names it.
-    pub checkout: Late<'a, Checkout>,
+    pub checkout: Deferred<'a, Checkout>,
     /// Of the context's folders, with whoever looks through them beside the bake.
     pub listings: &'a Listings,
     pub move_clock: Option<OtherClock<'a>>,
@@ -90,7 +90,7 @@ pub enum Tagging<'a> {
     Version {
         image: &'a str,
         version: &'a str,
-        commit: Late<'a, CommitInfo>,
+        commit: Deferred<'a, CommitInfo>,
     },
 }
 

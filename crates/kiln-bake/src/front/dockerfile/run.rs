@@ -16,7 +16,7 @@ use super::key::{Inputs, Network};
 use super::mount_points;
 use super::mounts::Planned;
 use super::schedule::lock;
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use super::step::Made;
 use crate::error::BakeError;
 use crate::granted::PROXIES;
@@ -51,7 +51,7 @@ struct Planning<'a> {
     shell: String,
 }
 
-impl Walk {
+impl StageBuilder {
     pub(super) fn run(
         &mut self,
         bake: &Bake<'_>,

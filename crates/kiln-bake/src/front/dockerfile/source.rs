@@ -13,8 +13,8 @@ use kiln_model::Digest;
 use rustix::fs::FileType;
 use serde::Serialize;
 
-use crate::context::listing::{Listing, There};
-use crate::context::stat_cache::{Seen, Unseen};
+use crate::context::listing::{FileStat, Listing};
+use crate::context::stat_cache::{StatCache, UnreadFile};
 use crate::error::BakeError;
 use crate::in_root::is_absent;
 
@@ -131,7 +131,7 @@ pub(super) struct Root<'a> {
     pub(super) ignore: Option<&'a Ignore>,
     pub(super) exclude: &'a Ignore,
     /// The context's files are known by their digests.
-    pub(super) seen: Option<&'a mut Seen>,
+    pub(super) stat_cache: Option<&'a mut StatCache>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -429,13 +429,13 @@ impl Root<'_> {
         let mut walking = Walking::new(self, at, inside);
         let there = walking.there()?;
         walking.add(&there, entries)?;
-        let unseen = std::mem::take(&mut walking.unseen);
-        if let Some(seen) = &mut self.seen
-            && !unseen.is_empty()
+        let unread = std::mem::take(&mut walking.unread);
+        if let Some(stat_cache) = &mut self.stat_cache
+            && !unread.is_empty()
         {
-            let read = seen.read(&unseen);
+            let read = stat_cache.read(&unread);
             let digests = read.map_err(|(path, source)| SourceError::Io { path, source })?;
-            for (file, digest) in unseen.iter().zip(digests) {
+            for (file, digest) in unread.iter().zip(digests) {
                 let digest = Some(digest);
                 entries[file.at].kind = TakenKind::File { digest };
             }
@@ -453,7 +453,7 @@ struct Walking<'w, 'a> {
     at: PathBuf,
     /// Below what is copied.
     inside: PathBuf,
-    unseen: Vec<Unseen>,
+    unread: Vec<UnreadFile>,
     /// For attributes.
     buffer: Vec<u8>,
 }
@@ -465,16 +465,16 @@ impl<'w, 'a> Walking<'w, 'a> {
             root,
             at: at.to_owned(),
             inside: inside.to_owned(),
-            unseen: Vec::new(),
+            unread: Vec::new(),
             buffer: Vec::new(),
         }
     }
 
-    fn there(&self) -> Result<There, SourceError> {
-        There::at(&self.path).map_err(io_at(&self.path))
+    fn there(&self) -> Result<FileStat, SourceError> {
+        FileStat::at(&self.path).map_err(io_at(&self.path))
     }
 
-    fn add(&mut self, there: &There, entries: &mut Vec<Taken>) -> Result<(), SourceError> {
+    fn add(&mut self, there: &FileStat, entries: &mut Vec<Taken>) -> Result<(), SourceError> {
         let is_below = !self.inside.as_os_str().is_empty();
         let exclude = self.root.exclude;
         let excluded =
@@ -492,8 +492,9 @@ impl<'w, 'a> Walking<'w, 'a> {
             return Ok(());
         };
         let is_folder = entry.kind == TakenKind::Folder;
-        if matches!(entry.kind, TakenKind::File { digest: None }) && self.root.seen.is_some() {
-            self.unseen.push(Unseen {
+        if matches!(entry.kind, TakenKind::File { digest: None }) && self.root.stat_cache.is_some()
+        {
+            self.unread.push(UnreadFile {
                 at: place,
                 path: self.path.clone(),
                 stamp: there.stamp,
@@ -501,8 +502,8 @@ impl<'w, 'a> Walking<'w, 'a> {
         }
         entries.push(entry);
         if is_folder {
-            let listing = match &self.root.seen {
-                Some(seen) => seen.list(&self.path),
+            let listing = match &self.root.stat_cache {
+                Some(stat_cache) => stat_cache.list(&self.path),
                 None => Listing::of(&self.path).map(Arc::new),
             };
             let listing = listing.map_err(io_at(&self.path))?;
@@ -519,17 +520,17 @@ impl<'w, 'a> Walking<'w, 'a> {
         // A folder that is left out stays for what a rule takes back in it.
         if (ignored || excluded) && entries.len() == place + 1 && is_below {
             entries.pop();
-            if self.unseen.last().is_some_and(|file| file.at == place) {
-                self.unseen.pop();
+            if self.unread.last().is_some_and(|file| file.at == place) {
+                self.unread.pop();
             }
         }
         Ok(())
     }
 
     /// One path; none for a socket, which no layer has. The digest of a file is there where it is known.
-    fn one(&mut self, there: &There) -> Result<Option<Taken>, SourceError> {
+    fn one(&mut self, there: &FileStat) -> Result<Option<Taken>, SourceError> {
         let failed = |source| io_at(&self.path)(source);
-        let is_context = self.root.seen.is_some();
+        let is_context = self.root.stat_cache.is_some();
         let kind = match there.kind {
             FileType::Directory => TakenKind::Folder,
             FileType::Symlink => {
@@ -537,8 +538,9 @@ impl<'w, 'a> Walking<'w, 'a> {
                 TakenKind::Link { target }
             }
             FileType::RegularFile => {
-                let seen = self.root.seen.as_mut();
-                let digest = seen.and_then(|seen| seen.find(&self.path, &there.stamp));
+                let stat_cache = self.root.stat_cache.as_mut();
+                let digest =
+                    stat_cache.and_then(|stat_cache| stat_cache.find(&self.path, &there.stamp));
                 TakenKind::File { digest }
             }
             FileType::Fifo => TakenKind::Fifo,
@@ -633,7 +635,7 @@ mod tests {
             path: root,
             ignore: None,
             exclude: &nothing,
-            seen: None,
+            stat_cache: None,
         };
         for source in ["etc-link/hosts", "bin/sh"] {
             let error = of.find_with_parents(source).unwrap_err();

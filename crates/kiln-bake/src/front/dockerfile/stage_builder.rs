@@ -8,7 +8,7 @@ use super::stage::Stage;
 use crate::error::BakeError;
 
 /// A stage on its way.
-pub(super) struct Walk {
+pub(super) struct StageBuilder {
     /// How its steps are told.
     pub(super) label: String,
     pub(super) index: usize,
@@ -17,7 +17,7 @@ pub(super) struct Walk {
     pub(super) own_cmd: bool,
 }
 
-impl Walk {
+impl StageBuilder {
     pub(super) fn scope(&self) -> Scope<'_> {
         let scope = Scope::new(&self.stage.config.config.env, &self.stage.args);
         scope.with_declared(&self.stage.declared)

@@ -152,9 +152,9 @@ impl Bake<'_> {
 
     /// Stores what a step made. What unchanged files hold is not searched for secrets again.
     pub(super) fn add(&self, tree: &Tree) -> Result<Layer, BakeError> {
-        let clean = lock(&self.seen).clean();
+        let clean = lock(&self.stat_cache).clean();
         let (layer, clean) = leaks::add(self.store, tree, &clean)?;
-        lock(&self.seen).are_clean(&clean);
+        lock(&self.stat_cache).are_clean(&clean);
         Ok(layer)
     }
 

@@ -14,7 +14,7 @@ use super::request::{BakedDockerfile, DockerfileRequest, Tagging};
 use super::schedule::{Schedule, lock};
 use super::stage::Stage;
 use super::{named_contexts, platform};
-use crate::context::stat_cache::Seen;
+use crate::context::stat_cache::StatCache;
 use crate::error::BakeError;
 use crate::granted::PROXIES;
 use crate::image_tests::{self, Subject};
@@ -78,7 +78,7 @@ pub fn bake_dockerfile(
         schedule: Schedule::new(file.stages.len()),
         carry_out,
         network: Mutex::new(None),
-        seen: Mutex::new(Seen::load(
+        stat_cache: Mutex::new(StatCache::load(
             store,
             request.context,
             request.tag.versions(),
@@ -88,11 +88,13 @@ pub fn bake_dockerfile(
         notes: Mutex::default(),
     };
     bake.set_globals()?;
-    let (stage, seen, notes) = std::thread::scope(|scope| {
+    let (stage, stat_cache, notes) = std::thread::scope(|scope| {
         let baking = scope.spawn(move || {
             let stage = bake.all(target)?;
-            let Bake { seen, notes, .. } = bake;
-            Ok::<_, BakeError>((stage, seen, notes))
+            let Bake {
+                stat_cache, notes, ..
+            } = bake;
+            Ok::<_, BakeError>((stage, stat_cache, notes))
         });
         // Until the bake, and with it the other end, is gone.
         told.into_iter().for_each(&mut *progress);
@@ -100,7 +102,7 @@ pub fn bake_dockerfile(
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    lock(&seen).keep(store);
+    lock(&stat_cache).save(store);
     let Notes {
         mut reports,
         mut warnings,

@@ -7,11 +7,11 @@ use super::errors::{copy_error, placed};
 use super::key::Inputs;
 use super::owner::owner;
 use super::place::Placing;
-use super::stage_builder::Walk;
+use super::stage_builder::StageBuilder;
 use crate::error::BakeError;
 use crate::step::scratch::Scratch;
 
-impl Walk {
+impl StageBuilder {
     /// The folder is made where it is not there, as its user's.
     pub(super) fn workdir(&mut self, bake: &Bake<'_>, path: String) -> Result<(), BakeError> {
         self.stage.config.config.working_dir.clone_from(&path);
