@@ -114,7 +114,10 @@ const WITH_CIRCLES: &[&str] = &[
     "kiln-daemon",
     "kiln-engine",
     "kiln-oci",
+    "kiln-plan",
+    "kiln-proxy",
     "kiln-sim",
+    "kiln-supervise",
 ];
 
 /// The one crate with unsafe code.
