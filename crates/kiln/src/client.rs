@@ -1,26 +1,35 @@
-//! The daemon's HTTP API, over its unix socket.
+//! The client of the daemon's HTTP API, which is on a unix socket.
 //!
-//! A client of its own rather than an asynchronous one: a command asks one thing at a time, and the whole of
-//! HTTP/1.1 that the daemon's answers use is a status line, headers and a body that is whole or chunked.
+//! It is hyper's, for callers that are not asynchronous: each call has a small runtime of its own, which works only
+//! while somebody waits for the answer. Every wait has a limit, because a controller that was stopped accepts
+//! connections (the kernel does) and never answers.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
 use kiln_model::api::{ApiError, ErrorCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::failure::Failure;
 
-/// A head longer than this is nothing that the daemon sends.
-const HEAD_LIMIT: u64 = 64 * 1024;
 /// A whole answer: the history of many services stays well below.
-const BODY_LIMIT: u64 = 64 * 1024 * 1024;
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
-/// How long a call that is answered at once may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a call may take that the controller answers from memory: it does one thing after the other, and writes
+/// its journal to a disk that may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a call may take that reads the journal, or that checks what it is asked for before it answers.
+const LONG_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -34,8 +43,15 @@ impl Client {
         }
     }
 
+    /// Asks for what the controller has in memory.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.whole("GET", path, b"")
+        self.call(Method::GET, path, Vec::new(), PATIENCE)?.value()
+    }
+
+    /// Asks for what the controller has to read first.
+    pub(crate) fn get_slow<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path, Vec::new(), LONG_PATIENCE)?
+            .value()
     }
 
     pub(crate) fn post<B: Serialize, T: DeserializeOwned>(
@@ -43,57 +59,103 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, Failure> {
-        self.whole("POST", path, &encode(body)?)
+        self.call(Method::POST, path, encode(body)?, PATIENCE)?
+            .value()
     }
 
-    /// A call that has nothing to say.
+    /// A call without a body, whose answer has none.
     pub(crate) fn order(&self, path: &str) -> Result<(), Failure> {
-        self.send("POST", path, b"")?.finish().map(|_| ())
+        self.call(Method::POST, path, Vec::new(), LONG_PATIENCE)?
+            .whole()
+            .map(|_| ())
     }
 
     pub(crate) fn post_lines<B: Serialize>(&self, path: &str, body: &B) -> Result<Lines, Failure> {
-        self.send("POST", path, &encode(body)?)?.lines()
+        self.call(Method::POST, path, encode(body)?, LONG_PATIENCE)?
+            .lines()
     }
 
     pub(crate) fn get_lines(&self, path: &str) -> Result<Lines, Failure> {
-        self.send("GET", path, b"")?.lines()
+        self.call(Method::GET, path, Vec::new(), PATIENCE)?.lines()
     }
 
-    fn whole<T: DeserializeOwned>(
+    fn call(
         &self,
-        method: &str,
+        method: Method,
         path: &str,
-        body: &[u8],
-    ) -> Result<T, Failure> {
-        let bytes = self.send(method, path, body)?.finish()?;
-        serde_json::from_slice(&bytes).map_err(|error| Failure::Answer {
-            what: error.to_string(),
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "kiln")
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| Failure::Answer {
+                what: error.to_string(),
+            })?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|source| self.socket_failed(source))?;
+        let mut peer = None;
+        let answered = within(&runtime, patience, self.exchange(request, &mut peer));
+        let silence = Silence {
+            root: self.root.clone(),
+            patience,
+            peer,
+        };
+        let response = answered.ok_or_else(|| silence.failure())??;
+        Ok(Answer {
+            runtime,
+            response,
+            silence,
         })
     }
 
-    fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer, Failure> {
-        let failed = |source: std::io::Error| match source.kind() {
+    /// `peer`: the process that listens, as soon as it is known.
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        peer: &mut Option<i32>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let stream = UnixStream::connect(self.root.join("run/kiln.sock"))
+            .await
+            .map_err(|source| self.socket_failed(source))?;
+        *peer = stream
+            .peer_cred()
+            .ok()
+            .and_then(|credentials| credentials.pid());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Failure::BrokenOff)?;
+        // It lives as long as the runtime, which the answer has. What it ends with, the answer's body says too.
+        tokio::spawn(connection);
+        sender
+            .send_request(request)
+            .await
+            .map_err(|_| Failure::BrokenOff)
+    }
+
+    fn socket_failed(&self, source: std::io::Error) -> Failure {
+        match source.kind() {
             // The socket of a controller that was killed is still there, and nobody listens on it.
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotRunning {
                 root: self.root.clone(),
+            },
+            // Its queue of connections is full: nobody accepts.
+            ErrorKind::WouldBlock => Failure::Silent {
+                root: self.root.clone(),
+                seconds: 0,
+                pid: None,
             },
             _ => Failure::Socket {
                 root: self.root.clone(),
                 source,
             },
-        };
-        let mut stream = UnixStream::connect(self.root.join("run/kiln.sock")).map_err(failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: kiln\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body);
-        stream.write_all(&request).map_err(failed)?;
-        Answer::read(stream)
+        }
     }
 }
 
@@ -103,92 +165,56 @@ fn encode<B: Serialize>(body: &B) -> Result<Vec<u8>, Failure> {
     })
 }
 
-fn broken(error: &std::io::Error) -> Failure {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::Answer {
-            what: format!("nothing came for {} s", PATIENCE.as_secs()),
-        },
-        _ => Failure::BrokenOff,
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| Failure::Answer {
+        what: error.to_string(),
+    })
+}
+
+/// What the future gives within that time. A timer can be made only inside the runtime.
+fn within<F: Future>(runtime: &Runtime, patience: Duration, future: F) -> Option<F::Output> {
+    runtime.block_on(async { timeout(patience, future).await.ok() })
+}
+
+/// Who does not answer, if nothing comes.
+struct Silence {
+    root: PathBuf,
+    patience: Duration,
+    peer: Option<i32>,
+}
+
+impl Silence {
+    fn failure(&self) -> Failure {
+        Failure::Silent {
+            root: self.root.clone(),
+            seconds: self.patience.as_secs(),
+            pid: self.peer,
+        }
     }
 }
 
-enum Length {
-    Chunked,
-    Known(u64),
-    UntilEnd,
-}
-
+/// An answer of which the head has come.
 struct Answer {
-    reader: BufReader<UnixStream>,
-    status: u16,
-    length: Length,
+    runtime: Runtime,
+    response: Response<Incoming>,
+    silence: Silence,
 }
 
 impl Answer {
-    fn read(stream: UnixStream) -> Result<Self, Failure> {
-        let mut reader = BufReader::new(stream);
-        let mut left = HEAD_LIMIT;
-        let mut line = |reader: &mut BufReader<UnixStream>| -> Result<String, Failure> {
-            let mut bytes = Vec::new();
-            let read = reader
-                .by_ref()
-                .take(left)
-                .read_until(b'\n', &mut bytes)
-                .map_err(|e| broken(&e))?;
-            left -= read as u64;
-            if read == 0 {
-                return Err(Failure::BrokenOff);
-            }
-            Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
-        };
-        let first = line(&mut reader)?;
-        let status = first
-            .strip_prefix("HTTP/1.1 ")
-            .and_then(|rest| rest.split(' ').next())
-            .and_then(|code| code.parse().ok())
-            .ok_or_else(|| Failure::Answer {
-                what: format!("it begins with `{first}`"),
-            })?;
-        let mut length = Length::UntilEnd;
-        loop {
-            let header = line(&mut reader)?;
-            if header.is_empty() {
-                break;
-            }
-            let Some((name, value)) = header.split_once(':') else {
-                continue;
-            };
-            let value = value.trim();
-            if name.eq_ignore_ascii_case("transfer-encoding")
-                && value.eq_ignore_ascii_case("chunked")
-            {
-                length = Length::Chunked;
-            } else if name.eq_ignore_ascii_case("content-length") {
-                let bytes = value.parse().map_err(|_| Failure::Answer {
-                    what: header.clone(),
-                })?;
-                length = Length::Known(bytes);
-            }
-        }
-        if status == 204 {
-            length = Length::Known(0);
-        }
-        Ok(Self {
-            reader,
-            status,
-            length,
-        })
-    }
-
     /// The whole body of a good answer; any other is an error.
-    fn finish(self) -> Result<Vec<u8>, Failure> {
-        let status = self.status;
-        let mut body = Vec::new();
-        Body::new(self)
-            .take(BODY_LIMIT)
-            .read_to_end(&mut body)
-            .map_err(|e| broken(&e))?;
-        if (200..300).contains(&status) {
+    fn whole(self) -> Result<Bytes, Failure> {
+        let Self {
+            runtime,
+            response,
+            silence,
+        } = self;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), BODY_LIMIT).collect();
+        let body = within(&runtime, silence.patience, body)
+            .ok_or_else(|| silence.failure())?
+            .map_err(|_| Failure::BrokenOff)?
+            .to_bytes();
+        if status.is_success() {
             return Ok(body);
         }
         Err(Failure::Api(serde_json::from_slice(&body).unwrap_or_else(
@@ -202,105 +228,32 @@ impl Answer {
         )))
     }
 
+    fn value<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        decode(&self.whole()?)
+    }
+
     fn lines(self) -> Result<Lines, Failure> {
-        if !(200..300).contains(&self.status) {
-            return match self.finish() {
+        if !self.response.status().is_success() {
+            return match self.whole() {
                 Err(failure) => Err(failure),
                 Ok(_) => Err(Failure::BrokenOff),
             };
         }
+        let Self {
+            runtime,
+            response,
+            silence: _,
+        } = self;
         Ok(Lines {
-            body: Body::new(self),
+            runtime,
+            body: response.into_body(),
             pending: Vec::new(),
         })
     }
 }
 
-/// The bytes of a body, whatever way its end is marked.
-struct Body {
-    answer: Answer,
-    /// Of the present chunk, or of the whole.
-    left: u64,
-    ended: bool,
-    first: bool,
-    /// A size line of which only a part has come when the read timed out.
-    size: Vec<u8>,
-}
-
-impl Body {
-    fn new(answer: Answer) -> Self {
-        let left = match answer.length {
-            Length::Known(bytes) => bytes,
-            Length::Chunked => 0,
-            Length::UntilEnd => u64::MAX,
-        };
-        Self {
-            answer,
-            left,
-            ended: false,
-            first: true,
-            size: Vec::new(),
-        }
-    }
-
-    /// Reads on to the next chunk's size. May be called again after a timeout.
-    fn next_chunk(&mut self) -> std::io::Result<()> {
-        loop {
-            let limit = 32 - self.size.len().min(32);
-            let read = self
-                .answer
-                .reader
-                .by_ref()
-                .take(limit as u64)
-                .read_until(b'\n', &mut self.size)?;
-            if read == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            if !self.size.ends_with(b"\n") {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&self.size).trim().to_owned();
-            self.size.clear();
-            // The line that ends the chunk before.
-            if text.is_empty() && !self.first {
-                continue;
-            }
-            self.first = false;
-            let digits = text.split(';').next().unwrap_or_default().trim();
-            self.left = u64::from_str_radix(digits, 16)
-                .map_err(|_| std::io::Error::from(ErrorKind::InvalidData))?;
-            self.ended = self.left == 0;
-            return Ok(());
-        }
-    }
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.left == 0 && !self.ended {
-            match self.answer.length {
-                Length::Chunked => self.next_chunk()?,
-                Length::Known(_) | Length::UntilEnd => self.ended = true,
-            }
-        }
-        if self.ended || buffer.is_empty() {
-            return Ok(0);
-        }
-        let most = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        let read = self.answer.reader.read(&mut buffer[..most])?;
-        match (read, &self.answer.length) {
-            (0, Length::UntilEnd) => self.ended = true,
-            (0, Length::Chunked | Length::Known(_)) => return Err(ErrorKind::UnexpectedEof.into()),
-            (_, Length::UntilEnd) => {}
-            (_, Length::Chunked | Length::Known(_)) => self.left -= read as u64,
-        }
-        Ok(read)
-    }
-}
-
 /// What comes next in an answer of lines.
+#[derive(Debug, PartialEq)]
 pub(crate) enum Next<T> {
     Line(T),
     /// Nothing yet.
@@ -310,7 +263,9 @@ pub(crate) enum Next<T> {
 
 /// An answer that comes line by line, one JSON value each.
 pub(crate) struct Lines {
-    body: Body,
+    runtime: Runtime,
+    body: Incoming,
+    /// What came after the last whole line.
     pending: Vec<u8>,
 }
 
@@ -320,28 +275,26 @@ impl Lines {
         &mut self,
         patience: Duration,
     ) -> Result<Next<T>, Failure> {
-        let stream = self.body.answer.reader.get_ref();
-        stream
-            .set_read_timeout(Some(patience))
-            .map_err(|_| Failure::BrokenOff)?;
         loop {
             if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();
-                return serde_json::from_slice(&line)
-                    .map(Next::Line)
-                    .map_err(|error| Failure::Answer {
-                        what: error.to_string(),
-                    });
+                return decode(&line).map(Next::Line);
             }
-            let mut buffer = [0; 8192];
-            match self.body.read(&mut buffer) {
-                Ok(0) => return Ok(Next::End),
-                Ok(read) => self.pending.extend_from_slice(&buffer[..read]),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => return Ok(Next::Silence),
-                    ErrorKind::Interrupted => {}
-                    _ => return Err(Failure::BrokenOff),
-                },
+            let Self {
+                runtime,
+                body,
+                pending,
+            } = self;
+            match within(runtime, patience, body.frame()) {
+                None => return Ok(Next::Silence),
+                // A line without its end is no line.
+                Some(None) if pending.is_empty() => return Ok(Next::End),
+                Some(None | Some(Err(_))) => return Err(Failure::BrokenOff),
+                Some(Some(Ok(frame))) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        pending.extend_from_slice(&bytes);
+                    }
+                }
             }
         }
     }
@@ -349,59 +302,115 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread::JoinHandle;
+
     use super::*;
 
-    /// What a client makes of the bytes that a server writes, in pieces.
-    fn answer(pieces: &'static [&'static [u8]]) -> (Answer, std::thread::JoinHandle<()>) {
-        let (mut server, client) = UnixStream::pair().unwrap();
-        client
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        let writer = std::thread::spawn(move || {
-            for piece in pieces {
-                server.write_all(piece).unwrap();
-            }
-        });
-        (Answer::read(client).unwrap(), writer)
+    /// A server that answers one request with the pieces it is given, one after the other.
+    struct Server {
+        client: Client,
+        folder: tempfile::TempDir,
+        pieces: Option<Sender<&'static [u8]>>,
+        thread: JoinHandle<()>,
     }
+
+    impl Server {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("run")).unwrap();
+            let listener = UnixListener::bind(folder.path().join("run/kiln.sock")).unwrap();
+            let (pieces, given): (_, Receiver<&'static [u8]>) = channel();
+            let thread = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                for piece in given {
+                    stream.write_all(piece).unwrap();
+                }
+            });
+            Self {
+                client: Client::new(folder.path()),
+                folder,
+                pieces: Some(pieces),
+                thread,
+            }
+        }
+
+        fn with(pieces: &[&'static [u8]]) -> Self {
+            let mut server = Self::start();
+            for piece in pieces {
+                server.say(piece);
+            }
+            server.pieces = None;
+            server
+        }
+
+        fn say(&self, piece: &'static [u8]) {
+            self.pieces.as_ref().unwrap().send(piece).unwrap();
+        }
+
+        fn end(mut self) {
+            self.pieces = None;
+            self.thread.join().unwrap();
+            drop(self.folder);
+        }
+    }
+
+    const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
     #[test]
     fn chunks_are_joined_into_lines() {
-        let (answer, writer) = answer(&[
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        let server = Server::with(&[
+            CHUNKED,
             b"2\r\n\"a\r\n2;x=y\r\nb\"\r\n",
             b"5\r\n\n\"c\"\n\r\n0\r\n\r\n",
         ]);
-        let mut lines = answer.lines().unwrap();
+        let mut lines = server.client.get_lines("/v1/logs").unwrap();
         let mut texts = Vec::new();
-        while let Next::Line(text) = lines.next::<String>(Duration::from_secs(5)).unwrap() {
+        while let Next::Line(text) = lines.next::<String>(PATIENCE).unwrap() {
             texts.push(text);
         }
         assert_eq!(texts, ["ab", "c"]);
-        writer.join().unwrap();
+        server.end();
     }
 
     #[test]
     fn an_answer_that_breaks_off_is_no_answer() {
-        const CUT: [&[&[u8]]; 3] = [
-            &[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc"],
-            &[b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc"],
-            &[b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"],
+        const CUT: [&[u8]; 3] = [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n12\r\n",
         ];
-        for pieces in CUT {
-            let (answer, writer) = answer(pieces);
-            assert!(matches!(answer.finish(), Err(Failure::BrokenOff)));
-            writer.join().unwrap();
+        for piece in CUT {
+            let server = Server::with(&[piece]);
+            let answer = server.client.get::<u64>("/v1/status");
+            assert!(matches!(answer, Err(Failure::BrokenOff)), "{answer:?}");
+            server.end();
         }
+        let server = Server::with(&[CHUNKED, b"3\r\n1\n2\r\n0\r\n\r\n"]);
+        let mut lines = server.client.get_lines("/v1/logs").unwrap();
+        assert_eq!(lines.next::<u64>(PATIENCE).unwrap(), Next::Line(1));
+        assert!(matches!(
+            lines.next::<u64>(PATIENCE),
+            Err(Failure::BrokenOff)
+        ));
+        server.end();
     }
 
     #[test]
     fn an_error_says_what_the_controller_said() {
-        let (answer, writer) = answer(&[
+        let server = Server::with(&[
             b"HTTP/1.1 409 Conflict\r\nContent-Length: 40\r\n\r\n",
             br#"{"code":"busy","message":"one is there"}"#,
         ]);
-        match answer.finish() {
+        match server.client.get_lines("/v1/apply").map(|_| ()) {
             Err(Failure::Api(error)) => {
                 assert_eq!(
                     (error.code, error.message.as_str()),
@@ -410,27 +419,50 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        writer.join().unwrap();
+        server.end();
     }
 
     #[test]
     fn silence_is_told_from_the_end() {
-        let (mut server, client) = UnixStream::pair().unwrap();
-        server
-            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n1\n\r\n1")
-            .unwrap();
-        let mut lines = Answer::read(client).unwrap().lines().unwrap();
-        let patience = Duration::from_millis(20);
-        assert!(matches!(lines.next::<u8>(patience), Ok(Next::Line(1))));
-        assert!(matches!(lines.next::<u8>(patience), Ok(Next::Silence)));
+        let short = Duration::from_millis(20);
+        let server = Server::start();
+        server.say(CHUNKED);
+        server.say(b"2\r\n1\n\r\n1");
+        let mut lines = server.client.get_lines("/v1/logs").unwrap();
+        assert_eq!(lines.next::<u8>(PATIENCE).unwrap(), Next::Line(1));
+        assert_eq!(lines.next::<u8>(short).unwrap(), Next::Silence);
         // The size line was cut by the silence: `1` `0` is sixteen.
-        server
-            .write_all(b"0\r\n222222222222222\n\r\n0\r\n\r\n")
-            .unwrap();
-        assert!(matches!(
-            lines.next::<u64>(patience),
-            Ok(Next::Line(222_222_222_222_222))
-        ));
-        assert!(matches!(lines.next::<u8>(patience), Ok(Next::End)));
+        server.say(b"0\r\n222222222222222\n\r\n0\r\n\r\n");
+        assert_eq!(
+            lines.next::<u64>(PATIENCE).unwrap(),
+            Next::Line(222_222_222_222_222)
+        );
+        assert_eq!(lines.next::<u8>(PATIENCE).unwrap(), Next::End);
+        server.end();
+    }
+
+    #[test]
+    fn a_controller_that_does_not_answer_is_told_with_its_pid() {
+        let server = Server::start();
+        let short = Duration::from_millis(50);
+        let answer = server
+            .client
+            .call(Method::GET, "/v1/status", Vec::new(), short)
+            .map(|_| ());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(
+            matches!(&answer, Err(Failure::Silent { pid: Some(pid), .. }) if *pid == own),
+            "{answer:?}"
+        );
+        server.end();
+        // The head alone is no answer either.
+        let server = Server::start();
+        server.say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12");
+        let answer = server
+            .client
+            .call(Method::GET, "/v1/status", Vec::new(), short)
+            .and_then(Answer::whole);
+        assert!(matches!(&answer, Err(Failure::Silent { .. })), "{answer:?}");
+        server.end();
     }
 }

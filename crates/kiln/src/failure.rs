@@ -116,6 +116,15 @@ pub(crate) enum Failure {
     Answer { what: String },
     #[error("the controller ended while it was working")]
     BrokenOff,
+    #[error("the controller on {} did not answer within {seconds} s", root.display())]
+    Silent {
+        root: PathBuf,
+        seconds: u64,
+        /// Of the process that listens, where it is known.
+        pid: Option<i32>,
+    },
+    #[error("{what} is not ready after {seconds} s")]
+    NotReady { what: String, seconds: u64 },
     #[error("the store can't be used")]
     Store(#[from] kiln_oci::StoreError),
     #[error("what runs can't be found out, so nothing is removed")]
@@ -240,6 +249,8 @@ impl Failure {
             | Self::Socket { .. }
             | Self::Answer { .. }
             | Self::BrokenOff
+            | Self::Silent { .. }
+            | Self::NotReady { .. }
             | Self::Store(_)
             | Self::Journal(_)
             | Self::Bake { .. }
@@ -333,6 +344,15 @@ impl Failure {
             }
             Self::Socket { .. } | Self::BrokenOff => {
                 "the supervisor starts it again: `kiln status` shows how it went on".to_owned()
+            }
+            Self::Silent { pid: Some(pid), .. } => format!(
+                "what runs goes on. Was it stopped (`kill -CONT {pid}`)? To have it replaced: `kill -9 {pid}`"
+            ),
+            Self::Silent { pid: None, .. } => {
+                "what runs goes on; `kiln down` ends everything, whether it answers or not".to_owned()
+            }
+            Self::NotReady { .. } => {
+                "kiln goes on trying: `kiln status` shows how far it is, `kiln history` and `kiln logs` why".to_owned()
             }
             Self::Answer { .. } => {
                 "is another version of kiln running? `kiln down`, then `kiln up`".to_owned()

@@ -1,11 +1,11 @@
 //! Asks the controller for something that takes time, shows how it goes, and says how it ended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kiln_model::api::{Outcome, Progress, RolloutResult};
+use kiln_model::api::{Outcome, Progress, RolloutResult, Status};
 use kiln_model::{EnvironmentSpec, Plan, Timestamp};
 
-use crate::client::{Client, Lines, Next};
+use crate::client::{self, Client, Lines, Next};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::{self, Interrupts};
 use crate::output::{self, Audience};
@@ -17,18 +17,27 @@ pub(crate) fn plan(client: &Client, spec: &EnvironmentSpec) -> Result<Plan, Fail
 
 /// Shows every line of `lines`, and gives the outcomes. The controller goes on with it after an interruption.
 pub(crate) fn follow(
+    client: &Client,
     mut lines: Lines,
     audience: Audience,
     interrupts: &Interrupts,
 ) -> Result<Vec<Outcome>, Failure> {
     let mut outcomes = Vec::new();
+    let mut heard = Instant::now();
     loop {
         interrupts.check(|| {
             "kiln goes on with it; `kiln status` shows how far it is, `kiln down` ends everything"
                 .to_owned()
         })?;
         match lines.next::<Progress>(interrupt::TURN)? {
-            Next::Silence => {}
+            Next::Silence if heard.elapsed() < client::PATIENCE => {}
+            // A rollout may be silent for as long as its deadlines allow; a controller that was stopped is silent for ever.
+            Next::Silence => {
+                if let Err(silent @ Failure::Silent { .. }) = client.get::<Status>("/v1/status") {
+                    return Err(silent);
+                }
+                heard = Instant::now();
+            }
             Next::End => return Ok(outcomes),
             Next::Line(Progress::Step {
                 service,

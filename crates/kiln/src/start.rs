@@ -3,23 +3,28 @@
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_model::api::{DownRequest, Status};
+use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
-use crate::output::Audience;
-use crate::rollout;
+use crate::output::{self, Audience};
+use crate::{processes, rollout};
 
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// After all instances have ended, two processes are left, and a proxy that closes idle connections.
 const END_DEADLINE: Duration = Duration::from_secs(30);
 /// There from the start of a supervisor until `kiln down` has ended everything.
 const STARTED: &str = "run/started";
+/// Held by the supervisor, which has its pid in it.
+const SUPERVISOR: &str = "run/supervise.lock";
+const CONTROLLER: &str = "run/controller.lock";
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) fn is_served(client: &Client) -> Result<bool, Failure> {
@@ -45,17 +50,29 @@ pub(crate) fn left(root: &Path, client: &Client) -> String {
     }
 }
 
-/// Makes the root serve; true when it was this call that started it.
-pub(crate) fn ensure(root: &Path, client: &Client) -> Result<bool, Failure> {
-    if is_served(client)? {
-        return Ok(false);
+/// How a root came to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Started {
+    /// By this call.
+    Now,
+    Before,
+    /// The controller ran, and had no supervisor: this call started one.
+    Supervised,
+}
+
+/// Makes the root serve, with a supervisor.
+pub(crate) fn ensure(root: &Path, client: &Client) -> Result<Started, Failure> {
+    end_lost(root)?;
+    let served = is_served(client)?;
+    if served && is_supervised(root)? {
+        return Ok(Started::Before);
     }
     let log = prepare(root)?;
     let size = log.metadata().map(|meta| meta.len()).unwrap_or(0);
     let mut supervisor = spawn(root, &log)?;
     let begun = Instant::now();
     let mut exited = false;
-    while !is_served(client)? {
+    while !(is_served(client)? && is_supervised(root)?) {
         // When another `kiln up` was quicker, ours ends and that one's serves.
         exited = exited || supervisor.try_wait().map_err(Failure::Spawn)?.is_some();
         let patience = if exited {
@@ -67,8 +84,9 @@ pub(crate) fn ensure(root: &Path, client: &Client) -> Result<bool, Failure> {
             let mut text = tail(&root.join("log/supervise.log"), size);
             text.push_str(&tail(&root.join("log/controller.log"), 0));
             if !exited {
-                // It serves nothing: nothing of it may stay.
-                end_child(&mut supervisor);
+                // It serves nothing: nothing of it may stay. What ran before it goes on.
+                let signal = if served { Signal::KILL } else { Signal::TERM };
+                end_child(&mut supervisor, signal);
             }
             return Err(Failure::Start {
                 root: root.to_owned(),
@@ -78,8 +96,35 @@ pub(crate) fn ensure(root: &Path, client: &Client) -> Result<bool, Failure> {
         std::thread::sleep(POLL);
     }
     // Both may live at this moment; the one that serves has its pid in the lock.
-    let owner = std::fs::read_to_string(root.join("run/supervise.lock")).unwrap_or_default();
-    Ok(owner.trim() == supervisor.id().to_string())
+    let owner = std::fs::read_to_string(root.join(SUPERVISOR)).unwrap_or_default();
+    Ok(
+        match (served, owner.trim() == supervisor.id().to_string()) {
+            (false, true) => Started::Now,
+            (true, true) => Started::Supervised,
+            (_, false) => Started::Before,
+        },
+    )
+}
+
+/// Whether a supervisor has the root and takes connections.
+pub(crate) fn is_supervised(root: &Path) -> Result<bool, Failure> {
+    // The path is as `socket_path` of the supervisor's crate has it, which the bytes of a connection are of no concern to.
+    Ok(is_locked(root, SUPERVISOR)?
+        && UnixStream::connect(kiln_supervise::handoff::socket_path(root)).is_ok())
+}
+
+/// A controller and a supervisor whose locks were removed with `run/` can't be reached, and their successors would
+/// start beside them, on the same journal. Instances go on.
+fn end_lost(root: &Path) -> Result<(), Failure> {
+    let holders = processes::holders(root)?;
+    if holders.iter().any(|holder| holder.is_lost) {
+        output::warning(&format!(
+            "files of {} were removed under a kiln that runs: it is ended and started again, instances go on",
+            root.join("run").display()
+        ));
+        processes::end(root, holders)?;
+    }
+    Ok(())
 }
 
 /// The root and its log folder, for root alone.
@@ -114,10 +159,10 @@ fn spawn(root: &Path, log: &File) -> Result<Child, Failure> {
         .map_err(Failure::Spawn)
 }
 
-fn end_child(child: &mut Child) {
+fn end_child(child: &mut Child, signal: Signal) {
     let pid = rustix::process::Pid::from_child(child);
     // It is our child and not waited for, so the pid is still its own.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    let _ = rustix::process::kill_process(pid, signal);
     let _ = child.wait();
 }
 
@@ -148,11 +193,11 @@ pub(crate) fn end(root: &Path, client: &Client, interrupts: &Interrupts) -> Resu
         project: None,
     };
     let lines = client.post_lines("/v1/down", &request)?;
-    let outcomes = rollout::follow(lines, Audience::Person, interrupts)?;
+    let outcomes = rollout::follow(client, lines, Audience::Person, interrupts)?;
     rollout::report(&outcomes, Audience::Person)?;
     client.order("/v1/shutdown")?;
     let begun = Instant::now();
-    while is_locked(root, "run/supervise.lock")? || is_locked(root, "run/controller.lock")? {
+    while is_locked(root, SUPERVISOR)? || is_locked(root, CONTROLLER)? {
         if begun.elapsed() > END_DEADLINE {
             return Err(Failure::NotEnded {
                 root: root.to_owned(),
@@ -171,26 +216,17 @@ pub(crate) fn end(root: &Path, client: &Client, interrupts: &Interrupts) -> Resu
 
 fn is_locked(root: &Path, name: &str) -> Result<bool, Failure> {
     let path = root.join(name);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => return Err(Failure::Root { path, source }),
-    };
-    // Shared, and let go at once when the file is closed.
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(errno) => Err(Failure::Root {
-            path,
-            source: errno.into(),
-        }),
-    }
+    kiln_fs::is_locked(&path).map_err(|source| Failure::Root { path, source })
 }
 
 /// Whether something was started on this root and never ended in order: instances outlive a supervisor, a
 /// controller and a proxy that were killed.
 pub(crate) fn leftovers(root: &Path) -> bool {
-    root.join(STARTED).exists() || is_locked(root, "run/supervise.lock").unwrap_or(true)
+    // What can't be found out may be something.
+    root.join(STARTED).exists()
+        || is_locked(root, SUPERVISOR).unwrap_or(true)
+        || processes::holders(root).is_ok_and(|holders| !holders.is_empty())
+        || std::fs::read_dir(root.join("instances")).is_ok_and(|mut one| one.next().is_some())
 }
 
 /// Before the first process of kiln on this root.

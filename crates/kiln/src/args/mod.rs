@@ -36,7 +36,8 @@ pub(crate) enum Command {
     Up(Up),
     /// Stop everything that runs on the data root
     ///
-    /// Requests in flight are finished first. The store and the journal stay.
+    /// Requests in flight are finished first. The store and the journal stay. Where a process of kiln does not answer, it is
+    /// killed, and another one ends what runs.
     Down(Down),
     /// Check a definition, in all its environments
     ///
@@ -89,6 +90,9 @@ pub(crate) enum Command {
     /// Show the releases of services and what happened to them
     History(History),
     /// Show what the instances of a service printed
+    ///
+    /// On a terminal, control characters other than tabs are shown as `^[` and the like, so that what an instance prints can't
+    /// change the terminal. Elsewhere, as in a pipe, they stay.
     Logs(Logs),
     /// Run the controller in the foreground
     ///

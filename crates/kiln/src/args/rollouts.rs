@@ -81,6 +81,11 @@ pub(crate) struct History {
     /// Only this environment
     #[arg(long, value_name = "NAME")]
     pub(crate) env: Option<EnvName>,
+    /// Check that the journal is as it was written, and fail where it was changed
+    ///
+    /// Each entry has a hash of itself and of the one before it. All of them are read.
+    #[arg(long, conflicts_with_all = ["service", "env"])]
+    pub(crate) verify: bool,
     #[command(flatten)]
     pub(crate) root: Root,
     #[command(flatten)]

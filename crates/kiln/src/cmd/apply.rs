@@ -16,5 +16,6 @@ pub(crate) fn run(args: args::Apply) -> Result<Exit, Failure> {
     }
     // Also without a change: the controller says what is so.
     let lines = client.post_lines("/v1/apply", &plan)?;
-    rollout::report(&rollout::follow(lines, audience, &interrupts)?, audience)
+    let outcomes = rollout::follow(&client, lines, audience, &interrupts)?;
+    rollout::report(&outcomes, audience)
 }

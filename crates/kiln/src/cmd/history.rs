@@ -1,20 +1,44 @@
-//! `kiln history`: which releases there were, and what happened.
+//! `kiln history`: which releases there were, and what happened; or whether the journal is as it was written.
 
 use kiln_model::api::History;
-use kiln_model::{Actor, Subject};
+use kiln_model::{Actor, StateId, Subject};
+use serde::Serialize;
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::{args, output, settings, table};
 
+#[derive(Serialize)]
+struct Verified {
+    /// The last entry.
+    last: StateId,
+}
+
+/// Has the journal's chain of hashes read from its beginning to its end.
+pub(crate) fn verify(client: &Client) -> Result<StateId, Failure> {
+    client.get_slow("/v1/verify")
+}
+
 pub(crate) fn run(args: args::History) -> Result<Exit, Failure> {
     let args::History {
         service,
         env,
+        verify: is_verified,
         root,
         json,
     } = args;
     let client = Client::new(&settings::root(root)?);
+    if is_verified {
+        let last = verify(&client)?;
+        if json.json {
+            output::json(&Verified { last })?;
+        } else {
+            output::line(&format!(
+                "the journal is as it was written: every entry up to {last} follows from the one before it"
+            ))?;
+        }
+        return Ok(Exit::Done);
+    }
     let mut query = Vec::new();
     if let Some(name) = env {
         query.push(format!("environment={name}"));
@@ -22,7 +46,7 @@ pub(crate) fn run(args: args::History) -> Result<Exit, Failure> {
     if let Some(name) = service {
         query.push(format!("service={name}"));
     }
-    let history: History = client.get(&format!("/v1/history?{}", query.join("&")))?;
+    let history: History = client.get_slow(&format!("/v1/history?{}", query.join("&")))?;
     if json.json {
         output::json(&history)?;
         return Ok(Exit::Done);

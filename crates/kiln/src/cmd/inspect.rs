@@ -178,7 +178,7 @@ fn inspect(store: &Store, root: &Path, digest: Digest) -> Result<Answer, Failure
 }
 
 fn releases(root: &Path, digest: &Digest) -> Result<Option<Vec<Release>>, Failure> {
-    let history: History = match Client::new(root).get("/v1/history?") {
+    let history: History = match Client::new(root).get_slow("/v1/history?") {
         Ok(history) => history,
         Err(Failure::NotRunning { .. }) => return Ok(None),
         Err(error) => return Err(error),

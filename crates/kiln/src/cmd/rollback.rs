@@ -26,5 +26,6 @@ pub(crate) fn run(args: args::Rollback) -> Result<Exit, Failure> {
     };
     let interrupts = Interrupts::catch()?;
     let lines = client.post_lines("/v1/rollback", &request)?;
-    rollout::report(&rollout::follow(lines, audience, &interrupts)?, audience)
+    let outcomes = rollout::follow(&client, lines, audience, &interrupts)?;
+    rollout::report(&outcomes, audience)
 }

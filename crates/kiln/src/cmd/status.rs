@@ -4,15 +4,23 @@ use kiln_model::api::{InstanceState, ServiceStatus, Status};
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
-use crate::{args, output, rollout, settings, table};
+use crate::{args, output, rollout, settings, start, table};
 
 pub(crate) fn run(args: args::Status) -> Result<Exit, Failure> {
-    let client = Client::new(&settings::root(args.root)?);
+    let root = settings::root(args.root)?;
+    let client = Client::new(&root);
     let path = match args.env {
         Some(name) => format!("/v1/status?environment={name}"),
         None => "/v1/status".to_owned(),
     };
-    let status: Status = client.get(&path)?;
+    let mut status: Status = client.get(&path)?;
+    // Its absence is seen by nobody until something ends, and then it is too late.
+    if !start::is_supervised(&root)? {
+        status.problems.push(
+            "no supervisor runs: nothing is started again when it ends, and no address can be listened on; `kiln up` starts one"
+                .to_owned(),
+        );
+    }
     if args.json.json {
         output::json(&status)?;
         return Ok(Exit::Done);

@@ -11,7 +11,10 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::{self, Interrupts};
 use crate::output::{self, Audience};
 use crate::settings::DefinitionSettings;
-use crate::{args, definition, rollout, settings, start};
+use crate::start::Started;
+use crate::{args, definition, readiness, rollout, settings, start};
+
+use super::history;
 
 pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
     let args::Up {
@@ -34,9 +37,15 @@ pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
     let baked = interrupts.during(|| baking.used(), left)?;
     let spec = baking::environment(&definition.spec, &baked);
 
-    let ours = start::ensure(&root, &client)?;
-    if !ours {
-        output::line(&format!("kiln runs on {} already", root.display()))?;
+    let started = start::ensure(&root, &client)?;
+    let ours = started == Started::Now;
+    match started {
+        Started::Now => {}
+        Started::Before => output::line(&format!("kiln runs on {} already", root.display()))?,
+        Started::Supervised => output::line(&format!(
+            "kiln ran on {} without its supervisor, which is started again",
+            root.display()
+        ))?,
     }
     let applied = interrupts
         .check(|| "nothing was applied".to_owned())
@@ -50,7 +59,14 @@ pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
             return Err(failure);
         }
     };
-    if detach || exit != Exit::Done {
+    if exit != Exit::Done {
+        return Ok(exit);
+    }
+    readiness::wait(&client, &spec, &interrupts)?;
+    if started != Started::Before {
+        check_journal(&client)?;
+    }
+    if detach {
         return Ok(exit);
     }
     if ours {
@@ -66,6 +82,22 @@ pub(crate) fn run(args: args::Up) -> Result<Exit, Failure> {
         start::end(&root, &client, &interrupts)?;
     }
     Ok(Exit::Done)
+}
+
+/// A journal that was changed while nobody had it open is told of. It stops nothing: what runs is by its state, and
+/// traffic matters more than history.
+fn check_journal(client: &Client) -> Result<(), Failure> {
+    match history::verify(client) {
+        Ok(_) => Ok(()),
+        Err(Failure::Api(error)) => {
+            output::warning(&format!(
+                "{}: `kiln history --verify` looks again",
+                error.message
+            ));
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Two `kiln up` at once both get what they ask: this one waits for a rollout that another command began, and
@@ -86,7 +118,7 @@ fn apply(
         } else {
             let applied = rollout::plan(client, spec)
                 .and_then(|plan| client.post_lines("/v1/apply", &plan))
-                .and_then(|lines| rollout::follow(lines, Audience::Person, interrupts));
+                .and_then(|lines| rollout::follow(client, lines, Audience::Person, interrupts));
             match applied {
                 // Another command was quicker.
                 Err(Failure::Api(ApiError {

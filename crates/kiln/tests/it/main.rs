@@ -8,6 +8,7 @@ mod golden;
 mod locks;
 mod proving;
 mod prune;
+mod recovering;
 mod serving;
 mod smallest;
 mod verify;
