@@ -21,8 +21,8 @@ use crate::owner::{Input, chain_of};
 
 /// Of one log file of an instance; one older of that size is kept.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
-/// How long after a failed removal it is tried again.
-const RETRY_REMOVE: Duration = Duration::from_secs(1);
+/// How long after the engine failed at something it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Of a thread that waits for an instance's end.
 const WAIT_STACK: usize = 256 * 1024;
@@ -54,26 +54,35 @@ impl Effects {
     }
 
     /// What became of the instances that the journal knows, while no controller looked. Everything else that the engine has
-    /// left is removed.
+    /// left is removed. What can't be found out or removed is told beside: it hides nothing of the rest.
     pub(crate) fn adopt(
         &self,
         known: &[(ServiceKey, InstanceId)],
-    ) -> Result<Vec<(ServiceKey, Observation)>, EngineError> {
+    ) -> (Vec<(ServiceKey, Observation)>, Vec<EngineError>) {
         let keep: BTreeSet<_> = known.iter().map(|(_, id)| id.clone()).collect();
-        let mut seen = Vec::new();
+        let mut observed = Vec::new();
+        let mut errors = Vec::new();
         for (key, instance) in known {
             let instance = instance.clone();
             match self.engine.inspect(&instance) {
-                Some(InstanceState::Running(_)) => self.watch(key, &instance),
-                Some(InstanceState::Ended(record)) => {
-                    seen.push((key.clone(), Observation::Exited { instance, record }));
+                Ok(Some(InstanceState::Running(_))) => self.watch(key, &instance),
+                Ok(Some(InstanceState::Ended(record))) => {
+                    observed.push((key.clone(), Observation::Exited { instance, record }));
                 }
                 // It was not started yet, or it is removed: the action that says which is still outstanding.
-                None => {}
+                Ok(None) => {}
+                Err(error) => {
+                    errors.push(error);
+                    // It asks until there is an answer.
+                    self.watch(key, &instance);
+                }
             }
         }
-        self.engine.sweep(&keep)?;
-        Ok(seen)
+        match self.engine.sweep(&keep) {
+            Ok(left) => errors.extend(left.into_iter().map(|(_, error)| error)),
+            Err(error) => errors.push(error),
+        }
+        (observed, errors)
     }
 
     /// Tells the owner when the instance ends. Each waits on a thread of its own: one that only sleeps costs some pages.
@@ -83,18 +92,66 @@ impl Effects {
             .name("kiln-wait".to_owned())
             .stack_size(WAIT_STACK)
             .spawn(move || {
-                if let Some(record) = this.engine.wait(&id, None) {
-                    this.say(
-                        &key,
-                        Observation::Exited {
-                            instance: id,
-                            record,
-                        },
-                    );
-                }
+                let record = loop {
+                    match this.engine.wait(&id, None) {
+                        Ok(Some(record)) => break record,
+                        Ok(None) => {}
+                        Err(error) => {
+                            this.tried("wait", Err(error));
+                            std::thread::sleep(RETRY);
+                        }
+                    }
+                    if this.inputs.is_closed() {
+                        return;
+                    }
+                };
+                this.tried("wait", Ok(()));
+                this.say(
+                    &key,
+                    Observation::Exited {
+                        instance: id,
+                        record,
+                    },
+                );
             });
         if let Err(error) = waiting {
             eprintln!("kiln: instance {instance}: its end can't be waited for: {error}");
+        }
+    }
+
+    /// What the engine could not do is shown until it can.
+    fn tried(&self, what: &'static str, result: Result<(), EngineError>) {
+        let _ = self.inputs.send(Input::Tried(what, result));
+    }
+
+    /// Calls the engine until it can do what it is asked to. `None`: the controller ends.
+    async fn until_done<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: impl Fn(&Engine) -> Result<T, EngineError> + Clone + Send + 'static,
+    ) -> Option<T> {
+        let mut failed = false;
+        loop {
+            let (engine, call) = (self.engine.clone(), call.clone());
+            let called = tokio::task::spawn_blocking(move || call(&engine)).await;
+            match called {
+                Ok(Ok(done)) => {
+                    if failed {
+                        self.tried(what, Ok(()));
+                    }
+                    return Some(done);
+                }
+                Ok(Err(error)) => {
+                    failed = true;
+                    self.tried(what, Err(error));
+                }
+                // A panic is a mistake of ours, and says itself on stderr. Or the runtime ends.
+                Err(_) => {}
+            }
+            if self.inputs.is_closed() {
+                return None;
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -147,27 +204,23 @@ impl Effects {
                 grace,
             } => {
                 self.in_turn(&instance.clone(), async move {
-                    let (engine, id) = (this.engine.clone(), instance.clone());
-                    let stopped =
-                        tokio::task::spawn_blocking(move || engine.stop(&id, grace)).await;
-                    if let Ok(Ok(record)) = stopped {
+                    let id = instance.clone();
+                    let stopped = this.until_done("stop", move |engine| engine.stop(&id, grace));
+                    if let Some(record) = stopped.await {
                         this.say(&key, Observation::Exited { instance, record });
                     }
                 });
             }
             Action::Remove { id: _, instance } => {
                 self.in_turn(&instance.clone(), async move {
-                    loop {
-                        let (engine, id) = (this.engine.clone(), instance.clone());
-                        let removed = tokio::task::spawn_blocking(move || {
-                            engine.remove(&id).inspect(|()| engine.unmount_unused())
-                        });
-                        if matches!(removed.await, Ok(Ok(()))) {
-                            break;
-                        }
-                        tokio::time::sleep(RETRY_REMOVE).await;
+                    let id = instance.clone();
+                    let removed = this.until_done("remove", move |engine| {
+                        engine.remove(&id)?;
+                        engine.unmount_unused()
+                    });
+                    if removed.await.is_some() {
+                        this.say(&key, Observation::Removed { instance });
                     }
-                    this.say(&key, Observation::Removed { instance });
                 });
             }
             // The owner's own.
@@ -267,7 +320,7 @@ impl Effects {
 
     /// Ends controller, proxy and supervisor. Instances have been stopped before, or stay.
     pub(crate) fn shut_down(&self) -> Result<(), handoff::HandoffError> {
-        if self.engine.list().is_empty() {
+        if self.engine.list().is_ok_and(|left| left.is_empty()) {
             self.engine.close();
         }
         let root = self.root.clone();

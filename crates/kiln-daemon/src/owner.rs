@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use kiln_engine::NetError;
+use kiln_engine::{EngineError, NetError};
 use kiln_model::api::{ApiError, DownRequest, HistoryRelease, RollbackRequest, Status};
 use kiln_model::{
     Actor, Digest, EnvName, EnvironmentSpec, Fact, InstanceId, Observation, Plan, ServiceKey,
@@ -48,6 +48,8 @@ pub(crate) enum Input {
     Settle,
     /// The network was looked at, and mended where something had taken of it.
     Mended(Result<(), NetError>),
+    /// Whether the engine could do what it was asked to, last time; it is tried again.
+    Tried(&'static str, Result<(), EngineError>),
     /// Reading the journal found something that was not written so.
     JournalSpoilt(JournalError),
     /// Old entries of the journal can be folded.
@@ -202,12 +204,10 @@ impl Owner {
                     .map(|instance| (key.clone(), instance.id.clone()))
             })
             .collect();
-        let mut lost = Vec::new();
-        match self.effects.adopt(&known) {
-            Ok(gone) => lost = gone,
-            Err(error) => {
-                self.problems.insert("engine", error.to_string());
-            }
+        let (lost, errors) = self.effects.adopt(&known);
+        if !errors.is_empty() {
+            let errors: Vec<String> = errors.iter().map(|error| chain_of(error)).collect();
+            self.problems.insert("engine", errors.join("; "));
         }
         for (key, observation) in lost {
             self.observed(key, observation);
@@ -279,6 +279,7 @@ impl Owner {
             }
             Input::Proxy(id, input) => self.proxy(id, input),
             Input::Mended(mended) => self.noted("network", mended),
+            Input::Tried(what, result) => self.noted(what, result),
             Input::JournalSpoilt(error) => self.noted("history", Err(error)),
             Input::JournalFoldable(foldable) => {
                 let folded = self.journal.fold(foldable, self.clock.now());

@@ -100,14 +100,17 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
     served
 }
 
-/// Firewall tools of the host flush everything when they start again.
+/// Firewall tools of the host flush everything when they start again; and instances that fail leave logs.
 async fn mend(engine: Engine, inputs: mpsc::UnboundedSender<Input>) {
     let mut tick = tokio::time::interval(MEND_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !inputs.is_closed() {
         tick.tick().await;
         let engine = engine.clone();
-        let mended = tokio::task::spawn_blocking(move || engine.mend_network());
+        let mended = tokio::task::spawn_blocking(move || {
+            engine.forget_logs();
+            engine.mend_network()
+        });
         if let Ok(mended) = mended.await {
             let _ = inputs.send(Input::Mended(mended));
         }

@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
 /// The period over which `cpu` is measured, in microseconds: the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
 /// The last process of a group is gone some moments before the group can be removed.
@@ -14,8 +16,8 @@ const REMOVE_TRIES: u32 = 200;
 const REMOVE_WAIT: Duration = Duration::from_millis(5);
 /// Version 2: what a group hands down to those below.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
-/// Version 2: where processes go that are in the way of handing down.
-const ASIDE: &str = "init";
+/// Version 2: the group of the processes that are in the way of handing down.
+const LEAF: &str = "init";
 /// Processes that fork while they are moved leave children behind.
 const MOVE_TRIES: u32 = 10;
 
@@ -238,6 +240,31 @@ impl Group {
         pids
     }
 
+    /// Kills each process in it. A pid that the group lists may be another process's by the time of the signal: so the process
+    /// is opened first, and then has to be listed still.
+    fn kill_all(&self) {
+        let opened: Vec<_> = self
+            .processes()
+            .into_iter()
+            .filter_map(|pid| {
+                Some((
+                    pid,
+                    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?,
+                ))
+            })
+            .collect();
+        if opened.is_empty() {
+            return;
+        }
+        let listed = self.processes();
+        for (pid, process) in opened {
+            if listed.contains(&pid) {
+                // One that has ended needs none.
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+            }
+        }
+    }
+
     /// Kills what is left in it and removes it. Nothing to do is no error.
     pub(crate) fn destroy(&self) -> io::Result<()> {
         for attempt in 0.. {
@@ -245,9 +272,7 @@ impl Group {
                 // All at once, so that no fork gets away. Since Linux 5.14; the loop below does for older ones.
                 let _ = fs::write(mount.join(&self.path).join("cgroup.kill"), "1");
             }
-            for pid in self.processes() {
-                let _ = crate::sys::kill(pid, libc::SIGKILL);
-            }
+            self.kill_all();
             let mut busy = None;
             for folder in self.folders() {
                 match fs::remove_dir(&folder) {
@@ -284,18 +309,18 @@ fn hand_down(folder: &Path) -> io::Result<()> {
         match fs::write(&control, &wanted) {
             // A group other than the real root hands nothing down while it has processes. That is met at the top of a cgroup
             // namespace, which is the caller's own: its processes go one group deeper, as container runtimes do it.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => move_aside(folder)?,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => move_to_leaf(folder)?,
             written => return written,
         }
     }
     fs::write(&control, &wanted)
 }
 
-fn move_aside(folder: &Path) -> io::Result<()> {
-    let aside = folder.join(ASIDE);
-    fs::create_dir_all(&aside)?;
+fn move_to_leaf(folder: &Path) -> io::Result<()> {
+    let leaf = folder.join(LEAF);
+    fs::create_dir_all(&leaf)?;
     for pid in fs::read_to_string(folder.join("cgroup.procs"))?.lines() {
-        match fs::write(aside.join("cgroup.procs"), pid) {
+        match fs::write(leaf.join("cgroup.procs"), pid) {
             // It has ended by itself.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             moved => moved?,

@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 use kiln_model::{StartFailure, StartFault};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Group;
 use crate::mounts::SandboxMount;
 use crate::rootfs::{self, Root};
 use crate::seccomp::Filters;
-use crate::spec::TmpfsSpec;
+use crate::spec::{Link, TmpfsSpec};
 use crate::sys::{self, Fork};
 use crate::{init, netlink, users};
 
-/// Every namespace that a container has of its own.
-pub(crate) const NAMESPACES: i32 = libc::CLONE_NEWPID
+/// The namespaces that a container is made in. That of its control groups is made later, when it is in its group: the group
+/// is its root then, and nothing of the host's is seen.
+const NAMESPACES: i32 = libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWCGROUP;
+    | libc::CLONE_NEWNET;
 
 /// What the child makes of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,19 +44,98 @@ pub(crate) struct Container {
     pub(crate) privileged: bool,
 }
 
-/// The instance's side of its network, moved in by the parent and still unnamed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Link {
-    pub(crate) address: std::net::Ipv4Addr,
-    pub(crate) prefix: u8,
-    pub(crate) gateway: std::net::Ipv4Addr,
+impl Container {
+    fn namespaces(&self) -> i32 {
+        if self.host_network {
+            NAMESPACES & !libc::CLONE_NEWNET
+        } else {
+            NAMESPACES
+        }
+    }
+}
+
+/// A container whose application was executed.
+pub(crate) struct Launched {
+    pub(crate) init: i32,
+    /// An [`init::AppEnd`] as JSON comes from it when the application has ended.
+    pub(crate) status: OwnedFd,
+}
+
+/// Starts the container in `group` and waits until its application is executed. Only from a process with one thread.
+///
+/// `wire`: what the child does first, to its standard streams. `connect`: what the parent does about the network of the
+/// process whose id it gets.
+pub(crate) fn launch(
+    container: &Container,
+    filters: &Filters,
+    group: &Group,
+    wire: impl FnOnce() -> io::Result<()>,
+    connect: impl FnOnce(i32) -> Result<(), StartFailure>,
+) -> Result<Launched, StartFailure> {
+    let pipe = || pipe().map_err(|error| host("making a pipe", &error));
+    let (go_read, go_write) = pipe()?;
+    let (failure_read, failure_write) = pipe()?;
+    let (status_read, status_write) = pipe()?;
+    let init = match sys::fork_into(container.namespaces()) {
+        Err(error) => return Err(host("making the namespaces", &error)),
+        Ok(Fork::Child) => {
+            drop((go_write, failure_read, status_read));
+            if wire().is_err() {
+                sys::exit_now(126);
+            }
+            become_container(container, filters, go_read, failure_write, status_write)
+        }
+        Ok(Fork::Parent(init)) => init,
+    };
+    drop((go_read, failure_write, status_write));
+    let ready = group
+        .add(init)
+        .map_err(|error| host("entering the control group", &error))
+        .and_then(|()| connect(init))
+        .and_then(|()| {
+            rustix::io::write(&go_write, &[1])
+                .map_err(|error| host("starting the container", &error))
+                .map(|_| ())
+        });
+    let failure = match ready {
+        Err(failure) => Some(failure),
+        Ok(()) => said(&failure_read),
+    };
+    match failure {
+        None => Ok(Launched {
+            init,
+            status: status_read,
+        }),
+        Some(failure) => {
+            // It is this process's child and not waited for yet: the number is its own.
+            let _ = sys::kill(init, libc::SIGKILL);
+            while let Ok(Some((pid, _))) = sys::reap(true) {
+                if pid == init {
+                    break;
+                }
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// What the child said before its end; `None`: nothing, since the application was executed.
+fn said(failure: &OwnedFd) -> Option<StartFailure> {
+    match read_all(failure) {
+        Ok(said) if said.is_empty() => None,
+        Ok(said) => Some(
+            serde_json::from_slice(&said)
+                .unwrap_or_else(|error| host("starting the container", &error)),
+        ),
+        Err(error) => Some(host("starting the container", &error)),
+    }
 }
 
 /// Becomes the init of a container and, in a child of its own, the application. Never returns.
 ///
 /// `go`: a byte comes when cgroup and network are ready; its end means that the parent is gone. `failure`: a
 /// [`StartFailure`] as JSON, or closed without one when the application was executed. `status`: how it ended.
-pub(crate) fn become_container(
+fn become_container(
     container: &Container,
     filters: &Filters,
     go: OwnedFd,
@@ -108,6 +188,8 @@ fn prepare(container: &Container, go: OwnedFd) -> Result<(), StartFailure> {
         Ok(1) => {}
         _ => sys::exit_now(125),
     }
+    sys::unshare_control_groups()
+        .map_err(|error| host("making the namespace of control groups", &error))?;
     sys::set_hostname(&container.hostname)
         .map_err(|error| host("setting the host name", &error))?;
     if !container.host_network {

@@ -1,27 +1,37 @@
 //! The engine: starts, finds, stops and removes instances. Every call blocks and is idempotent by instance.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Read, Seek};
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use kiln_fs::{Process, clock};
 use kiln_model::{
     Digest, ExitReason, ExitRecord, InstanceId, ServiceKey, StartFailure, StartFault, Timestamp,
 };
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Signal;
 
 use crate::cgroup::Hierarchy;
 use crate::firewall::InsidePorts;
 use crate::layers::{self, LayerError};
 use crate::net::{NetError, Network};
-use crate::shim::{self, Report, Running, ShimSpec};
+use crate::program::{Program, in_memory};
+use crate::record::{self, Record, Running};
+use crate::shim::{self, Report, ShimSpec};
 use crate::spec::InstanceSpec;
-use crate::{logs, state, sys};
+use crate::{logs, sys};
+
+/// Below the root: a folder an instance.
+const INSTANCES: &str = "instances";
+/// Below the root: where layers are mounted.
+const LAYERS: &str = "run/layers";
+/// Below the root: the logs of instances that are gone.
+const KEPT_LOGS: &str = "log/instances";
 
 /// Less than this, and the kernel kills an instance before it has begun.
 const LEAST_MEMORY: u64 = 4 << 20;
@@ -50,6 +60,16 @@ pub enum EngineError {
     },
     #[error("the network can't be used")]
     Network(#[from] NetError),
+    #[error("instance {id} can't be asked to stop")]
+    Ask {
+        id: InstanceId,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "instance {id} was killed and has not ended: it waits for the kernel, most likely for a disk"
+    )]
+    Unkillable { id: InstanceId },
     #[error("instance {id} can't be removed whole: {what}")]
     Remove {
         id: InstanceId,
@@ -134,13 +154,17 @@ pub struct Engine {
     network: Network,
     hierarchy: Hierarchy,
     cgroup: String,
+    /// Whoever makes a layer needed, and whoever finds out which are, has it.
+    needs: Arc<Mutex<()>>,
+    /// Two starts of one image must not both mount its layers.
+    mounting: Arc<Mutex<()>>,
 }
 
 impl Engine {
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let EngineOptions { root } = options;
         let hierarchy = Self::preflight()?;
-        for folder in [root.join("instances"), root.join("run/layers")] {
+        for folder in [root.join(INSTANCES), root.join(LAYERS)] {
             fs::create_dir_all(&folder).map_err(|source| EngineError::Folder {
                 path: folder,
                 source,
@@ -154,6 +178,8 @@ impl Engine {
             network,
             hierarchy,
             cgroup: format!("kiln-{}", &hash[..8]),
+            needs: Arc::default(),
+            mounting: Arc::default(),
         })
     }
 
@@ -210,7 +236,7 @@ impl Engine {
     }
 
     fn folder(&self, id: &InstanceId) -> PathBuf {
-        self.root.join("instances").join(id.as_str())
+        self.root.join(INSTANCES).join(id.as_str())
     }
 
     /// Starts an instance; one that runs already is left as it is and told.
@@ -221,8 +247,8 @@ impl Engine {
             id: id.clone(),
             source,
         };
-        let known = state::read_json::<ShimSpec>(&folder.join(shim::SPEC)).map_err(failed)?;
-        if let Some(known) = known.map(|known| known.instance.generation)
+        let known = Record::read(&folder).map_err(failed)?;
+        if let Some(known) = known.map(|known| known.generation)
             && spec.generation < known
         {
             return Err(StartError::Stale {
@@ -231,16 +257,16 @@ impl Engine {
                 known,
             });
         }
-        match self.inspect(id) {
-            Some(InstanceState::Running(started)) => return Ok(started),
+        match self.look_at(&folder).map_err(failed)? {
+            Some((InstanceState::Running(started), _)) => return Ok(started),
             // It had been started: what ended is not started again, a new instance is.
-            Some(InstanceState::Ended(record)) if folder.join(shim::RUNNING).exists() => {
+            Some((InstanceState::Ended(record), true)) => {
                 return Err(StartError::new(
                     StartFault::Ended,
                     format!("instance {id} has run and ended: {:?}", record.reason),
                 ));
             }
-            Some(InstanceState::Ended(_)) | None => {}
+            Some((InstanceState::Ended(_), false)) | None => {}
         }
         if let Some(memory) = spec.memory.filter(|memory| *memory < LEAST_MEMORY) {
             return Err(StartError::new(
@@ -259,22 +285,32 @@ impl Engine {
                 ),
             ));
         }
-        let layers = {
-            // Two starts of one image must not both mount its layers.
-            static MOUNTING: Mutex<()> = Mutex::new(());
-            let _one = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-            layers::mount_all(&self.root.join("run/layers"), &spec.layers)?
-        };
         let link = if spec.network {
             Some(self.network.give(id, spec.egress)?)
         } else {
             None
         };
         fs::create_dir_all(&folder).map_err(failed)?;
+        let mounts = self.root.join(LAYERS);
+        let layers = layers::mount_points_of(&mounts, &spec.layers);
+        {
+            // From now on nobody unmounts what this instance needs, be it mounted already or not.
+            let _needs = lock(&self.needs);
+            let record = Record::new(spec.generation, layers.clone(), link.clone());
+            record.write(&folder).map_err(failed)?;
+        }
+        let mounted = {
+            let _one = lock(&self.mounting);
+            layers::mount_all(&mounts, &spec.layers)
+        };
+        if let Err(error) = mounted {
+            // Nothing was made that would have to be found again.
+            Record::remove(&folder).map_err(failed)?;
+            return Err(error.into());
+        }
         let address = link.as_ref().map(|link| link.address);
         let handed = ShimSpec {
             instance: spec.clone(),
-            folder: folder.clone(),
             layers,
             cgroup: self.cgroup_of(id),
             name_server: spec.network.then(|| self.network.gateway()),
@@ -282,8 +318,7 @@ impl Engine {
             outside: self.network.outside(id),
             link,
         };
-        state::write_json(&folder.join(shim::SPEC), &handed).map_err(failed)?;
-        let running = spawn(&folder)?;
+        let running = spawn(&folder, &handed)?;
         Ok(Started {
             pid: running.pid.unsigned_abs(),
             address,
@@ -296,123 +331,153 @@ impl Engine {
     }
 
     /// `None`: nothing of it is left.
-    pub fn inspect(&self, id: &InstanceId) -> Option<InstanceState> {
+    pub fn inspect(&self, id: &InstanceId) -> Result<Option<InstanceState>, EngineError> {
         let folder = self.folder(id);
-        if !folder.join(shim::SPEC).exists() {
-            return None;
-        }
-        let spec: Option<ShimSpec> = state::read_json(&folder.join(shim::SPEC)).ok().flatten();
-        let running: Option<Running> = state::read_json(&folder.join(shim::RUNNING)).ok().flatten();
-        let exit = || {
-            state::read_json::<ExitRecord>(&folder.join(shim::EXIT))
-                .ok()
-                .flatten()
+        let seen = self.look_at(&folder);
+        let seen = seen.map_err(|source| EngineError::Folder {
+            path: folder,
+            source,
+        })?;
+        Ok(seen.map(|(state, _)| state))
+    }
+
+    /// The state, and whether it has been running.
+    fn look_at(&self, folder: &Path) -> io::Result<Option<(InstanceState, bool)>> {
+        let Some(record) = Record::read(folder)? else {
+            return Ok(None);
         };
+        let running = Running::read(folder)?;
         // In this order: a shim that ends in between has left its record by then.
-        let running = running.map(|running| (lives(&running), running));
-        match (exit(), running) {
-            (Some(record), _) => Some(InstanceState::Ended(record)),
-            (None, Some((true, running))) => Some(InstanceState::Running(Started {
-                pid: running.pid.unsigned_abs(),
-                address: spec.and_then(|spec| spec.link).map(|link| link.address),
-                at: running.at,
-            })),
-            (None, _) => Some(InstanceState::Ended(ExitRecord {
-                reason: ExitReason::Lost,
-                at: shim::now(),
-                last_lines: last_lines(&folder),
-            })),
-        }
-    }
-
-    /// Every instance of which something is left, ordered by id.
-    pub fn list(&self) -> Vec<(InstanceId, InstanceState)> {
-        let Ok(entries) = fs::read_dir(self.root.join("instances")) else {
-            return Vec::new();
+        let lives = match &running {
+            Some(running) => running.shim().lives()?,
+            None => false,
         };
-        let mut ids: Vec<InstanceId> = entries
-            .filter_map(Result::ok)
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter_map(|name| name.parse().ok())
-            .collect();
-        ids.sort();
-        ids.into_iter()
-            .filter_map(|id| self.inspect(&id).map(|state| (id, state)))
-            .collect()
+        let state = match (record::read_exit(folder)?, &running) {
+            (Some(exit), _) => InstanceState::Ended(exit),
+            (None, Some(running)) if lives => InstanceState::Running(Started {
+                pid: running.pid.unsigned_abs(),
+                address: record.link.map(|link| link.address),
+                at: running.at,
+            }),
+            (None, _) => InstanceState::Ended(lost(last_lines(folder))),
+        };
+        Ok(Some((state, running.is_some())))
     }
 
-    /// Waits for the instance's end, `timeout` at most.
-    pub fn wait(&self, id: &InstanceId, timeout: Option<Duration>) -> Option<ExitRecord> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        loop {
-            let running: Option<Running> = state::read_json(&self.folder(id).join(shim::RUNNING))
-                .ok()
-                .flatten();
-            match self.inspect(id) {
-                None => {
-                    return Some(ExitRecord {
-                        reason: ExitReason::Lost,
-                        at: shim::now(),
-                        last_lines: Vec::new(),
-                    });
-                }
-                Some(InstanceState::Ended(record)) => return Some(record),
-                Some(InstanceState::Running(_)) => {}
-            }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return None;
-            }
-            let shim = running.and_then(|running| Pid::from_raw(running.shim));
-            let Some(Ok(shim)) = shim.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
-                continue;
-            };
-            let timeout = left.and_then(|left| left.try_into().ok());
-            let _ = poll(&mut [PollFd::new(&shim, PollFlags::IN)], timeout.as_ref());
-        }
-    }
-
-    /// A descriptor that is readable when the instance's shim has ended; `None`: it has.
-    pub fn end_of(&self, id: &InstanceId) -> Option<std::os::fd::OwnedFd> {
-        let running: Running = state::read_json(&self.folder(id).join(shim::RUNNING))
-            .ok()
-            .flatten()?;
-        let descriptor = pidfd_open(Pid::from_raw(running.shim)?, PidfdFlags::empty()).ok()?;
-        // Opened first, asked then: a pid that was given to another process in between is seen here.
-        lives(&running).then_some(descriptor)
-    }
-
-    /// Stop signal, `grace`, SIGKILL. Comes back when it has ended.
-    pub fn stop(&self, id: &InstanceId, grace: Duration) -> Result<ExitRecord, EngineError> {
+    /// The instance's shim, if it lives.
+    fn shim_of(&self, id: &InstanceId) -> Result<Option<(Running, Process)>, EngineError> {
         let folder = self.folder(id);
+        let find = || {
+            let Some(running) = Running::read(&folder)? else {
+                return Ok(None);
+            };
+            let shim = Process::find(&running.shim())?;
+            Ok(shim.map(|shim| (running, shim)))
+        };
+        find().map_err(|source| EngineError::Folder {
+            path: folder.clone(),
+            source,
+        })
+    }
+
+    /// The ids of all instances of which something is left, in order.
+    fn ids(&self) -> Result<Vec<InstanceId>, EngineError> {
+        let folder = self.root.join(INSTANCES);
         let failed = |source| EngineError::Folder {
             path: folder.clone(),
             source,
         };
-        let running: Option<Running> =
-            state::read_json(&folder.join(shim::RUNNING)).map_err(failed)?;
-        if let Some(running) = running.filter(lives) {
-            fs::write(folder.join(shim::GRACE), grace.as_millis().to_string()).map_err(failed)?;
-            let _ = sys::kill(running.shim, libc::SIGTERM);
-            if let Some(record) = self.wait(id, Some(grace + KILL_WAIT)) {
-                return Ok(record);
-            }
-            // The shim takes its instance along.
-            let _ = sys::kill(running.shim, libc::SIGKILL);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().into_string();
+            ids.extend(name.ok().and_then(|name| name.parse().ok()));
         }
-        Ok(self.wait(id, Some(KILL_WAIT)).unwrap_or(ExitRecord {
-            reason: ExitReason::Lost,
-            at: shim::now(),
-            last_lines: Vec::new(),
-        }))
+        ids.sort();
+        Ok(ids)
     }
 
-    /// Nothing of the instance is left when this returns; its log is kept until [`Engine::sweep`].
+    /// Every instance of which something is left, ordered by id.
+    pub fn list(&self) -> Result<Vec<(InstanceId, InstanceState)>, EngineError> {
+        let mut all = Vec::new();
+        for id in self.ids()? {
+            if let Some(state) = self.inspect(&id)? {
+                all.push((id, state));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Waits for the instance's end, `timeout` at most. `None`: it runs still.
+    pub fn wait(
+        &self,
+        id: &InstanceId,
+        timeout: Option<Duration>,
+    ) -> Result<Option<ExitRecord>, EngineError> {
+        let deadline = timeout.map(|timeout| clock::boottime() + timeout);
+        loop {
+            // Opened before the state is asked for: should the shim end in between, that is seen here or by the descriptor.
+            let shim = self.shim_of(id)?;
+            match self.inspect(id)? {
+                None => return Ok(Some(lost(Vec::new()))),
+                Some(InstanceState::Ended(exit)) => return Ok(Some(exit)),
+                Some(InstanceState::Running(_)) => {}
+            }
+            let left = deadline.map(|at| at.saturating_sub(clock::boottime()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            if let Some((_, shim)) = shim {
+                shim.wait(left).map_err(|source| EngineError::Folder {
+                    path: self.folder(id),
+                    source,
+                })?;
+            }
+        }
+    }
+
+    /// A descriptor that is readable when the instance's shim has ended; `None`: it has.
+    pub fn end_of(&self, id: &InstanceId) -> Result<Option<OwnedFd>, EngineError> {
+        Ok(self.shim_of(id)?.map(|(_, shim)| shim.into()))
+    }
+
+    /// Stop signal, `grace`, SIGKILL. Comes back when it has ended. To be called again after an error: what was begun goes on, and
+    /// the grace does not begin anew.
+    pub fn stop(&self, id: &InstanceId, grace: Duration) -> Result<ExitRecord, EngineError> {
+        if let Some((running, shim)) = self.shim_of(id)? {
+            ask_to_stop(&self.folder(id), &running, &shim, grace).map_err(|source| {
+                EngineError::Ask {
+                    id: id.clone(),
+                    source,
+                }
+            })?;
+            if let Some(exit) = self.wait(id, Some(grace.saturating_add(KILL_WAIT)))? {
+                return Ok(exit);
+            }
+            // The shim takes its instance along.
+            self.kill(id, &shim)?;
+        }
+        self.wait(id, Some(KILL_WAIT))?
+            .ok_or_else(|| EngineError::Unkillable { id: id.clone() })
+    }
+
+    fn kill(&self, id: &InstanceId, shim: &Process) -> Result<(), EngineError> {
+        let killed = shim.signal(Signal::KILL);
+        let ended = killed.and_then(|_| shim.wait(Some(KILL_WAIT)));
+        match ended {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::Unkillable { id: id.clone() }),
+            Err(source) => Err(EngineError::Ask {
+                id: id.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Nothing of the instance is left when this returns; its log is kept until [`Engine::forget_logs`].
     pub fn remove(&self, id: &InstanceId) -> Result<(), EngineError> {
         let folder = self.folder(id);
-        let running: Option<Running> = state::read_json(&folder.join(shim::RUNNING)).ok().flatten();
-        if let Some(running) = running.filter(lives) {
-            let _ = sys::kill(running.shim, libc::SIGKILL);
+        if let Some((_, shim)) = self.shim_of(id)? {
+            self.kill(id, &shim)?;
         }
         let failed = |what| {
             move |source| EngineError::Remove {
@@ -440,7 +505,7 @@ impl Engine {
 
     /// What it said last is worth reading after it is gone.
     fn keep_log(&self, id: &InstanceId, folder: &Path) {
-        let kept = self.root.join("log/instances");
+        let kept = self.root.join(KEPT_LOGS);
         if fs::create_dir_all(&kept).is_ok() {
             let _ = fs::rename(logs::path(folder), kept.join(id.as_str()));
         }
@@ -448,78 +513,79 @@ impl Engine {
 
     /// Where the instance's log is, or was kept.
     pub fn log_path(&self, id: &InstanceId) -> PathBuf {
-        let live = logs::path(&self.folder(id));
-        if live.exists() {
-            live
+        let folder = self.folder(id);
+        // The file itself is made a moment after the instance has started.
+        if folder.exists() {
+            logs::path(&folder)
         } else {
-            self.root.join("log/instances").join(id.as_str())
+            self.root.join(KEPT_LOGS).join(id.as_str())
         }
     }
 
-    /// Removes what is left of every instance that is not in `keep`, unmounts layers that no kept instance needs, and forgets
-    /// all but the newest kept logs.
-    pub fn sweep(&self, keep: &BTreeSet<InstanceId>) -> Result<(), EngineError> {
-        for (id, _) in self.list() {
-            if !keep.contains(&id) {
-                self.remove(&id)?;
+    /// Removes what is left of every instance that is not in `keep`, and unmounts layers that no kept instance needs. Gives what
+    /// could not be removed, and why; the next call tries again.
+    pub fn sweep(
+        &self,
+        keep: &BTreeSet<InstanceId>,
+    ) -> Result<Vec<(InstanceId, EngineError)>, EngineError> {
+        let mut left = Vec::new();
+        for id in self.ids()? {
+            if !keep.contains(&id)
+                && let Err(error) = self.remove(&id)
+            {
+                left.push((id, error));
             }
         }
         for name in self.hierarchy.children(&self.cgroup) {
-            // kiln made no group of another form.
-            let Ok(id) = InstanceId::try_from(name) else {
+            let Ok(id) = name.parse::<InstanceId>() else {
                 continue;
             };
-            if !keep.contains(&id) {
-                // Busy is seen by the next sweep.
-                let _ = self.hierarchy.group(&self.cgroup_of(&id)).destroy();
+            if keep.contains(&id) || left.iter().any(|(told, _)| *told == id) {
+                continue;
+            }
+            if let Err(source) = self.hierarchy.group(&self.cgroup_of(&id)).destroy() {
+                let what = "its control group is still in use";
+                left.push((id.clone(), EngineError::Remove { id, what, source }));
             }
         }
         let kept: BTreeSet<_> = keep.iter().map(|id| self.network.outside(id)).collect();
         for name in self.network.outsides() {
             if !kept.contains(&name) {
+                // Whose it was is not in its name: the sweep after a restart tries again.
                 let _ = self.network.delete(&name);
             }
         }
-        self.unmount_unused();
+        self.unmount_unused()?;
         self.forget_logs();
-        Ok(())
+        Ok(left)
     }
 
     /// Unmounts the layers of images of which no instance is left.
-    pub fn unmount_unused(&self) {
-        let folder = self.root.join("run/layers");
-        let needed = self
-            .list()
-            .into_iter()
-            .filter_map(|(id, _)| {
-                state::read_json::<ShimSpec>(&self.folder(&id).join(shim::SPEC))
-                    .ok()
-                    .flatten()
-            })
-            .flat_map(|spec| spec.layers)
-            .collect();
-        layers::unmount_unused(&folder, &needed);
+    pub fn unmount_unused(&self) -> Result<(), EngineError> {
+        let _needs = lock(&self.needs);
+        let mut needed = BTreeSet::new();
+        for id in self.ids()? {
+            let folder = self.folder(&id);
+            let record = Record::read(&folder).map_err(|source| EngineError::Folder {
+                path: folder,
+                source,
+            })?;
+            needed.extend(record.into_iter().flat_map(|record| record.layers));
+        }
+        layers::unmount_unused(&self.root.join(LAYERS), &needed);
+        Ok(())
     }
 
-    fn forget_logs(&self) {
-        /// Logs of ended instances that are kept.
-        const KEPT: usize = 100;
-        let Ok(entries) = fs::read_dir(self.root.join("log/instances")) else {
-            return;
-        };
-        let mut logs: Vec<_> = entries
-            .filter_map(Result::ok)
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        logs.sort();
-        for (_, path) in logs.iter().rev().skip(KEPT) {
-            let _ = fs::remove_file(path);
-        }
+    /// Forgets kept logs of ended instances but for the newest, by number, size and age. Cheap: to be called now and then, since
+    /// an instance that fails again and again leaves one each time.
+    pub fn forget_logs(&self) {
+        logs::forget_old(&self.root.join(KEPT_LOGS), clock::wall());
     }
 
     /// Removes the bridge and the empty control groups: the root is given up. Instances have to be removed before.
     pub fn close(&self) {
-        self.unmount_unused();
+        // What is left then is found by the next engine on this root.
+        let _ = self.unmount_unused();
         let _ = self.network.close();
         let _ = self.hierarchy.group(&self.cgroup).destroy();
     }
@@ -531,19 +597,46 @@ fn last_lines(folder: &Path) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// The shim is the very process that was recorded: same boot, same pid, same start time.
-fn lives(running: &Running) -> bool {
-    running.boot == state::boot_id() && state::start_time(running.shim) == Some(running.shim_start)
+fn lost(last_lines: Vec<String>) -> ExitRecord {
+    ExitRecord {
+        reason: ExitReason::Lost,
+        at: shim::now(),
+        last_lines,
+    }
 }
 
-fn spawn(folder: &Path) -> Result<Running, StartError> {
-    let program = program().map_err(StartError::Spawn)?;
+fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ask_to_stop(
+    folder: &Path,
+    running: &Running,
+    shim: &Process,
+    grace: Duration,
+) -> io::Result<()> {
+    // 24 days are as good as for ever.
+    let millis = i32::try_from(grace.as_millis()).unwrap_or(i32::MAX);
+    if !running.takes_grace_with_signal() {
+        fs::write(folder.join(record::GRACE), millis.to_string())?;
+    }
+    match sys::signal_with_value(shim, libc::SIGTERM, millis) {
+        // It has ended.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        sent => sent,
+    }
+}
+
+fn spawn(folder: &Path, spec: &ShimSpec) -> Result<Running, StartError> {
+    let program = Program::copy().map_err(StartError::Spawn)?;
+    let mut handed = in_memory("spec", spec).map_err(StartError::Spawn)?;
+    handed.rewind().map_err(StartError::Spawn)?;
     let mut child = Command::new(program.path())
-        .arg("shim")
+        .arg(shim::ROLE)
         .arg(folder)
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(handed))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -565,40 +658,4 @@ fn spawn(folder: &Path) -> Result<Running, StartError> {
             "the shim ended before it could say how the start went: was it killed?".to_owned(),
         )),
     }
-}
-
-/// A sealed copy of this program, in memory.
-pub(crate) struct Program {
-    file: File,
-}
-
-impl Program {
-    pub(crate) fn path(&self) -> PathBuf {
-        use std::os::fd::AsRawFd;
-        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
-    }
-}
-
-/// Made once: what runs is the program as it was when the first container was started.
-pub(crate) fn program() -> io::Result<&'static Program> {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    if let Some(program) = PROGRAM.get() {
-        return Ok(program);
-    }
-    let made = copy_program()?;
-    Ok(PROGRAM.get_or_init(|| made))
-}
-
-fn copy_program() -> io::Result<Program> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-    let copy = memfd_create("kiln", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = File::from(copy);
-    let mut source = File::open("/proc/self/exe")?;
-    io::copy(&mut source, &mut file)?;
-    file.flush()?;
-    fcntl_add_seals(
-        &file,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
-    Ok(Program { file })
 }

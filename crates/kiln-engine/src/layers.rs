@@ -20,7 +20,7 @@ pub enum LayerError {
     Read { path: PathBuf, source: io::Error },
     #[error(
         "the layer {path} was changed after it was written: it has the digest {found}, and {expected} was recorded. \
-         Bake the image again with an empty cache, and find out who writes there"
+         Delete that file, and kiln makes it again when the image is started next; and find out who writes there"
     )]
     Changed {
         path: PathBuf,
@@ -50,26 +50,28 @@ const FLAGS: libc::c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
 /// A free loop device can be somebody else's before it is ours.
 const LOOP_TRIES: u32 = 64;
 
-/// Mounts what is not mounted yet below `folder`; gives the mount points, in the layers' order. On the first mount after boot
-/// the whole file is read and compared with its digest.
-pub(crate) fn mount_all(folder: &Path, layers: &[LayerFile]) -> Result<Vec<PathBuf>, LayerError> {
+/// Where the layers are mounted below `folder`, in their order.
+pub(crate) fn mount_points_of(folder: &Path, layers: &[LayerFile]) -> Vec<PathBuf> {
+    let point = |layer: &LayerFile| folder.join(layer.digest.hex());
+    layers.iter().map(point).collect()
+}
+
+/// Mounts what is not mounted yet below `folder`, at [`mount_points_of`] the layers. On the first mount after boot the whole file
+/// is read and compared with its digest.
+pub(crate) fn mount_all(folder: &Path, layers: &[LayerFile]) -> Result<(), LayerError> {
     let mounted = mount_points();
-    layers
-        .iter()
-        .map(|layer| {
-            let point = folder.join(layer.digest.hex());
-            if !mounted.contains(&point) {
-                check(layer)?;
-                let failed = |source| LayerError::Mount {
-                    path: layer.path.clone(),
-                    source,
-                };
-                fs::create_dir_all(&point).map_err(failed)?;
-                mount(&layer.path, &point).map_err(failed)?;
-            }
-            Ok(point)
-        })
-        .collect()
+    for (layer, point) in layers.iter().zip(mount_points_of(folder, layers)) {
+        if !mounted.contains(&point) {
+            check(layer)?;
+            let failed = |source| LayerError::Mount {
+                path: layer.path.clone(),
+                source,
+            };
+            fs::create_dir_all(&point).map_err(failed)?;
+            mount(&layer.path, &point).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {

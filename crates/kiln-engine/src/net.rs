@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kiln_model::{Digest, InstanceId, ServiceKey};
 use serde::{Deserialize, Serialize};
 
-use crate::container::Link;
 use crate::firewall::{self, BRIDGES, Firewall, InsidePorts};
 use crate::netlink::Socket;
-use crate::state;
+use crate::record;
+use crate::spec::Link;
 
 /// The root's whole subnet.
 const SUBNET: u8 = 22;
@@ -28,9 +28,9 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    #[error("the network's state {path} can't be kept: {source}")]
+    #[error("the network's state {path} can't be kept")]
     State { path: PathBuf, source: io::Error },
-    #[error("the bridge {name} can't be made: {source}")]
+    #[error("the bridge {name} can't be made")]
     Bridge { name: String, source: io::Error },
     #[error("every subnet below 10.0.0.0/8 that kiln tried is in use: free one of them")]
     NoSubnet,
@@ -85,7 +85,7 @@ impl Network {
     pub(crate) fn open(root: &Path) -> Result<Self, NetError> {
         let path = root.join("network.json");
         let hash = Digest::of(root.as_os_str().as_encoded_bytes());
-        let saved = match state::read_json::<Saved>(&path) {
+        let saved = match record::read_json::<Saved>(&path) {
             Ok(Some(saved)) => saved,
             Ok(None) => Saved {
                 subnet: choose(&hash)?,
@@ -269,7 +269,7 @@ impl Network {
     }
 
     fn save(&self, saved: &Saved) -> Result<(), NetError> {
-        state::write_json(&self.path, saved).map_err(|source| NetError::State {
+        record::write_json(&self.path, saved).map_err(|source| NetError::State {
             path: self.path.clone(),
             source,
         })

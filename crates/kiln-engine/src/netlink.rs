@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::container::Link;
+use crate::spec::Link;
 
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;

@@ -51,6 +51,10 @@ pub(crate) enum RootError {
         "`tmpfs \"{path}\"`: the image has a file there, and a tmpfs needs a folder: use another path"
     )]
     NotAFolder { path: String },
+    #[error(
+        "`tmpfs \"{path}\"` leads to {target}, where the kernel's own files are: use another path"
+    )]
+    NotAPlace { path: String, target: PathBuf },
 }
 
 impl RootError {
@@ -69,7 +73,7 @@ impl RootError {
     pub(crate) fn fault(&self) -> StartFault {
         match self {
             Self::Io { .. } => StartFault::Mount,
-            Self::NotAFolder { .. } => StartFault::Release,
+            Self::NotAFolder { .. } | Self::NotAPlace { .. } => StartFault::Release,
         }
     }
 }
@@ -299,7 +303,15 @@ fn own_file_systems(with_run: bool, privileged: bool) -> Result<(), RootError> {
 
 /// A tmpfs with what the image has at its path, owners and modes kept.
 fn mount_seeded(wanted: &TmpfsSpec) -> Result<(), RootError> {
-    let target = Path::new(&wanted.path);
+    // A link of the image leads there, and nowhere out of the root. Where the kernel's own files are is no place for others.
+    let named = Path::new(&wanted.path);
+    let target = &fs::canonicalize(named).map_err(RootError::at("looking at", named))?;
+    if target.starts_with("/proc") || target.starts_with("/sys") {
+        return Err(RootError::NotAPlace {
+            path: wanted.path.clone(),
+            target: target.clone(),
+        });
+    }
     let there = fs::metadata(target).map_err(RootError::at("looking at", target))?;
     if !there.is_dir() {
         return Err(RootError::NotAFolder {
@@ -329,22 +341,36 @@ fn mount_seeded(wanted: &TmpfsSpec) -> Result<(), RootError> {
     fs::remove_dir(seed).map_err(RootError::at("removing", seed))
 }
 
-/// The paths that the OCI runtime specification's default configuration masks and makes read-only.
+/// The paths that the OCI runtime specification's default configuration masks and makes read-only, those that moby masks since
+/// (interrupts and throttling tell of other programs' secrets by their timing), and those of the kernel's memory that a root
+/// without capabilities may read.
 fn hide() {
     let masked = [
         "/proc/acpi",
         "/proc/asound",
+        "/proc/interrupts",
         "/proc/kcore",
         "/proc/keys",
+        "/proc/kpagecgroup",
+        "/proc/kpagecount",
+        "/proc/kpageflags",
         "/proc/latency_stats",
         "/proc/timer_list",
         "/proc/timer_stats",
         "/proc/sched_debug",
         "/proc/scsi",
+        "/proc/slabinfo",
+        "/proc/vmallocinfo",
         "/sys/firmware",
         "/sys/devices/virtual/powercap",
     ];
-    for path in masked.map(Path::new) {
+    let throttling = fs::read_dir("/sys/devices/system/cpu")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let throttling = throttling.map(|cpu| cpu.path().join("thermal_throttle"));
+    for path in masked.map(PathBuf::from).into_iter().chain(throttling) {
+        let path = path.as_path();
         // Not every kernel has every one.
         if path.is_dir() {
             let flags = libc::MS_RDONLY | SAFE | libc::MS_NOEXEC;

@@ -6,29 +6,30 @@
 //! the step; what it mounted was only ever in the step's own mount namespace.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kiln_model::StartFailure;
+use kiln_fs::clock;
+use kiln_model::{StartFailure, StartFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy, Limits};
 use crate::container::{self, Container};
-use crate::engine::program;
 use crate::init::{AppEnd, AppStatus};
 use crate::mounts::{self, MountSource, SandboxMount};
+use crate::program::{Program, in_memory};
 use crate::rootfs::{self, Names, Root};
 use crate::seccomp::Filters;
 use crate::spec::TmpfsSpec;
 use crate::step_network::StepLink;
-use crate::sys::{self, Fork};
-use crate::{layers, state};
+use crate::sys;
+use crate::{layers, record};
 
 /// chown, dac_override, fowner, fsetid, setgid, setuid, sys_chroot, setfcap (linux/capability.h).
 const CAPABILITIES: [u32; 8] = [0, 1, 3, 4, 6, 7, 18, 31];
@@ -124,6 +125,8 @@ enum Verdict {
     Failed(String),
 }
 
+pub(crate) const ROLE: &str = "sandbox";
+
 /// Of a step's control group; the pid of its holder follows.
 const GROUP: &str = "kiln-step-";
 const VERDICT: &str = "verdict.json";
@@ -154,8 +157,8 @@ impl Running {
     }
 }
 
-/// How often a step is looked at, in milliseconds.
-const LOOK: i64 = 1000;
+/// How often the processes that a step was refused are counted, in milliseconds.
+const WATCH_MS: i64 = 1000;
 /// A step that is refused so many processes goes on asking for ever.
 const REFUSALS: u64 = 10_000;
 /// How soon a step that is to stop is told.
@@ -266,12 +269,12 @@ fn spawn(spec: &SandboxSpec, [stdin, stdout, stderr]: [Stdio; 3]) -> Result<Hold
         source,
     };
     fs::create_dir_all(&spec.work).map_err(folder)?;
-    let file = in_memory(spec).map_err(folder)?;
+    let file = in_memory("step", spec).map_err(folder)?;
     // The child opens it by this process's descriptor.
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-    let program = program().map_err(SandboxError::Spawn)?;
+    let program = Program::copy().map_err(SandboxError::Spawn)?;
     let process = Command::new(program.path())
-        .arg("sandbox")
+        .arg(ROLE)
         .arg(&path)
         // Says whose it is where processes are listed.
         .arg(&spec.work)
@@ -290,7 +293,7 @@ fn spawn(spec: &SandboxSpec, [stdin, stdout, stderr]: [Stdio; 3]) -> Result<Hold
 fn verdict(spec: &SandboxSpec, stopped: bool) -> Result<Ended, SandboxError> {
     let path = spec.work.join(VERDICT);
     let verdict: Option<Verdict> =
-        state::read_json(&path).map_err(|source| SandboxError::Folder {
+        record::read_json(&path).map_err(|source| SandboxError::Folder {
             path: spec.work.clone(),
             source,
         })?;
@@ -308,17 +311,9 @@ fn verdict(spec: &SandboxSpec, stopped: bool) -> Result<Ended, SandboxError> {
     }
 }
 
-/// The spec where nothing of it comes onto a disk: it may hold secrets.
-fn in_memory(spec: &SandboxSpec) -> io::Result<File> {
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::memfd_create("step", flags)?);
-    file.write_all(&serde_json::to_vec(spec)?)?;
-    Ok(file)
-}
-
 /// The process that holds a step.
 pub(crate) fn role(path: &Path) -> i32 {
-    let Ok(Some(spec)) = state::read_json::<SandboxSpec>(path) else {
+    let Ok(Some(spec)) = record::read_json::<SandboxSpec>(path) else {
         return 125;
     };
     let _ = sys::die_with_parent();
@@ -327,7 +322,7 @@ pub(crate) fn role(path: &Path) -> i32 {
         Ok(ended) => Verdict::Ended(ended),
         Err(reason) => Verdict::Failed(reason),
     };
-    match state::write_json(&spec.work.join(VERDICT), &verdict) {
+    match record::write_json(&spec.work.join(VERDICT), &verdict) {
         Ok(()) => 0,
         Err(_) => 125,
     }
@@ -410,6 +405,43 @@ fn in_group(
     group: &Group,
     filters: &Filters,
 ) -> Result<Ended, String> {
+    let container = container(spec, lowers)?;
+    let connect = |init| match &spec.network {
+        SandboxNetwork::Outbound(step) => step.connect(init).map_err(|error| {
+            let detail = format!("connecting the step's network: {error}");
+            StartFailure::new(StartFault::Network, detail)
+        }),
+        SandboxNetwork::None | SandboxNetwork::Host => Ok(()),
+    };
+    // The step's standard streams are this process's own.
+    let launched = container::launch(&container, filters, group, || Ok(()), connect);
+    // The caller waits for the end of these, and the step's processes have their own.
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    let container::Launched { init, status } = launched.map_err(|failure| failure.detail)?;
+    let end = wait_for(init, spec.time_limit.map(Duration::from_millis), group);
+    let told = container::read_all(&status).map_err(said("the step's end"))?;
+    let told: Option<AppEnd> = serde_json::from_slice(&told).ok();
+    let used_network = told.as_ref().is_some_and(|told| told.sent > 0);
+    let exit = match (end, told.map(|told| told.status)) {
+        (Some(End::TimedOut), _) => SandboxExit::TimedOut,
+        (Some(End::Stopped), _) => SandboxExit::Stopped,
+        (None | Some(End::ForkedTooMuch), Some(AppStatus::Exited(0))) => SandboxExit::Exited(0),
+        _ if group.oom_kills() > 0 => SandboxExit::OutOfMemory,
+        (_, Some(AppStatus::Exited(code))) => SandboxExit::Exited(code),
+        (_, Some(AppStatus::Signalled(signal))) => SandboxExit::Signalled(signal),
+        (_, None) => SandboxExit::Signalled(libc::SIGKILL),
+    };
+    Ok(Ended {
+        exit,
+        used_network,
+        out_of_processes: group.refused() > 0,
+    })
+}
+
+fn container(spec: &SandboxSpec, lowers: Vec<PathBuf>) -> Result<Container, String> {
     let target = spec.work.join("root");
     let overlay_work = spec.work.join("work");
     for folder in [&target, &overlay_work] {
@@ -439,7 +471,7 @@ fn in_group(
             work: overlay_work,
         }
     };
-    let container = Container {
+    Ok(Container {
         root,
         target,
         hostname: spec.hostname.clone(),
@@ -459,84 +491,42 @@ fn in_group(
         },
         host_network: matches!(spec.network, SandboxNetwork::Host),
         privileged: spec.privileged,
-    };
-    let namespaces = match spec.network {
-        SandboxNetwork::Host => container::NAMESPACES & !libc::CLONE_NEWNET,
-        SandboxNetwork::None | SandboxNetwork::Outbound(_) => container::NAMESPACES,
-    };
-    let (go_read, go_write) = container::pipe().map_err(said("making a pipe"))?;
-    let (failure_read, failure_write) = container::pipe().map_err(said("making a pipe"))?;
-    let (status_read, status_write) = container::pipe().map_err(said("making a pipe"))?;
-    let init = match sys::fork_into(namespaces) {
-        Err(error) => return Err(format!("making the step's namespaces: {error}")),
-        Ok(Fork::Child) => {
-            drop((go_write, failure_read, status_read));
-            container::become_container(&container, filters, go_read, failure_write, status_write)
-        }
-        Ok(Fork::Parent(init)) => init,
-    };
-    drop((go_read, failure_write, status_write));
-    group
-        .add(init)
-        .map_err(said("entering the control group"))?;
-    if let SandboxNetwork::Outbound(step) = &spec.network {
-        step.connect(init)
-            .map_err(said("connecting the step's network"))?;
-    }
-    rustix::io::write(&go_write, &[1]).map_err(said("starting the step"))?;
-    // The caller waits for the end of these, and the step's processes have their own.
-    if let Ok(null) = File::options().write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
-    let failure = container::read_all(&failure_read).map_err(said("starting the step"))?;
-    let deadline = spec
-        .time_limit
-        .map(|limit| Instant::now() + Duration::from_millis(limit));
-    let (mut timed_out, mut stopped, mut forks) = (false, false, false);
+    })
+}
+
+/// Why a step was ended by its holder.
+#[derive(Clone, Copy)]
+enum End {
+    TimedOut,
+    Stopped,
+    /// It asks for processes that its limit refuses, and would for ever.
+    ForkedTooMuch,
+}
+
+/// Waits until the step has ended, and ends it where it has to.
+fn wait_for(init: i32, limit: Option<Duration>, group: &Group) -> Option<End> {
+    let deadline = limit.map(|limit| clock::boottime().saturating_add(limit));
+    let mut end = None;
     loop {
-        let left = deadline.map_or(LOOK, |deadline| {
-            i64::try_from(
-                deadline
-                    .saturating_duration_since(Instant::now())
-                    .as_millis(),
-            )
-            .unwrap_or(i64::MAX)
+        let left = deadline.map(|at| at.saturating_sub(clock::boottime()));
+        let left = left.map_or(WATCH_MS, |left| {
+            i64::try_from(left.as_millis()).unwrap_or(i64::MAX)
         });
-        match sys::wait_signal(left.min(LOOK)) {
-            Some(libc::SIGTERM) => stopped = true,
-            None if deadline.is_some_and(|at| Instant::now() >= at) => timed_out = true,
+        match sys::wait_signal(left.min(WATCH_MS)) {
+            Some(libc::SIGTERM) => end = end.or(Some(End::Stopped)),
+            None if deadline.is_some_and(|at| clock::boottime() >= at) => {
+                end = end.or(Some(End::TimedOut));
+            }
             _ => {}
         }
-        forks |= group.refused() > REFUSALS;
-        let ends = timed_out || stopped || forks;
-        if ends {
+        if group.refused() > REFUSALS {
+            end = end.or(Some(End::ForkedTooMuch));
+        }
+        if end.is_some() {
             let _ = sys::kill(init, libc::SIGKILL);
         }
-        if let Ok(Some(_)) = sys::reap(ends) {
-            break;
+        if let Ok(Some(_)) = sys::reap(end.is_some()) {
+            return end;
         }
     }
-    if !failure.is_empty() {
-        let failure: StartFailure =
-            serde_json::from_slice(&failure).map_err(said("starting the step"))?;
-        return Err(failure.detail);
-    }
-    let told = container::read_all(&status_read).map_err(said("the step's end"))?;
-    let told: Option<AppEnd> = serde_json::from_slice(&told).ok();
-    let used_network = told.as_ref().is_some_and(|told| told.sent > 0);
-    let exit = match told.map(|told| told.status) {
-        _ if timed_out => SandboxExit::TimedOut,
-        _ if stopped => SandboxExit::Stopped,
-        Some(AppStatus::Exited(0)) => SandboxExit::Exited(0),
-        _ if group.oom_kills() > 0 => SandboxExit::OutOfMemory,
-        Some(AppStatus::Exited(code)) => SandboxExit::Exited(code),
-        Some(AppStatus::Signalled(signal)) => SandboxExit::Signalled(signal),
-        None => SandboxExit::Signalled(libc::SIGKILL),
-    };
-    Ok(Ended {
-        exit,
-        used_network,
-        out_of_processes: group.refused() > 0,
-    })
 }

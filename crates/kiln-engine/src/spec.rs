@@ -53,6 +53,14 @@ pub struct TmpfsSpec {
     pub size: u64,
 }
 
+/// The instance's side of its network, moved in by the parent and still unnamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) address: std::net::Ipv4Addr,
+    pub(crate) prefix: u8,
+    pub(crate) gateway: std::net::Ipv4Addr,
+}
+
 /// The number of the signal that ends an instance: SIGTERM where none is named.
 pub(crate) fn stop_signal(name: &str) -> Option<i32> {
     match name {

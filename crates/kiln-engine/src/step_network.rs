@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kiln_model::Digest;
 
-use crate::container::Link;
 use crate::firewall::{self, BRIDGES, Firewall};
 use crate::names::Forwarder;
 use crate::net::{self, NetError, PREFIX};
 use crate::netlink::Socket;
+use crate::spec::Link;
 
 /// After [`BRIDGES`]: no digit of a root's bridge.
 const STEPS: &str = "s";

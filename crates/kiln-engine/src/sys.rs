@@ -13,10 +13,15 @@ pub(crate) enum Fork {
     Parent(i32),
 }
 
-/// fork(2) with namespaces: `flags` are `CLONE_NEW*`. Only from a process with one thread.
+/// fork(2) with namespaces: `flags` are `CLONE_NEW*`. Refused in a process with several threads.
 pub(crate) fn fork_into(flags: i32) -> io::Result<Fork> {
-    // SAFETY: without CLONE_VM and with a null stack, clone is fork: the child has its own copy of everything. The caller
-    // has one thread, so no lock is held by a thread that the child lacks.
+    if threads()? != 1 {
+        return Err(io::Error::other(
+            "a process with several threads can't be forked",
+        ));
+    }
+    // SAFETY: without CLONE_VM and with a null stack, clone is fork: the child has its own copy of everything. This process has
+    // one thread, as was just seen, and only that one could make another: so no lock is held by a thread that the child lacks.
     let pid = unsafe {
         libc::syscall(
             libc::SYS_clone,
@@ -32,6 +37,11 @@ pub(crate) fn fork_into(flags: i32) -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as i32)),
     }
+}
+
+/// How many threads this process has.
+fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
 /// Ends this process without running destructors or exit handlers: the end of a forked child.
@@ -88,7 +98,8 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     check(unsafe { libc::setresuid(uid, uid, uid) })
 }
 
-/// Becomes a user who has exactly `capabilities`, whatever its uid.
+/// Becomes a user who can never have more than `capabilities`: root has exactly these, any other user none, and what it
+/// executes gets no more than the program's file has of them.
 pub(crate) fn become_user_with(
     capabilities: &[u32],
     uid: u32,
@@ -174,12 +185,78 @@ pub(crate) fn signal_descriptor(signals: &[i32]) -> io::Result<std::os::fd::Owne
     }
 }
 
+/// A signal that was sent to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) signal: i32,
+    /// What was sent with it by [`signal_with_value`] or sigqueue(3).
+    pub(crate) value: Option<i32>,
+}
+
 /// The next pending signal of a signal descriptor.
-pub(crate) fn read_signal(descriptor: &impl std::os::fd::AsFd) -> Option<i32> {
+pub(crate) fn read_signal(descriptor: &impl std::os::fd::AsFd) -> Option<Received> {
     let mut info = [0_u8; 128];
     let read = rustix::io::read(descriptor, &mut info).ok()?;
-    // signalfd_siginfo begins with the number.
-    (read == info.len()).then(|| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+    // `struct signalfd_siginfo`, signalfd(2): ssi_signo, ssi_errno, ssi_code; ssi_int after eight more fields.
+    let field =
+        |at: usize| i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    (read == info.len()).then(|| Received {
+        signal: field(0),
+        value: (field(8) == SI_QUEUE).then(|| field(44)),
+    })
+}
+
+/// Sent by sigqueue(3) or its like: asm-generic/siginfo.h.
+const SI_QUEUE: i32 = -1;
+
+/// Sends a signal with a value to the process of a pidfd.
+pub(crate) fn signal_with_value(
+    pidfd: &impl std::os::fd::AsFd,
+    signal: i32,
+    value: i32,
+) -> io::Result<()> {
+    /// `siginfo_t` with the fields that SI_QUEUE has, on 64 bits.
+    #[repr(C)]
+    struct Info {
+        signal: i32,
+        errno: i32,
+        code: i32,
+        padding: i32,
+        pid: i32,
+        uid: u32,
+        /// The `int` of the union.
+        value: i32,
+        padding_of_value: i32,
+        rest: [u64; 12],
+    }
+    const _: () = assert!(size_of::<Info>() == 128);
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let info = Info {
+        signal,
+        errno: 0,
+        code: SI_QUEUE,
+        padding: 0,
+        pid: own,
+        uid: rustix::process::getuid().as_raw(),
+        value,
+        padding_of_value: 0,
+        rest: [0; 12],
+    };
+    // SAFETY: the descriptor is open during the call; info has the kernel's layout and size and outlives it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            &raw const info,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// How a child ended.
@@ -435,6 +512,16 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     )
 }
 
+/// From now on the control group that this process is in is the root of those it sees.
+pub(crate) fn unshare_control_groups() -> io::Result<()> {
+    // SAFETY: plain integers.
+    if unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// A name of the machine that only this process and its children see.
 pub(crate) fn unshare_names() -> io::Result<()> {
     // SAFETY: plain integers.
@@ -488,4 +575,12 @@ pub(crate) fn configure_loop(device: &File, backing: &File) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// What the kernel says to a call whose arguments are all zero.
+#[cfg(test)]
+pub(crate) fn call_without_arguments(number: i64) -> io::Error {
+    // SAFETY: the tests name calls that do nothing with null pointers and zeros but refuse them.
+    unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
+    io::Error::last_os_error()
 }

@@ -40,7 +40,7 @@ use crate::failure::Exit;
 
 fn main() -> ExitCode {
     // Shims and sandboxes are this binary, and have to be told from it before any thread exists.
-    kiln_engine::shim::dispatch();
+    kiln_engine::dispatch();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
-    kiln_engine::shim::dispatch();
+    kiln_engine::dispatch();
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().unwrap_or_default();
     let root = arguments.nth(1).map(PathBuf::from).unwrap_or_default();

@@ -251,9 +251,8 @@ impl World {
         let engine =
             kiln_engine::Engine::open(kiln_engine::EngineOptions { root: self.root() }).unwrap();
         until("no instance is left", || {
-            engine
-                .list()
-                .iter()
+            let left = engine.list().unwrap();
+            left.iter()
                 .all(|(_, state)| !matches!(state, kiln_engine::InstanceState::Running(_)))
         });
         engine.close();

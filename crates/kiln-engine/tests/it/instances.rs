@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kiln_engine::{Engine, EngineOptions, InstanceState, TmpfsSpec};
@@ -34,6 +35,20 @@ pub const TESTS: &[(&str, fn())] = &[
     ("twenty_starts_at_once_leave_nothing", many),
     ("a_changed_layer_is_found_on_its_first_mount", changed_layer),
     ("the_log_of_an_instance_that_is_gone_can_be_read", kept_log),
+    (
+        "layers_stay_mounted_for_an_instance_that_is_being_started",
+        overlap,
+    ),
+    ("nothing_of_the_environment_is_on_the_disk", environment),
+    (
+        "a_stop_needs_no_disk_and_can_be_asked_for_again",
+        stop_again,
+    ),
+    ("one_leftover_hides_no_other", leftovers),
+    (
+        "neither_the_hosts_groups_nor_its_secrets_are_seen_inside",
+        hidden,
+    ),
 ];
 
 fn exit_code() {
@@ -43,7 +58,10 @@ fn exit_code() {
     let mut lines = lines;
     lines.sort();
     assert_eq!(lines, ["hello", "oops"]);
-    assert_eq!(world.engine.inspect(&InstanceId::new("code")), None);
+    assert_eq!(
+        world.engine.inspect(&InstanceId::new("code")).unwrap(),
+        None
+    );
 }
 
 fn confinement() {
@@ -94,6 +112,7 @@ fn seeded_tmpfs() {
     let record = world
         .engine
         .wait(&spec.id, Some(Duration::from_secs(10)))
+        .unwrap()
         .unwrap();
     let said = record.last_lines.join("\n");
     assert!(
@@ -111,6 +130,7 @@ fn out_of_memory() {
     let record = world
         .engine
         .wait(&spec.id, Some(Duration::from_secs(30)))
+        .unwrap()
         .unwrap();
     assert_eq!(
         record.reason,
@@ -128,6 +148,7 @@ fn fork_bomb() {
     let record = world
         .engine
         .wait(&spec.id, Some(Duration::from_secs(30)))
+        .unwrap()
         .unwrap();
     assert!(
         matches!(record.reason, ExitReason::Exited { .. }),
@@ -178,7 +199,7 @@ fn adoption() {
     })
     .unwrap();
     assert_eq!(
-        next.list(),
+        next.list().unwrap(),
         [(spec.id.clone(), InstanceState::Running(started.clone()))]
     );
     assert_eq!(
@@ -209,6 +230,7 @@ fn killed_shim() {
     let record = world
         .engine
         .wait(&spec.id, Some(Duration::from_secs(10)))
+        .unwrap()
         .unwrap();
     assert_eq!(record.reason, ExitReason::Lost);
     until("the application is gone", || {
@@ -223,7 +245,7 @@ fn permanent() {
     let world = World::new();
     let base = world.spec("never", "true");
     type Break = fn(&mut kiln_engine::InstanceSpec);
-    let cases: [(StartFault, &str, Break); 10] = [
+    let cases: [(StartFault, &str, Break); 11] = [
         (StartFault::CommandNotFound, "/bin/nothing", |spec| {
             spec.argv = vec!["/bin/nothing".into()]
         }),
@@ -245,6 +267,12 @@ fn permanent() {
         (StartFault::Release, "needs a folder", |spec| {
             spec.tmpfs = vec![TmpfsSpec {
                 path: "/etc/passwd".into(),
+                size: 4096,
+            }];
+        }),
+        (StartFault::Release, "leads to /proc", |spec| {
+            spec.tmpfs = vec![TmpfsSpec {
+                path: "/to-proc".into(),
                 size: 4096,
             }];
         }),
@@ -304,7 +332,7 @@ fn many() {
             });
         }
     });
-    assert_eq!(world.engine.list(), []);
+    assert_eq!(world.engine.list().unwrap(), []);
     let left = std::fs::read_dir("/sys/class/net")
         .unwrap()
         .filter_map(Result::ok)
@@ -355,5 +383,145 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < deadline, "{what} within ten seconds");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// All that holds a layer's mount is the instance's record.
+fn overlap() {
+    let world = World::new();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                world.engine.unmount_unused().unwrap();
+            }
+        });
+        let failed = (0..20).find_map(|index| {
+            let spec = world.spec(&format!("overlap-{index}"), "true");
+            let failed = world.engine.start(&spec).err();
+            world.engine.remove(&spec.id).unwrap();
+            failed
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
+}
+
+fn environment() {
+    let world = World::new();
+    let mut spec = world.spec("secretive", "echo $PASSWORD; sleep 600");
+    spec.env.push(("PASSWORD".into(), "hunter2".into()));
+    world.engine.start(&spec).unwrap();
+    let log = world.engine.log_path(&spec.id);
+    until("it has said it", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("hunter2"))
+    });
+    let folder = world.root.path().join("instances/secretive");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path != log {
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(!text.contains("hunter2"), "{}: {text}", path.display());
+        }
+    }
+}
+
+fn stop_again() {
+    let world = World::new();
+    let spec = world.spec(
+        "twice",
+        "trap '' TERM; echo up; while :; do sleep 0.05; done",
+    );
+    world.engine.start(&spec).unwrap();
+    let log = world.engine.log_path(&spec.id);
+    until("it is up", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("up"))
+    });
+    // What a full disk does, and more: no file of this name can be written.
+    std::fs::create_dir(world.root.path().join("instances/twice/grace")).unwrap();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            world
+                .engine
+                .stop(&spec.id, Duration::from_secs(600))
+                .unwrap()
+        });
+        let second = world.engine.stop(&spec.id, Duration::from_millis(300));
+        let killed = ExitReason::Signalled { signal: 9 };
+        assert_eq!(second.unwrap().reason, killed);
+        assert_eq!(first.join().unwrap().reason, killed);
+    });
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(300) && took < Duration::from_secs(9),
+        "{took:?}"
+    );
+    // And once it has ended.
+    let record = world.engine.stop(&spec.id, Duration::ZERO).unwrap();
+    assert_eq!(record.reason, ExitReason::Signalled { signal: 9 });
+}
+
+fn leftovers() {
+    let world = World::new();
+    let [stuck, other] = ["a-stuck", "b-other"].map(InstanceId::new);
+    for id in [&stuck, &other] {
+        let spec = world.spec(id.as_str(), "sleep 600");
+        world.engine.start(&spec).unwrap();
+    }
+    // A mount in it: the folder can't be removed.
+    let mount = world.root.path().join("instances/a-stuck/mount");
+    std::fs::create_dir(&mount).unwrap();
+    rustix::mount::mount(
+        "none",
+        &mount,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        None,
+    )
+    .unwrap();
+    let left = world.engine.sweep(&Default::default());
+    rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::empty()).unwrap();
+    let left = left.unwrap();
+    let ids: Vec<_> = left.iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [&stuck], "{left:?}");
+    assert_eq!(world.engine.inspect(&other).unwrap(), None);
+    assert!(world.engine.sweep(&Default::default()).unwrap().is_empty());
+    assert_eq!(world.engine.list().unwrap(), []);
+}
+
+fn hidden() {
+    let world = World::new();
+    let mut spec = world.spec(
+        "hidden",
+        "cat /proc/self/cgroup; for file in interrupts kpageflags kpagecount slabinfo vmallocinfo; do \
+         echo \"$file $(cat /proc/$file 2>/dev/null | dd bs=1 count=1 2>/dev/null)\"; done",
+    );
+    spec.user = String::new();
+    world.engine.start(&spec).unwrap();
+    let record = world.engine.wait(&spec.id, None).unwrap().unwrap();
+    let (groups, files): (Vec<_>, Vec<_>) = record
+        .last_lines
+        .iter()
+        .partition(|line| line.contains(':'));
+    assert!(
+        !groups.is_empty() && files.len() == 5,
+        "{:?}",
+        record.last_lines
+    );
+    // Of the hierarchies that it is in a group of: the others are the host's business.
+    for controller in ["memory", "cpu", "pids"] {
+        let line = groups.iter().find(|line| {
+            line.split(':')
+                .nth(1)
+                .is_some_and(|names| names.split(',').any(|name| name == controller))
+        });
+        let line = line
+            .or(groups.iter().find(|line| line.starts_with("0::")))
+            .unwrap();
+        assert!(line.ends_with(":/"), "{groups:?}");
+    }
+    for file in files {
+        assert!(file.ends_with(' '), "{file}");
     }
 }

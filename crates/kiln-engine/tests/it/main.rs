@@ -12,7 +12,7 @@ mod world;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
-    kiln_engine::shim::dispatch();
+    kiln_engine::dispatch();
     let arguments = Arguments::from_args();
     let trial = |name: &str, test: fn()| {
         Trial::test(name, move || {

@@ -192,7 +192,7 @@ fn tries(world: &World, id: &str, egress: bool, places: &[(&str, u16)]) -> Vec<S
     let mut spec = world.spec(id, &script);
     spec.egress = egress;
     world.engine.start(&spec).unwrap();
-    let record = world.engine.wait(&spec.id, None).unwrap();
+    let record = world.engine.wait(&spec.id, None).unwrap().unwrap();
     world.engine.remove(&spec.id).unwrap();
     record.last_lines
 }

@@ -65,6 +65,7 @@ pub fn tree() -> Tree {
         Entry::bytes(&b"seeded"[..], 0o640).owner(1000, 1000),
     )
     .unwrap();
+    tree.insert("to-proc", Entry::symlink("proc/fs")).unwrap();
     tree.insert("bin/notexec", Entry::bytes(&b"text"[..], 0o644))
         .unwrap();
     tree
@@ -126,6 +127,7 @@ impl World {
         let record = self
             .engine
             .wait(&spec.id, Some(std::time::Duration::from_secs(20)))
+            .unwrap()
             .expect("it ends");
         let lines = record.last_lines.clone();
         self.engine.remove(&spec.id).unwrap();
@@ -135,7 +137,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.engine.sweep(&Default::default()).unwrap();
+        let left = self.engine.sweep(&Default::default()).unwrap();
+        assert!(left.is_empty(), "{left:?}");
         self.engine.close();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let root = self.root.path().to_str().unwrap();
