@@ -1,15 +1,21 @@
-//! The system calls that an instance may make. Filters, stacked: the first allows a list and refuses the rest with
-//! EPERM; the second answers clone3 with ENOSYS, so that libraries fall back to clone, whose flags a filter can see
-//! (with EPERM threads could not be made at all).
+//! The system calls that an instance may make, by several filters, of whose answers the kernel takes the one that allows least:
 //!
-//! The list is what programs of a server need; it leaves out whatever mounts, changes namespaces, loads code into the kernel,
-//! sets clocks, traces other programs' kernels or reaches files by handle.
+//! - a list of what is allowed; every other call is refused with EPERM;
+//! - calls that are newer than the list get ENOSYS, as on an older kernel: programs try such a call and do without, where EPERM
+//!   would be a failure;
+//! - sockets of other families than the internet's, the local one and the kernel's own get EAFNOSUPPORT. AF_VSOCK reaches the
+//!   machine's hypervisor past network namespace and firewall, others reach drivers that few look at;
+//! - clone3 gets ENOSYS, so that libraries fall back to clone, whose flags a filter can see (with EPERM threads could not be
+//!   made at all).
+//!
+//! The list is what programs of a server need, and about what docker's default profile allows; it leaves out whatever mounts,
+//! changes namespaces, loads code into the kernel, sets clocks, or opens files by handle.
 
 use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +31,8 @@ pub(crate) enum SeccompError {
 /// The filters, ready to be installed: built before the fork, where allocation is harmless.
 pub(crate) struct Filters {
     list: BpfProgram,
+    newer: BpfProgram,
+    families: BpfProgram,
     clone3: BpfProgram,
     /// Of what has nothing that has to outlive a power failure.
     syncs: Option<BpfProgram>,
@@ -46,6 +54,7 @@ impl Filters {
             .map_err(|_| SeccompError::Architecture)?;
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
             .iter()
+            .chain(UNNAMED)
             .chain(ARCHITECTURE)
             .map(|call| (*call, Vec::new()))
             .collect();
@@ -69,6 +78,16 @@ impl Filters {
                 rules,
                 SeccompAction::Errno(libc::EPERM as u32),
                 SeccompAction::Allow,
+            )?,
+            newer: newer(),
+            families: program(
+                arch,
+                BTreeMap::from([
+                    (libc::SYS_socket, vec![other_family()?]),
+                    (libc::SYS_socketpair, vec![other_family()?]),
+                ]),
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::EAFNOSUPPORT as u32),
             )?,
             clone3: program(
                 arch,
@@ -95,12 +114,52 @@ impl Filters {
 
     /// From now on this process and all it starts are bound. Needs no_new_privs.
     pub(crate) fn install(&self) -> Result<(), SeccompError> {
-        seccompiler::apply_filter(&self.clone3).map_err(SeccompError::Install)?;
-        if let Some(syncs) = &self.syncs {
-            seccompiler::apply_filter(syncs).map_err(SeccompError::Install)?;
+        // Of two that refuse, the error of the one that was installed later is told: the list's is the general one.
+        for filter in [&self.list, &self.newer, &self.families, &self.clone3] {
+            seccompiler::apply_filter(filter).map_err(SeccompError::Install)?;
         }
-        seccompiler::apply_filter(&self.list).map_err(SeccompError::Install)
+        match &self.syncs {
+            Some(syncs) => seccompiler::apply_filter(syncs).map_err(SeccompError::Install),
+            None => Ok(()),
+        }
     }
+}
+
+/// The newest call that the list was made with in view: removexattrat(2), Linux 6.13. From 424 on, a call has the same number on
+/// every architecture.
+const NEWEST: u32 = 466;
+
+/// What is newer is answered as by a kernel that does not have it. By hand, because it compares for order: the number of the call
+/// is the first field of `struct seccomp_data`, seccomp(2).
+fn newer() -> BpfProgram {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    vec![
+        instruction(LOAD_WORD, 0, 0, 0),
+        instruction(JUMP_IF_GREATER, 0, 1, NEWEST),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+/// A call whose first argument is no family that an instance may have a socket of.
+fn other_family() -> Result<SeccompRule, SeccompError> {
+    let families = [
+        libc::AF_UNIX,
+        libc::AF_INET,
+        libc::AF_INET6,
+        libc::AF_NETLINK,
+    ];
+    let is_not = |family: i32| {
+        let family = u64::from(family.unsigned_abs());
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+    };
+    let conditions = families.map(is_not).into_iter().collect::<Result<_, _>>();
+    conditions
+        .and_then(SeccompRule::new)
+        .map_err(SeccompError::Build)
 }
 
 fn program(
@@ -149,7 +208,14 @@ const ALLOWED: &[i64] = calls!(
     SYS_statx SYS_symlinkat SYS_sync SYS_sync_file_range SYS_syncfs SYS_sysinfo SYS_tee SYS_tgkill SYS_timer_create SYS_timer_delete
     SYS_timer_getoverrun SYS_timer_gettime SYS_timer_settime SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime SYS_times
     SYS_tkill SYS_truncate SYS_umask SYS_uname SYS_unlinkat SYS_utimensat SYS_vmsplice SYS_wait4 SYS_waitid SYS_write SYS_writev
+    SYS_io_cancel SYS_io_destroy SYS_io_getevents SYS_io_setup SYS_io_submit SYS_landlock_add_rule SYS_landlock_create_ruleset
+    SYS_landlock_restrict_self SYS_memfd_secret SYS_mseal SYS_name_to_handle_at SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect
+    SYS_process_mrelease SYS_process_vm_readv SYS_process_vm_writev SYS_ptrace SYS_seccomp
 );
+
+/// cachestat, map_shadow_stack, futex_wake, futex_wait, futex_requeue, setxattrat, getxattrat, listxattrat, removexattrat: too new
+/// to have names in libc.
+const UNNAMED: &[i64] = &[451, 453, 454, 455, 456, 463, 464, 465, 466];
 
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -167,6 +233,58 @@ const ARCHITECTURE: &[i64] = &[];
 mod tests {
     use super::*;
     use crate::sys;
+
+    /// What `work` gives in a thread that is bound as an instance is.
+    fn bound<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = std::thread::spawn(move || {
+            let filters = Filters::new(false).unwrap();
+            sys::no_new_privileges().unwrap();
+            filters.install().unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn sockets_are_of_the_usual_families_only() {
+        use rustix::io::Errno;
+        use rustix::net::{AddressFamily, SocketType, socket};
+        let results = bound(|| {
+            let made = |family| socket(family, SocketType::DGRAM, None).map(|_| ());
+            [
+                AddressFamily::UNIX,
+                AddressFamily::INET,
+                AddressFamily::INET6,
+                AddressFamily::VSOCK,
+                AddressFamily::from_raw(libc::AF_ALG as u16),
+                AddressFamily::PACKET,
+            ]
+            .map(made)
+        });
+        let refused = Err(Errno::AFNOSUPPORT);
+        assert_eq!(results, [Ok(()), Ok(()), Ok(()), refused, refused, refused]);
+    }
+
+    #[test]
+    fn what_is_refused_is_told_from_what_is_not_there() {
+        let errors = bound(|| {
+            [
+                libc::SYS_mount,
+                libc::SYS_open_by_handle_at,
+                libc::SYS_clone3,
+                i64::from(NEWEST) + 1,
+                // The other numbering of the same processor.
+                0x4000_0000 | libc::SYS_read,
+                libc::SYS_io_setup,
+            ]
+            .map(|call| sys::call_without_arguments(call).raw_os_error())
+        });
+        let [mount, by_handle, clone3, newer, other, allowed] = errors.map(Option::unwrap);
+        assert_eq!((mount, by_handle), (libc::EPERM, libc::EPERM));
+        assert_eq!([clone3, newer, other], [libc::ENOSYS; 3]);
+        // The kernel itself was asked.
+        assert!([libc::EINVAL, libc::EFAULT].contains(&allowed), "{allowed}");
+    }
 
     #[test]
     fn a_step_does_not_wait_for_the_disk() {
