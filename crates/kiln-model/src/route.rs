@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, InstanceId, ReleaseNumber, ServiceKey, Timestamp, duration_ms};
+use crate::{
+    CanonicalError, Digest, Generation, InstanceId, ReleaseNumber, ServiceKey, Timestamp,
+    canonical_json, duration_ms,
+};
 
 pub use stored::{TABLE_FORMAT, TableError};
 
@@ -27,6 +30,13 @@ pub struct RoutingTable {
     /// Instances that are in no route any more and whose requests in flight may end. Named until the
     /// controller has stopped them, so that a proxy or controller that restarts loses none.
     pub draining: Vec<Draining>,
+}
+
+impl RoutingTable {
+    /// Tells two tables of one generation apart.
+    pub fn digest(&self) -> Result<Digest, CanonicalError> {
+        canonical_json(self).map(|json| Digest::of(&json))
+    }
 }
 
 /// Where the requests of one service go.
@@ -151,7 +161,8 @@ pub enum FromProxy {
         generation: Generation,
     },
     /// Every worker serves this generation, and it is saved: no request that arrives from now on goes by an
-    /// older one.
+    /// older one. But for services that a `Refused` of this generation named before it: their routes stay as they were.
+    /// Said again, without that, once they are served as well.
     Confirmed { generation: Generation },
     /// Of the table of this generation, something is not served.
     Refused {
@@ -162,6 +173,9 @@ pub enum FromProxy {
         /// The services whose routes are refused; the rest of the table is served. Empty: the whole table is refused.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         services: Vec<ServiceKey>,
+        /// [`RoutingTable::digest`] of the table that is served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
         reason: String,
     },
     /// Nothing of this instance is in flight any more; `cut` requests were ended by the deadline.

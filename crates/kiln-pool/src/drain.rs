@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use kiln_model::{Draining, Generation, InstanceId, Timestamp};
+use kiln_model::{Draining, Generation, InstanceId};
+
+use crate::Moment;
 
 /// What is to be done now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub enum DrainAction {
     /// Its drain begins: tunnels get their times to end, spread so that the last ends at the deadline.
     Begin {
         instance: InstanceId,
-        deadline: Timestamp,
+        deadline: Moment,
     },
     /// The deadline is past: end every request that is left.
     Cut { instance: InstanceId },
@@ -27,7 +29,7 @@ pub enum DrainAction {
 
 #[derive(Clone, Debug)]
 struct Drain {
-    deadline: Timestamp,
+    deadline: Moment,
     in_flight: u64,
     begun: bool,
     cut: bool,
@@ -47,7 +49,7 @@ impl Drains {
     /// A drain that was under way keeps its deadline. The same table again: everything is said again.
     pub fn handle_table(
         &mut self,
-        now: Timestamp,
+        now: Moment,
         generation: Generation,
         draining: &[Draining],
         in_flight: impl Fn(&InstanceId) -> u64,
@@ -80,7 +82,7 @@ impl Drains {
         }
     }
 
-    pub fn poll_action(&mut self, now: Timestamp) -> Option<DrainAction> {
+    pub fn poll_action(&mut self, now: Moment) -> Option<DrainAction> {
         for (instance, drain) in &mut self.drains {
             if !drain.begun {
                 drain.begun = true;
@@ -108,7 +110,7 @@ impl Drains {
     }
 
     /// The next deadline that something still waits for.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
+    pub fn poll_timeout(&self) -> Option<Moment> {
         self.drains
             .values()
             .filter(|drain| drain.in_flight > 0 && !drain.cut)
@@ -147,13 +149,13 @@ mod tests {
     }
 
     fn actions(drains: &mut Drains, now: u64) -> Vec<DrainAction> {
-        std::iter::from_fn(|| drains.poll_action(Timestamp(now))).collect()
+        std::iter::from_fn(|| drains.poll_action(Moment(now))).collect()
     }
 
     fn begin(id: &str, deadline: u64) -> DrainAction {
         DrainAction::Begin {
             instance: InstanceId::new(id),
-            deadline: Timestamp(deadline),
+            deadline: Moment(deadline),
         }
     }
 
@@ -167,7 +169,7 @@ mod tests {
     #[test]
     fn draining_with_nothing_in_flight_returns_at_once() {
         let mut drains = Drains::default();
-        drains.handle_table(Timestamp(0), Generation(4), &[draining("a", 30)], |_| 0);
+        drains.handle_table(Moment(0), Generation(4), &[draining("a", 30)], |_| 0);
         assert_eq!(
             actions(&mut drains, 0),
             [begin("a", 30_000), drained(4, "a")]
@@ -180,12 +182,12 @@ mod tests {
     fn what_ends_in_time_is_not_cut_and_what_does_not_is_cut_once() {
         let mut drains = Drains::default();
         let both = [draining("a", 30), draining("b", 10)];
-        drains.handle_table(Timestamp(0), Generation(4), &both, |_| 2);
+        drains.handle_table(Moment(0), Generation(4), &both, |_| 2);
         assert_eq!(
             actions(&mut drains, 0),
             [begin("a", 30_000), begin("b", 10_000)]
         );
-        assert_eq!(drains.poll_timeout(), Some(Timestamp(10_000)));
+        assert_eq!(drains.poll_timeout(), Some(Moment(10_000)));
         drains.handle_count(&InstanceId::new("a"), 0);
         assert_eq!(actions(&mut drains, 9_999), [drained(4, "a")]);
         let cut = DrainAction::Cut {
@@ -200,23 +202,13 @@ mod tests {
     #[test]
     fn the_next_table_keeps_deadlines_and_says_everything_again() {
         let mut drains = Drains::default();
-        drains.handle_table(Timestamp(0), Generation(4), &[draining("a", 30)], |_| 1);
+        drains.handle_table(Moment(0), Generation(4), &[draining("a", 30)], |_| 1);
         actions(&mut drains, 0);
-        drains.handle_table(
-            Timestamp(20_000),
-            Generation(5),
-            &[draining("a", 30)],
-            |_| 1,
-        );
-        assert_eq!(drains.poll_timeout(), Some(Timestamp(30_000)));
+        drains.handle_table(Moment(20_000), Generation(5), &[draining("a", 30)], |_| 1);
+        assert_eq!(drains.poll_timeout(), Some(Moment(30_000)));
         drains.handle_count(&InstanceId::new("a"), 0);
         assert_eq!(actions(&mut drains, 20_001), [drained(5, "a")]);
-        drains.handle_table(
-            Timestamp(21_000),
-            Generation(5),
-            &[draining("a", 30)],
-            |_| 0,
-        );
+        drains.handle_table(Moment(21_000), Generation(5), &[draining("a", 30)], |_| 0);
         assert_eq!(actions(&mut drains, 21_000), [drained(5, "a")]);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kiln_model::Timestamp;
+use crate::Moment;
 
 /// So many failures in a row eject.
 const FAILURES: u32 = 3;
@@ -17,7 +17,7 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 pub struct Health {
     in_a_row: u32,
     ejections: u32,
-    until: Option<Timestamp>,
+    until: Option<Moment>,
 }
 
 /// What changed.
@@ -26,7 +26,7 @@ pub enum Verdict {
     Unchanged,
     /// Gets no request before `until`. Also said when an ejection is prolonged.
     Ejected {
-        until: Timestamp,
+        until: Moment,
     },
     /// Was ejected, and serves again.
     Recovered,
@@ -34,7 +34,7 @@ pub enum Verdict {
 
 impl Health {
     /// No connection, or no answer. An answer of status 500 is an answer.
-    pub fn handle_failure(&mut self, now: Timestamp) -> Verdict {
+    pub fn handle_failure(&mut self, now: Moment) -> Verdict {
         if self.until.is_some_and(|until| now < until) {
             // One that was under way already, or sent because nobody was eligible.
             return Verdict::Unchanged;
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_eject_for_a_growing_time() {
         let mut health = Health::default();
-        let mut now = Timestamp(10_000);
+        let mut now = Moment(10_000);
         assert_eq!(health.handle_failure(now), Verdict::Unchanged);
         assert_eq!(health.handle_failure(now), Verdict::Unchanged);
         let mut lengths = Vec::new();
@@ -100,8 +100,8 @@ mod tests {
     fn a_success_between_failures_starts_the_count_again() {
         let mut health = Health::default();
         for _ in 0..10 {
-            assert_eq!(health.handle_failure(Timestamp(0)), Verdict::Unchanged);
-            assert_eq!(health.handle_failure(Timestamp(0)), Verdict::Unchanged);
+            assert_eq!(health.handle_failure(Moment(0)), Verdict::Unchanged);
+            assert_eq!(health.handle_failure(Moment(0)), Verdict::Unchanged);
             assert_eq!(health.handle_success(), Verdict::Unchanged);
         }
     }

@@ -5,11 +5,13 @@
 //! nothing in flight any more or has had its time, and [`reply`] answers questions for services' names.
 
 mod choose;
+mod clock;
 mod drain;
 mod health;
 mod names;
 
 pub use choose::{Choice, Place, SetShare, choose};
+pub use clock::{LimitClock, Moment};
 pub use drain::{DrainAction, Drains};
 pub use health::{Health, Verdict};
 pub use names::{Reply, reply};

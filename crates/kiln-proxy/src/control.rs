@@ -1,97 +1,75 @@
 //! The thread that decides for the process: takes tables from controllers, gets the listening descriptors, saves,
-//! publishes, and says when drains are over. One owner of all of it, and one loop.
+//! publishes, and says when drains are over. One owner of all of it, and one loop, which never waits for another process.
 //!
-//! A table is saved before it is served: where that fails it is refused, and the one before goes on. A proxy that
-//! starts beside a living one waits for a controller to give it a table before it accepts: the other might have
-//! confirmed a newer one than it loaded. With no controller there is no newer one, so it waits a second only.
+//! A table is saved before it is served: where that fails it is refused, and the one before goes on. A service whose
+//! listening socket is not there stays as it was, and the rest of the table is served.
+//!
+//! A proxy that starts beside a living one waits for a controller to give it a table before it accepts: the other might have
+//! confirmed a newer one than it loaded. With no controller there is no newer one, so it waits a second only. So does a
+//! proxy that found its saved table spoilt; then it answers 503 rather than let clients wait.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use kiln_model::{FromProxy, Generation, InstanceId, RoutingTable, ToProxy};
+use kiln_model::{FromProxy, Generation, InstanceId, RoutingTable, ServiceKey, ToProxy};
+use kiln_pool::{DrainAction, Drains};
+use kiln_supervise::handoff::{Client, SocketName};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::ProxyError;
-use super::controllers::{ConnectionId, Event, talk};
+use super::admission::{Refused, without};
+use super::controllers::{ConnectionId, EVENTS, Event, UNREAD, talk};
+use super::listening::{Listening, sockets_of};
 use super::process::Sockets;
-use super::saved::Saved;
+use super::saved::{Loaded, Saved};
 use super::table::{Published, Registry, Shared};
 use super::worker::{ToWorker, say, wall_clock};
 use super::workers::Workers;
-use kiln_pool::{DrainAction, Drains};
-use kiln_supervise::handoff::{Client, HandoffError, SocketName};
 
 /// How long a listening descriptor that a table names may take to be deposited.
 const DEPOSIT: Duration = Duration::from_secs(2);
-const DEPOSIT_LOOK: Duration = Duration::from_millis(10);
 /// How long a successor waits for a controller.
 const FIRST_TABLE: Duration = Duration::from_secs(1);
+/// How long a successor without a table leaves it to its predecessor to serve. The supervisor ends a successor that takes as
+/// long while the predecessor lives.
+const PREDECESSOR: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(100);
 
-/// What is accepted on when this table is served.
-fn sockets_of(table: &RoutingTable) -> BTreeSet<SocketName> {
-    let outside = table.routes.iter().filter_map(|route| route.listen);
-    let mut names: BTreeSet<_> = outside.map(SocketName::Address).collect();
-    if table.routes.iter().any(|route| route.inside.is_some()) {
-        names.extend(SocketName::INSIDE);
-    }
-    names
-}
-
-fn is_for_names(name: SocketName) -> bool {
-    match name {
-        SocketName::Address(_) | SocketName::Services => false,
-        SocketName::NamesUdp | SocketName::NamesTcp | SocketName::ClosedNamesUdp => true,
-    }
-}
-
-/// Why a table is not served.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("generation {0} is served already, and is newer")]
-    Older(Generation),
-    #[error(
-        "this generation is served already with other routes: give the change a new generation"
-    )]
-    Differs,
-    #[error("this version of the proxy can't read it: {0}")]
-    Unreadable(serde_json::Error),
-    #[error("the supervisor has no listening socket for {0}: the controller must deposit it first")]
-    NoListener(SocketName),
-    #[error("the supervisor can't be asked for the listening socket of {0}: {1}")]
-    NoSupervisor(SocketName, HandoffError),
-    #[error("a worker can't accept on a listening socket: {0}")]
-    Listen(io::Error),
-    #[error(
-        "the table can't be saved: {0}; check that the disk of the data root is writable and not full"
-    )]
-    Save(io::Error),
+/// A table that is not confirmed yet.
+struct Unconfirmed {
+    /// Until when sockets may be deposited that it needs.
+    until: Instant,
+    /// It was said that services of it are not served. They are looked after nevertheless.
+    was_refused: bool,
 }
 
 pub(super) struct Control {
     shared: Arc<Shared>,
     workers: Workers,
     saved: Saved,
-    supervisor: Option<Client>,
+    listening: Listening,
     ejected: mpsc::UnboundedReceiver<(InstanceId, bool)>,
     registry: Registry,
     drains: Drains,
+    /// What a controller asked for last.
+    offered: RoutingTable,
+    /// What is served of it.
     table: RoutingTable,
-    descriptors: BTreeMap<SocketName, Arc<OwnedFd>>,
-    /// What is accepted on.
-    listening: BTreeSet<SocketName>,
-    controllers: HashMap<ConnectionId, mpsc::UnboundedSender<FromProxy>>,
-    events: mpsc::UnboundedSender<Event>,
-    inbox: Option<mpsc::UnboundedReceiver<Event>>,
+    unconfirmed: Option<Unconfirmed>,
+    /// False: loaded from a file without a checksum, so that a controller's table of the same generation is right.
+    is_proven: bool,
+    /// Said once the generation is confirmed: controllers hear of a drain after that.
+    drained: Vec<FromProxy>,
+    controllers: HashMap<ConnectionId, mpsc::Sender<FromProxy>>,
+    events: mpsc::Sender<Event>,
+    inbox: Option<mpsc::Receiver<Event>>,
     next_connection: ConnectionId,
-    /// Until when a successor waits before it accepts.
+    /// Until when it waits for a controller's table before it accepts connections.
     holds_until: Option<Instant>,
     retiring: bool,
 }
@@ -104,18 +82,20 @@ impl Control {
         supervisor: Client,
         ejected: mpsc::UnboundedReceiver<(InstanceId, bool)>,
     ) -> Self {
-        let (events, inbox) = mpsc::unbounded_channel();
+        let (events, inbox) = mpsc::channel(EVENTS);
         Self {
             shared,
             workers,
             saved,
-            supervisor: Some(supervisor),
+            listening: Listening::new(supervisor),
             ejected,
             registry: Registry::default(),
             drains: Drains::default(),
+            offered: RoutingTable::default(),
             table: RoutingTable::default(),
-            descriptors: BTreeMap::new(),
-            listening: BTreeSet::new(),
+            unconfirmed: None,
+            is_proven: false,
+            drained: Vec::new(),
             controllers: HashMap::new(),
             events,
             inbox: Some(inbox),
@@ -128,7 +108,7 @@ impl Control {
     /// Until every worker has ended.
     pub(super) async fn run(
         mut self,
-        saved: Option<RoutingTable>,
+        loaded: Loaded,
         sockets: Sockets,
         predecessor: bool,
     ) -> Result<(), ProxyError> {
@@ -144,15 +124,17 @@ impl Control {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
-        self.publish(saved.unwrap_or_default());
-        self.holds_until = predecessor.then(|| Instant::now() + FIRST_TABLE);
+        let holds = self.start_from(loaded, predecessor);
+        self.holds_until = holds.map(|holds| Instant::now() + holds);
         if self.holds_until.is_none() {
             self.begin().await?;
         }
         loop {
+            let timeout = self.drains.poll_timeout();
+            let timeout = timeout.map(|at| at.since(self.shared.precise_now()));
             let drained = async {
-                match self.drains.poll_timeout() {
-                    Some(at) => tokio::time::sleep(at.since(wall_clock())).await,
+                match timeout {
+                    Some(wait) => tokio::time::sleep(wait).await,
                     None => std::future::pending().await,
                 }
             };
@@ -162,7 +144,9 @@ impl Control {
                     Err(error) => say(&format!("can't accept a controller: {error}")),
                 },
                 accepted = adopt.accept() => match accepted {
-                    Ok((stream, _)) => self.adopted(stream),
+                    Ok((stream, _)) => if let Err(error) = self.listening.adopted(stream) {
+                        say(&format!("can't give the descriptors to the new supervisor: {error}"));
+                    },
                     Err(error) => say(&format!("can't accept a supervisor: {error}")),
                 },
                 Some(event) = inbox.recv() => self.handle(event).await?,
@@ -180,6 +164,35 @@ impl Control {
         }
     }
 
+    /// Publishes what was saved. How long a controller's table is to be waited for.
+    fn start_from(&mut self, loaded: Loaded, predecessor: bool) -> Option<Duration> {
+        match loaded {
+            Loaded::Nothing => {}
+            Loaded::Table { table, checked } => {
+                self.is_proven = checked;
+                self.offered = table.clone();
+                self.publish(table);
+            }
+            Loaded::Spoilt(spoilt) => {
+                say(&format!(
+                    "THE SAVED ROUTING TABLE IS SPOILT and is not served: {}. It is moved aside, to {}; a controller gives \
+                     another within a second, if one runs",
+                    kiln_fs::with_causes(&spoilt),
+                    self.saved
+                        .path()
+                        .with_file_name("table.spoilt.json")
+                        .display()
+                ));
+                return Some(if predecessor {
+                    PREDECESSOR
+                } else {
+                    FIRST_TABLE
+                });
+            }
+        }
+        predecessor.then_some(FIRST_TABLE)
+    }
+
     async fn handle(&mut self, event: Event) -> Result<(), ProxyError> {
         match event {
             Event::Gone(id) => {
@@ -189,7 +202,7 @@ impl Control {
                 let generation = table.generation;
                 match self.take(table).await {
                     Ok(()) => {
-                        self.say(&FromProxy::Confirmed { generation });
+                        self.settle().await;
                         if self.holds_until.take().is_some() {
                             self.begin().await?;
                         }
@@ -215,63 +228,84 @@ impl Control {
         Ok(())
     }
 
-    fn refuse(&self, id: ConnectionId, generation: Generation, refused: &Refused) {
+    fn refuse(&mut self, id: ConnectionId, generation: Generation, refused: &Refused) {
         let reason = refused.to_string();
         say(&format!("refused generation {generation}: {reason}"));
-        let served = match refused {
-            Refused::Older(served) => Some(*served),
-            Refused::Differs => Some(generation),
-            Refused::Unreadable(_)
-            | Refused::NoListener(_)
-            | Refused::NoSupervisor(..)
-            | Refused::Listen(_)
-            | Refused::Save(_) => None,
-        };
-        let services = Vec::new();
         self.say_to(
             id,
             FromProxy::Refused {
                 generation,
-                served,
-                services,
+                served: refused.served(),
+                services: Vec::new(),
+                digest: self.table.digest().ok(),
                 reason,
             },
         );
     }
 
     async fn take(&mut self, table: RoutingTable) -> Result<(), Refused> {
-        if table.generation < self.table.generation {
-            return Err(Refused::Older(self.table.generation));
+        let present = self.offered.generation;
+        if table.generation < present {
+            return Err(Refused::Older(present));
         }
-        if table.generation == self.table.generation && table != self.table {
-            return Err(Refused::Differs);
+        if table.generation == present && table != self.offered && self.is_proven {
+            return Err(Refused::Differs(present));
         }
-        let wanted = sockets_of(&table);
+        let until = match &self.unconfirmed {
+            Some(waits) if table.generation == present => waits.until,
+            _ => Instant::now() + DEPOSIT,
+        };
+        let before = self.table.clone();
+        self.serve(&table, &before).await?;
+        self.is_proven = true;
+        self.offered = table;
+        self.unconfirmed = Some(Unconfirmed {
+            until,
+            was_refused: false,
+        });
+        Ok(())
+    }
+
+    /// Serves what can be served of it; the rest stays as it is in `before`.
+    async fn serve(
+        &mut self,
+        offered: &RoutingTable,
+        before: &RoutingTable,
+    ) -> Result<(), Refused> {
         if !self.retiring {
-            for name in &wanted {
-                match name {
-                    SocketName::Address(_) => self.fetch(*name).await?,
-                    // Instances wait a tick longer for theirs; what is outside doesn't wait for that.
-                    _ => {
-                        let _ = self.fetch_now(*name);
-                    }
-                }
-            }
+            self.listening.fetch(&sockets_of(offered));
         }
+        let table = without(offered, before, &self.lacking(offered));
         self.saved.save(&table).map_err(Refused::Save)?;
         // New listeners are accepted on only once the table that they belong to is published; those that
         // leave, until then.
+        let mut wanted = sockets_of(offered);
+        wanted.extend(sockets_of(&table));
         self.publish(table);
-        self.descriptors.retain(|name, _| wanted.contains(name));
+        self.listening.retain(&wanted);
         if self.holds_until.is_none() {
-            self.listen().await.map_err(Refused::Listen)?;
+            self.accept().await.map_err(Refused::Listen)?;
         }
         Ok(())
     }
 
+    /// The services that have no listening socket here.
+    fn lacking(&self, table: &RoutingTable) -> BTreeSet<ServiceKey> {
+        if self.retiring {
+            return BTreeSet::new();
+        }
+        let lacks = |listen| !self.listening.has(SocketName::Address(listen));
+        table
+            .routes
+            .iter()
+            .filter(|route| route.listen.is_some_and(lacks))
+            .map(|route| route.service.clone())
+            .collect()
+    }
+
     /// Every request that is routed from now on is routed by it.
     fn publish(&mut self, table: RoutingTable) {
-        let now = wall_clock();
+        let now = self.shared.precise_now();
         let Published { gone, returned } = self.registry.publish(&self.shared, table.clone());
         if !gone.is_empty() {
             self.workers.tell(|| ToWorker::Forget {
@@ -287,114 +321,107 @@ impl Control {
         drains.handle_table(now, table.generation, &table.draining, |id| {
             registry.in_flight(id)
         });
+        self.drained.clear();
         self.table = table;
     }
 
-    /// Has the descriptor, or gets it from the supervisor, who may get it a little later from the controller.
-    async fn fetch(&mut self, name: SocketName) -> Result<(), Refused> {
-        let until = Instant::now() + DEPOSIT;
-        while !self.descriptors.contains_key(&name) {
-            if self.fetch_now(name)? {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                return Err(Refused::NoListener(name));
-            }
-            tokio::time::sleep(DEPOSIT_LOOK).await;
-        }
-        Ok(())
-    }
-
-    fn fetch_now(&mut self, name: SocketName) -> Result<bool, Refused> {
-        if self.descriptors.contains_key(&name) {
-            return Ok(true);
-        }
-        let fetched = match &mut self.supervisor {
-            Some(supervisor) => supervisor.fetch(&name.to_string()),
-            None => Err(HandoffError::Closed),
+    /// Confirms what is served whole. Once sockets had their time to be deposited, says which services are not served, and
+    /// confirms the rest.
+    async fn settle(&mut self) {
+        let Some(Unconfirmed { until, was_refused }) = self.unconfirmed else {
+            return;
         };
-        match fetched {
-            Ok(Some(descriptor)) => {
-                self.descriptors.insert(name, Arc::new(descriptor));
-                Ok(true)
+        let generation = self.offered.generation;
+        if !self.lacking(&self.table).is_empty() || self.table != self.offered {
+            self.listening.fetch(&sockets_of(&self.offered));
+        }
+        let lacking = self.lacking(&self.offered);
+        if lacking.is_empty() {
+            if self.table != self.offered {
+                let offered = self.offered.clone();
+                let before = self.table.clone();
+                if let Err(error) = self.serve(&offered, &before).await {
+                    say(&format!("generation {generation} is not whole: {error}"));
+                    return;
+                }
             }
-            Ok(None) => Ok(false),
-            Err(error) => {
-                // The next supervisor connects by itself.
-                self.supervisor = None;
-                Err(Refused::NoSupervisor(name, error))
+            self.unconfirmed = None;
+        } else {
+            if was_refused || Instant::now() < until {
+                return;
             }
+            let services: Vec<ServiceKey> = lacking.into_iter().collect();
+            let reason = self.why_lacking(&services);
+            say(&format!("refused of generation {generation}: {reason}"));
+            self.say(&FromProxy::Refused {
+                generation,
+                served: None,
+                services,
+                digest: self.table.digest().ok(),
+                reason,
+            });
+            self.unconfirmed = Some(Unconfirmed {
+                until,
+                was_refused: true,
+            });
+        }
+        self.say(&FromProxy::Confirmed { generation });
+        for message in std::mem::take(&mut self.drained) {
+            self.say(&message);
         }
     }
 
-    /// Tells the workers what to accept on, if that changed, and waits until they do.
-    async fn listen(&mut self) -> io::Result<()> {
-        let wanted: BTreeSet<SocketName> = self.descriptors.keys().copied().collect();
-        if wanted == self.listening || self.retiring {
+    fn why_lacking(&self, services: &[ServiceKey]) -> String {
+        let missing = self.offered.routes.iter().filter_map(|route| {
+            let listen = route.listen.filter(|_| services.contains(&route.service))?;
+            Some(listen.to_string())
+        });
+        let missing = missing.collect::<Vec<_>>().join(", ");
+        match self.listening.has_supervisor() {
+            true => format!(
+                "the supervisor has no listening socket for {missing}: the controller must deposit it first"
+            ),
+            false => format!("the supervisor can't be asked for the listening socket of {missing}"),
+        }
+    }
+
+    async fn accept(&mut self) -> std::io::Result<()> {
+        if self.retiring {
             return Ok(());
         }
-        let listeners: Vec<_> = self
-            .descriptors
-            .iter()
-            .map(|(name, descriptor)| (*name, Arc::clone(descriptor)))
-            .collect();
-        let (inside, outside): (Vec<_>, Vec<_>) = listeners
-            .into_iter()
-            .partition(|(name, _)| is_for_names(*name));
-        self.workers.tell_names(inside);
-        let mut answers = Vec::new();
-        for inbox in &self.workers.inboxes {
-            let (done, answer) = oneshot::channel();
-            // One that has ended doesn't answer.
-            let _ = inbox.send(ToWorker::Listen {
-                listeners: outside.clone(),
-                done,
-            });
-            answers.push(answer);
-        }
-        for answer in answers {
-            answer
-                .await
-                .unwrap_or_else(|_| Err(io::Error::other("the worker has ended")))?;
-        }
-        self.listening = wanted;
-        Ok(())
+        self.listening.accept(&self.workers).await
     }
 
     /// Accepts connections from now on, and lets the predecessor go.
     async fn begin(&mut self) -> Result<(), ProxyError> {
-        if let Some(saved) = self.saved.load()?
-            && saved.generation > self.table.generation
+        // The predecessor may have saved a newer one meanwhile.
+        if let Loaded::Table { table, checked } = self.saved.load()
+            && table.generation > self.table.generation
         {
-            self.publish(saved);
+            self.is_proven = checked;
+            self.offered = table.clone();
+            self.publish(table);
         }
-        self.fetch_missing();
-        self.listen().await.map_err(|source| ProxyError::Start {
+        let mut wanted = sockets_of(&self.table);
+        if !self.shared.has_table() {
+            // An answer that says so is better than none.
+            wanted = self.listening.addresses();
+        }
+        self.listening.fetch(&wanted);
+        self.accept().await.map_err(|source| ProxyError::Start {
             what: "accepting connections",
             source,
         })?;
         say(&format!(
             "serving generation {} on {} addresses",
             self.table.generation,
-            self.listening.len()
+            self.listening.accepts_on().len()
         ));
-        if let Some(supervisor) = &mut self.supervisor {
-            supervisor.ready(std::process::id())?;
-        }
-        Ok(())
-    }
-
-    fn fetch_missing(&mut self) {
-        for name in sockets_of(&self.table) {
-            // Asked for again at the next tick.
-            if self.supervisor.is_none() || self.fetch_now(name).is_err() {
-                return;
-            }
-        }
+        Ok(self.listening.ready()?)
     }
 
     async fn tick(&mut self) -> Result<(), ProxyError> {
-        self.shared.tick(wall_clock());
+        self.shared.tick();
         if self.retiring {
             return Ok(());
         }
@@ -405,9 +432,11 @@ impl Control {
             self.holds_until = None;
             self.begin().await?;
         }
-        if self.holds_until.is_none() && self.listening != sockets_of(&self.table) {
-            self.fetch_missing();
-            if let Err(error) = self.listen().await {
+        self.settle().await;
+        let wanted = sockets_of(&self.table);
+        if self.holds_until.is_none() && !self.listening.accepts_on().is_superset(&wanted) {
+            self.listening.fetch(&wanted);
+            if let Err(error) = self.accept().await {
                 say(&format!("can't accept connections: {error}"));
             }
         }
@@ -419,7 +448,7 @@ impl Control {
         for id in waiting {
             self.drains.handle_count(&id, self.registry.in_flight(&id));
         }
-        let now = wall_clock();
+        let now = self.shared.precise_now();
         while let Some(action) = self.drains.poll_action(now) {
             match action {
                 DrainAction::Begin { instance, deadline } => {
@@ -442,11 +471,20 @@ impl Control {
                         .registry
                         .get(&instance)
                         .map_or(0, |instance| instance.cut.load(SeqCst));
-                    self.say(&FromProxy::Drained {
+                    let message = FromProxy::Drained {
                         generation,
                         instance,
                         cut,
-                    });
+                    };
+                    let is_confirmed = self
+                        .unconfirmed
+                        .as_ref()
+                        .is_none_or(|waits| waits.was_refused);
+                    if is_confirmed {
+                        self.say(&message);
+                    } else {
+                        self.drained.push(message);
+                    }
                 }
             }
         }
@@ -458,7 +496,7 @@ impl Control {
         }
     }
 
-    fn say_ejected(&self, instance: InstanceId, ejected: bool) {
+    fn say_ejected(&mut self, instance: InstanceId, ejected: bool) {
         say(&match ejected {
             true => format!("{instance} failed requests in a row: it gets none for now"),
             false => format!("{instance} serves again"),
@@ -466,53 +504,38 @@ impl Control {
         self.say(&FromProxy::Ejected { instance, ejected });
     }
 
-    fn say(&self, message: &FromProxy) {
-        for controller in self.controllers.values() {
-            // One that is gone is removed by its own event.
-            let _ = controller.send(message.clone());
+    fn say(&mut self, message: &FromProxy) {
+        let ids: Vec<ConnectionId> = self.controllers.keys().copied().collect();
+        for id in ids {
+            self.say_to(id, message.clone());
         }
     }
 
-    fn say_to(&self, id: ConnectionId, message: FromProxy) {
-        if let Some(controller) = self.controllers.get(&id) {
-            let _ = controller.send(message);
+    /// A controller that does not read loses its connection. It connects again, and everything is said again.
+    fn say_to(&mut self, id: ConnectionId, message: FromProxy) {
+        let Some(controller) = self.controllers.get(&id) else {
+            return;
+        };
+        if controller.try_send(message).is_err() {
+            self.controllers.remove(&id);
         }
     }
 
     fn connected(&mut self, stream: UnixStream) {
         self.next_connection += 1;
         let id = self.next_connection;
-        let (sender, outgoing) = mpsc::unbounded_channel();
-        let hello = FromProxy::Hello {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: self.table.generation,
-        };
-        let _ = sender.send(hello);
+        let (sender, outgoing) = mpsc::channel(UNREAD);
         self.controllers.insert(id, sender);
+        self.say_to(
+            id,
+            FromProxy::Hello {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                generation: self.table.generation,
+            },
+        );
         // Ends with the connection, or with the runtime.
         tokio::spawn(talk(id, stream, outgoing, self.events.clone()));
-    }
-
-    /// A supervisor that started after this proxy: gets every descriptor, and is asked from now on.
-    fn adopted(&mut self, stream: UnixStream) {
-        let given = stream
-            .into_std()
-            .map_err(HandoffError::Socket)
-            .and_then(Client::over)
-            .and_then(|mut client| {
-                for (name, descriptor) in &self.descriptors {
-                    client.deposit(&name.to_string(), descriptor)?;
-                }
-                client.ready(std::process::id())?;
-                Ok(client)
-            });
-        match given {
-            Ok(client) => self.supervisor = Some(client),
-            Err(error) => say(&format!(
-                "can't give the descriptors to the new supervisor: {error}"
-            )),
-        }
     }
 
     fn retire(&mut self, quickly: bool) {
@@ -520,7 +543,6 @@ impl Control {
             return;
         }
         self.retiring = true;
-        self.descriptors.clear();
         self.listening.clear();
         say(match quickly {
             true => "ending: what is in flight has a few seconds",

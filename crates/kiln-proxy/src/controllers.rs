@@ -14,6 +14,11 @@ use super::worker::say;
 /// A table of thousands of instances.
 const LINE_LIMIT: u64 = 64 * 1024 * 1024;
 
+/// Messages of controllers that wait to be handled; then they wait in their sockets.
+pub(super) const EVENTS: usize = 64;
+/// Messages that one controller has not read yet.
+pub(super) const UNREAD: usize = 1024;
+
 pub(super) type ConnectionId = u64;
 
 pub(super) enum Event {
@@ -61,8 +66,8 @@ fn event_of(id: ConnectionId, line: &[u8]) -> Option<Event> {
 pub(super) async fn talk(
     id: ConnectionId,
     stream: UnixStream,
-    mut outgoing: mpsc::UnboundedReceiver<FromProxy>,
-    events: mpsc::UnboundedSender<Event>,
+    mut outgoing: mpsc::Receiver<FromProxy>,
+    events: mpsc::Sender<Event>,
 ) {
     let (reader, mut writer) = stream.into_split();
     let write = async {
@@ -90,7 +95,7 @@ pub(super) async fn talk(
                 Ok(_) => {}
             }
             if let Some(event) = event_of(id, &line)
-                && events.send(event).is_err()
+                && events.send(event).await.is_err()
             {
                 return;
             }
@@ -101,7 +106,7 @@ pub(super) async fn talk(
         () = read => {}
     }
     // Nobody listens any more when the process ends.
-    let _ = events.send(Event::Gone(id));
+    drop(events.send(Event::Gone(id)).await);
 }
 
 #[cfg(test)]

@@ -385,9 +385,13 @@ impl Exchange<'_> {
             .shared
             .enter(listen, |route| self.choose(route, tried))
         {
-            Entered::NoRoute => Err(Refusal::failed(
+            Entered::NoRoute if self.worker.shared.has_table() => Err(Refusal::failed(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("no service listens on {listen} any more"),
+            )),
+            Entered::NoRoute => Err(Refusal::failed(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the proxy has no routing table: the saved one is spoilt, and no controller has given it another",
             )),
             Entered::Nobody(route) => {
                 self.flight.count_in(&route.unserved);
@@ -458,7 +462,7 @@ impl Exchange<'_> {
             None => match flight.unless_ended(self.connect(instance)).await {
                 Ok(Ok(sender)) => sender,
                 Ok(Err(failure)) => {
-                    self.tell(instance, instance.failed(worker.precise_now()));
+                    self.tell(instance, instance.failed(worker.shared.precise_now()));
                     return Err(Failed::Unsent(Box::new(outgoing), failure));
                 }
                 Err(fate) => return Err(Failed::Ended(fate)),
@@ -486,7 +490,7 @@ impl Exchange<'_> {
                     Failure::Stale
                 } else {
                     if flight.bad_body.get().is_none() {
-                        self.tell(instance, instance.failed(worker.precise_now()));
+                        self.tell(instance, instance.failed(worker.shared.precise_now()));
                     }
                     Failure::Broken(error)
                 };
@@ -497,7 +501,7 @@ impl Exchange<'_> {
             }
             Err(fate) => {
                 if fate == Fate::NoAnswer {
-                    self.tell(instance, instance.failed(worker.precise_now()));
+                    self.tell(instance, instance.failed(worker.shared.precise_now()));
                 }
                 Err(Failed::Ended(fate))
             }

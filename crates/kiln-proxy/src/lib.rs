@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods)] // the proxy is an edge: it reads the clock and hands it to kiln-pool
 
+mod admission;
 mod body;
 mod connection;
 mod control;
@@ -14,6 +15,7 @@ mod counters;
 mod flight;
 mod forward;
 mod headers;
+mod listening;
 mod names;
 mod pool;
 mod privileges;
@@ -90,16 +92,6 @@ pub enum ProxyError {
         path: PathBuf,
         #[source]
         source: io::Error,
-    },
-    #[error(
-        "the saved routing table {} is not readable: nothing is served rather than something wrong. \
-         Move it aside and start the controller (`kiln supervise`), which writes it anew",
-        path.display()
-    )]
-    SavedTable {
-        path: PathBuf,
-        #[source]
-        source: serde_json::Error,
     },
     #[error("the supervisor can't be asked for the listening sockets")]
     Supervisor(#[from] HandoffError),

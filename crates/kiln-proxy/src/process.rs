@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::control::Control;
 use super::saved::Saved;
 use super::table::Shared;
-use super::worker::{self, say, wall_clock};
+use super::worker::{self, say};
 use super::workers::Workers;
 use super::{Limits, ProxyError, ProxyOptions, names, privileges};
 use kiln_supervise::handoff::Client;
@@ -41,12 +41,12 @@ pub fn run_with(options: ProxyOptions, limits: Limits) -> Result<(), ProxyError>
     let saved_path = root.join("proxy");
     let saved = Saved::new(folder(&saved_path, uid, gid)?, saved_path.clone())?;
     hand_over(&saved_path, uid, gid)?;
-    let table = saved.load()?;
+    let loaded = saved.load();
     let supervisor = Client::connect(&root)?;
     privileges::give_up(uid, gid)?;
 
     let (ejections, ejected) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(wall_clock(), ejections));
+    let shared = Arc::new(Shared::new(ejections));
     let workers = start_workers(&shared, &limits, workers)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -66,7 +66,7 @@ pub fn run_with(options: ProxyOptions, limits: Limits) -> Result<(), ProxyError>
     let ended = runtime.block_on(async {
         let sockets = Sockets { control, adopt };
         Control::new(shared, workers, saved, supervisor, ejected)
-            .run(table, sockets, predecessor)
+            .run(loaded, sockets, predecessor)
             .await
     });
     for name in names {

@@ -1,9 +1,9 @@
 //! The routing table as the workers use it, and the instances behind it.
 //!
 //! Why "confirmed" holds: a worker loads the table, adds itself to the chosen instance's count, and then looks
-//! whether a newer generation was published meanwhile; if so it takes itself back and routes anew. The control
+//! whether another table was published meanwhile; if so it takes itself back and routes anew. The control
 //! thread publishes first and reads counts after. All of it is sequentially consistent, so either the worker
-//! sees the new generation, or the control thread sees the worker's count. A count of 0 after a publication
+//! sees the newer publication, or the control thread sees the worker's count. A count of 0 after a publication
 //! thus means that no request of an older table can reach the instance.
 
 use std::collections::HashMap;
@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use kiln_model::{Backend, InstanceId, ReleaseNumber, Route, RoutingTable, ServiceKey, Timestamp};
+use kiln_model::{Backend, Generation, InstanceId, ReleaseNumber, Route, RoutingTable, ServiceKey};
 use tokio::sync::{Notify, mpsc};
 
 use super::counters::{Book, Counters};
-use kiln_pool::{Health, Place, SetShare, Verdict};
+use kiln_pool::{Health, LimitClock, Moment, Place, SetShare, Verdict};
 
 /// One instance. Lives as long as a table or a request names it.
 #[derive(Debug)]
@@ -38,11 +38,11 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn is_eligible(&self, now: Timestamp) -> bool {
+    pub(super) fn is_eligible(&self, now: Moment) -> bool {
         self.ejected_until.load(SeqCst) <= now.0
     }
 
-    pub(super) fn failed(&self, now: Timestamp) -> Verdict {
+    pub(super) fn failed(&self, now: Moment) -> Verdict {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = health.handle_failure(now);
         self.unclean.store(true, SeqCst);
@@ -110,6 +110,8 @@ pub(super) enum Entered {
 /// A table, resolved.
 #[derive(Debug)]
 pub(super) struct Live {
+    /// Which publication this is. Not the table's generation: parts of a generation may be served before the rest.
+    serial: u64,
     pub(super) table: RoutingTable,
     /// By `listen` and by virtual address.
     pub(super) routes: HashMap<SocketAddr, Arc<LiveRoute>>,
@@ -127,18 +129,16 @@ pub(super) struct Shared {
     pub(super) idle: Notify,
     /// Who was ejected (true) or serves again.
     pub(super) ejections: mpsc::UnboundedSender<(InstanceId, bool)>,
-    /// When it was last said that a service has nobody eligible.
+    /// When it was last said that a service has nobody eligible; 0: never.
     pub(super) fail_open_said: AtomicU64,
-    /// The wall clock, read a few times a second: enough for every limit, and free for every request.
-    clock: AtomicU64,
+    /// Read a few times a second: enough for every limit, and free for every request.
+    clock: LimitClock,
 }
 
 impl Shared {
-    pub(super) fn new(
-        now: Timestamp,
-        ejections: mpsc::UnboundedSender<(InstanceId, bool)>,
-    ) -> Self {
+    pub(super) fn new(ejections: mpsc::UnboundedSender<(InstanceId, bool)>) -> Self {
         let nothing = Live {
+            serial: 0,
             table: RoutingTable::default(),
             routes: HashMap::new(),
             names: HashMap::new(),
@@ -150,16 +150,27 @@ impl Shared {
             idle: Notify::new(),
             ejections,
             fail_open_said: AtomicU64::new(0),
-            clock: AtomicU64::new(now.0),
+            clock: LimitClock::new(kiln_fs::clock::boottime()),
         }
     }
 
-    pub(super) fn coarse_now(&self) -> Timestamp {
-        Timestamp(self.clock.load(SeqCst))
+    pub(super) fn coarse_now(&self) -> Moment {
+        self.clock.now()
     }
 
-    pub(super) fn tick(&self, now: Timestamp) {
-        self.clock.fetch_max(now.0, SeqCst);
+    pub(super) fn tick(&self) {
+        self.clock.tick(kiln_fs::clock::boottime());
+    }
+
+    /// For what is decided by it, rather than limited.
+    pub(super) fn precise_now(&self) -> Moment {
+        self.tick();
+        self.coarse_now()
+    }
+
+    /// False: nothing was ever given to it.
+    pub(super) fn has_table(&self) -> bool {
+        self.live().table.generation > Generation(0)
     }
 
     pub(super) fn live(&self) -> arc_swap::Guard<Arc<Live>> {
@@ -187,7 +198,7 @@ impl Shared {
             } = &route.sets[place.set];
             let instance = &instances[place.instance];
             instance.in_flight.fetch_add(1, SeqCst);
-            if self.published.load(SeqCst) <= live.table.generation.0 {
+            if self.published.load(SeqCst) <= live.serial {
                 return Entered::At(Arc::clone(instance), Arc::clone(counters));
             }
             self.leave(instance);
@@ -202,9 +213,9 @@ impl Shared {
     }
 
     fn publish(&self, live: Live) {
-        let generation = live.table.generation;
+        let serial = live.serial;
         self.live.store(Arc::new(live));
-        self.published.store(generation.0, SeqCst);
+        self.published.store(serial, SeqCst);
     }
 }
 
@@ -212,6 +223,7 @@ impl Shared {
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     next_epoch: u64,
+    serial: u64,
     known: HashMap<InstanceId, Weak<Instance>>,
     /// Those of the present table, draining ones included.
     present: HashMap<InstanceId, Arc<Instance>>,
@@ -261,7 +273,9 @@ impl Registry {
                 self.present.insert(draining.instance.clone(), instance);
             }
         }
+        self.serial += 1;
         shared.publish(Live {
+            serial: self.serial,
             table,
             routes,
             names,
@@ -338,7 +352,7 @@ impl Registry {
 mod tests {
     use std::time::Duration;
 
-    use kiln_model::{Draining, Generation, WeightedSet};
+    use kiln_model::{Draining, WeightedSet};
 
     use super::*;
 
@@ -375,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_request_that_a_switch_overtakes_goes_by_the_new_table() {
-        let shared = Shared::new(Timestamp(0), mpsc::unbounded_channel().0);
+        let shared = Shared::new(mpsc::unbounded_channel().0);
         let mut registry = Registry::default();
         registry.publish(&shared, table(1, "old", &[]));
         let mut looks = 0;
@@ -400,8 +414,31 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_the_rest_of_its_generation_overtakes_goes_by_it() {
+        let shared = Shared::new(mpsc::unbounded_channel().0);
+        let mut registry = Registry::default();
+        registry.publish(&shared, table(1, "old", &[]));
+        let mut looks = 0;
+        let entered = shared.enter(listen(), |_| {
+            looks += 1;
+            if looks == 1 {
+                registry.publish(&shared, table(1, "new", &["old"]));
+            }
+            Some(Place {
+                set: 0,
+                instance: 0,
+            })
+        });
+        let Entered::At(instance, _) = entered else {
+            panic!("{entered:?}")
+        };
+        assert_eq!(instance.id.as_str(), "new");
+        assert_eq!(registry.in_flight(&InstanceId::new("old")), 0);
+    }
+
+    #[test]
     fn an_address_that_is_used_again_is_another_instance() {
-        let shared = Shared::new(Timestamp(0), mpsc::unbounded_channel().0);
+        let shared = Shared::new(mpsc::unbounded_channel().0);
         let mut registry = Registry::default();
         registry.publish(&shared, table(1, "old", &[]));
         let old = registry.get(&InstanceId::new("old")).unwrap().epoch;

@@ -11,13 +11,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kiln_model::Timestamp;
+use kiln_pool::Moment;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet};
@@ -54,7 +55,7 @@ pub(super) enum ToWorker {
     /// The drain of an instance begins.
     EndTunnels {
         epoch: u64,
-        until: Timestamp,
+        until: Moment,
     },
     /// A draining instance serves again.
     KeepTunnels {
@@ -247,7 +248,7 @@ impl Worker {
     }
 
     fn sweep(&self) {
-        self.shared.tick(wall_clock());
+        self.shared.tick();
         let now = self.shared.coarse_now().0;
         self.pool.sweep(now);
         let retired = self.retired.get();
@@ -280,7 +281,7 @@ impl Worker {
         }
     }
 
-    fn end_tunnels(&self, is_meant: impl Fn(&Tunnel) -> bool, until: Timestamp) {
+    fn end_tunnels(&self, is_meant: impl Fn(&Tunnel) -> bool, until: Moment) {
         let now = self.shared.coarse_now();
         let half = usize::try_from(until.since(now).as_millis() / 2).unwrap_or(usize::MAX);
         for tunnel in self
@@ -298,7 +299,7 @@ impl Worker {
         for (_, task) in accepting.drain() {
             task.abort();
         }
-        self.shared.tick(wall_clock());
+        self.shared.tick();
         let now = self.shared.coarse_now();
         let (idle, cut) = if quickly {
             (Duration::ZERO, QUICK)
@@ -331,16 +332,10 @@ impl Worker {
         HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 
-    /// For what is decided by it, rather than limited.
-    pub(super) fn precise_now(&self) -> Timestamp {
-        self.shared.tick(wall_clock());
-        self.shared.coarse_now()
-    }
-
     pub(super) fn say_fail_open(&self, route: &LiveRoute) {
-        let now = self.shared.coarse_now().0;
+        let now = self.shared.coarse_now().0.max(1);
         let before = self.shared.fail_open_said.load(SeqCst);
-        let is_due = now.saturating_sub(before) >= SAY_AGAIN_MS;
+        let is_due = before == 0 || now.saturating_sub(before) >= SAY_AGAIN_MS;
         if is_due
             && self
                 .shared
@@ -379,10 +374,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// For what people and other processes read. Limits go by [`Shared::coarse_now`].
 pub(super) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = kiln_fs::clock::wall();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

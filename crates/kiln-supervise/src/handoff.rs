@@ -56,6 +56,14 @@ impl SocketName {
         Self::NamesTcp,
         Self::ClosedNamesUdp,
     ];
+
+    /// What a descriptor of this name is for. `None`: a newer kiln's.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::INSIDE
+            .into_iter()
+            .find(|inside| inside.to_string() == name)
+            .or_else(|| name.parse().ok().map(Self::Address))
+    }
 }
 
 impl fmt::Display for SocketName {
@@ -370,5 +378,20 @@ impl Line {
         let rest = self.received.split_off(end + 1);
         let text = std::mem::replace(&mut self.received, rest);
         Some((text, self.descriptor.take()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_socket_says_what_it_is_for() {
+        let outside =
+            ["127.0.0.1:80", "[::1]:80"].map(|at| SocketName::Address(at.parse().unwrap()));
+        for name in outside.into_iter().chain(SocketName::INSIDE) {
+            assert_eq!(SocketName::parse(&name.to_string()), Some(name));
+        }
+        assert_eq!(SocketName::parse("metrics/tcp"), None);
     }
 }

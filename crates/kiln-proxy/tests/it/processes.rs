@@ -14,8 +14,12 @@ pub(crate) const TESTS: &[crate::Test] = &[
         killed_proxy,
     ),
     (
-        "an_unreadable_table_is_shouted_and_nothing_is_served",
-        unreadable_table,
+        "a_spoilt_table_is_shouted_answered_503_and_replaced_by_a_controllers",
+        spoilt_table,
+    ),
+    (
+        "a_saved_table_that_differs_from_the_controllers_is_replaced_where_it_can_not_be_proven",
+        unproven_table,
     ),
     (
         "a_killed_supervisor_leaves_the_proxy_and_the_next_adopts_it",
@@ -51,7 +55,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
 struct Serving {
     machine: Machine,
     listen: std::net::SocketAddr,
-    _origin: Origin,
+    origin: Origin,
 }
 
 fn serving() -> Serving {
@@ -64,7 +68,7 @@ fn serving() -> Serving {
     Serving {
         machine,
         listen,
-        _origin: origin,
+        origin,
     }
 }
 
@@ -98,26 +102,51 @@ fn killed_proxy() {
     ));
 }
 
-fn unreadable_table() {
+fn spoilt_table() {
     let serving = serving();
-    let table = serving.machine.root.join("proxy/table.json");
-    let whole = std::fs::read(&table).unwrap();
-    std::fs::write(&table, &whole[..whole.len() / 2]).unwrap();
+    let path = serving.machine.root.join("proxy/table.json");
+    let right = table(7, serving.listen, 1, &[("a", serving.origin.address)]);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let port = format!(":{}", serving.origin.address.port());
+    // Cut, and still right JSON with requests going elsewhere.
+    for spoilt in [&whole[..whole.len() / 2], &whole.replace(&port, ":1")] {
+        std::fs::write(&path, spoilt).unwrap();
+        let before = serving.machine.proxy();
+        kill(before, Signal::KILL);
+        let answer = wait_for("an answer", || get(serving.listen, "/").ok());
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(
+            answer.text().contains("no routing table"),
+            "{}",
+            answer.text()
+        );
+        let log = serving.machine.log();
+        assert!(log.contains("THE SAVED ROUTING TABLE IS SPOILT"), "{log}");
+        let aside = serving.machine.root.join("proxy/table.spoilt.json");
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), spoilt);
+        // The very generation that it had.
+        serving.machine.controller().serve(&right);
+        assert_eq!(get(serving.listen, "/").unwrap().text(), "a");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+    }
+}
+
+fn unproven_table() {
+    let serving = serving();
+    let path = serving.machine.root.join("proxy/table.json");
+    let right = table(7, serving.listen, 1, &[("a", serving.origin.address)]);
+    // As the first kiln wrote it, and then changed by somebody.
+    let text = serde_json::to_string(&right).unwrap();
+    let port = format!(":{}", serving.origin.address.port());
+    std::fs::write(&path, text.replace(&port, ":1")).unwrap();
     kill(serving.machine.proxy(), Signal::KILL);
-    wait_for("the shout", || {
-        serving
-            .machine
-            .log()
-            .contains("is not readable: nothing is served")
-            .then_some(())
-    });
-    // Mended, it is served again by itself.
-    std::fs::write(&table, &whole).unwrap();
-    wait_for("service", || {
+    wait_for("the wrong table", || {
         get(serving.listen, "/")
             .ok()
-            .filter(|answer| answer.text() == "a")
+            .filter(|answer| answer.status == 502)
     });
+    serving.machine.controller().serve(&right);
+    assert_eq!(get(serving.listen, "/").unwrap().text(), "a");
 }
 
 fn killed_supervisor() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use kiln_model::Weight;
+use kiln_model::{FromProxy, Generation, ServiceKey, ToProxy, Weight};
 
 use crate::client::HttpClient;
 use crate::machine::{Machine, draining, table, wait_for};
@@ -27,6 +27,10 @@ pub(crate) const TESTS: &[crate::Test] = &[
     (
         "tables_that_are_older_or_differ_are_refused",
         refused_tables,
+    ),
+    (
+        "a_service_without_its_socket_stays_as_it_is_and_the_rest_switches",
+        lacking_socket,
     ),
 ];
 
@@ -252,19 +256,93 @@ fn refused_tables() {
     let present = table(5, listen, 1, &[("a", a.address)]);
     controller.serve(&present);
     controller.serve(&present);
-    let unknown = "127.0.0.1:1".parse().unwrap();
     for (refused, why) in [
         (table(4, listen, 2, &[("b", b.address)]), "newer"),
         (table(5, listen, 2, &[("b", b.address)]), "other routes"),
-        (table(6, unknown, 2, &[("b", b.address)]), "127.0.0.1:1"),
     ] {
-        controller.say(&kiln_model::ToProxy::Table { table: refused });
-        let reason = controller.hear_until(|said| match said {
-            kiln_model::FromProxy::Refused { reason, .. } => Some(reason),
-            kiln_model::FromProxy::Confirmed { .. } => panic!("confirmed"),
+        controller.say(&ToProxy::Table { table: refused });
+        controller.hear_until(|said| match said {
+            FromProxy::Refused {
+                served,
+                services,
+                digest,
+                reason,
+                ..
+            } => {
+                assert!(reason.contains(why), "{reason}");
+                assert_eq!((served, services), (Some(Generation(5)), Vec::new()));
+                assert_eq!(digest, present.digest().ok());
+                Some(())
+            }
+            FromProxy::Confirmed { .. } => panic!("confirmed"),
             _ => None,
         });
-        assert!(reason.contains(why), "{reason}");
         assert_eq!(crate::client::get(listen, "/").unwrap().text(), "a");
     }
+}
+
+fn lacking_socket() {
+    let machine = Machine::start();
+    let [api, web] = [machine.listener(), machine.listener()];
+    // Taken, so that nobody else gets it; not deposited yet.
+    let later = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let moved = later.local_addr().unwrap();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(Origin::start);
+    let both = |generation, api, of_api: (&str, _), of_web: (&str, _)| {
+        let mut both = table(generation, api, generation, &[of_api]);
+        let mut other = table(generation, web, generation, &[of_web]);
+        other.routes[0].service = ServiceKey::try_from("dev/web".to_owned()).unwrap();
+        both.routes.append(&mut other.routes);
+        both
+    };
+    let mut controller = machine.controller();
+    controller.serve(&both(1, api, ("a", a.address), ("c", c.address)));
+    let mut held = HttpClient::connect(web).unwrap();
+    held.send(b"GET /held HTTP/1.1\r\nHost: web\r\n\r\n")
+        .unwrap();
+    wait_for("the request at its instance", || {
+        (c.requests() == 1).then_some(())
+    });
+    let next = both(2, moved, ("b", b.address), ("d", d.address));
+    let next = draining(next, 1, &["a", "c"], Duration::from_millis(300));
+    controller.say(&ToProxy::Table { table: next });
+    // The wait for the socket holds no cut.
+    let cut_at = std::thread::spawn(move || {
+        assert_eq!(held.answer().unwrap().status, 504);
+        Instant::now()
+    });
+    let refused_at = controller.hear_until(|said| match said {
+        FromProxy::Refused {
+            generation,
+            services,
+            reason,
+            served,
+            ..
+        } => {
+            assert_eq!((generation, served), (Generation(2), None));
+            assert_eq!(services, [crate::machine::service()]);
+            assert!(reason.contains(&moved.to_string()), "{reason}");
+            Some(Instant::now())
+        }
+        FromProxy::Confirmed { .. } | FromProxy::Drained { .. } => panic!("{said:?}"),
+        _ => None,
+    });
+    assert!(cut_at.join().unwrap() < refused_at);
+    // The rest is served, and drained where it was replaced; the service itself goes on as it was.
+    let confirmed = |said| match said {
+        FromProxy::Confirmed { generation } => Some(generation),
+        _ => None,
+    };
+    assert_eq!(controller.hear_until(confirmed), Generation(2));
+    assert_eq!(controller.drained("c"), 1);
+    assert_eq!(crate::client::get(web, "/").unwrap().text(), "d");
+    assert_eq!(crate::client::get(api, "/").unwrap().text(), "a");
+    // With its socket it is served as well.
+    machine
+        .client()
+        .deposit(&moved.to_string(), &later)
+        .unwrap();
+    assert_eq!(controller.hear_until(confirmed), Generation(2));
+    assert_eq!(crate::client::get(moved, "/").unwrap().text(), "b");
+    assert_eq!(controller.drained("a"), 0);
 }
