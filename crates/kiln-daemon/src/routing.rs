@@ -85,6 +85,8 @@ impl Owner {
                         true => self.unconfirmed.keys().cloned().collect(),
                         false => services,
                     };
+                    // The proxy confirms the rest of the table next.
+                    self.unconfirmed.retain(|key, _| !keys.contains(key));
                     for key in keys {
                         let Some(route) = self.services.get(&key).and_then(Service::route) else {
                             continue;

@@ -116,9 +116,11 @@ mod tests {
         };
         let packet = Packet::parse(&bytes).unwrap();
         assert_eq!((packet.id(), packet.questions.len()), (7, 1));
-        let addresses = packet.answers.iter().map(|record| match &record.rdata {
-            RData::A(a) => a.address.into(),
-            other => panic!("{other:?}"),
+        let addresses = packet.answers.iter().map(|record| {
+            let RData::A(a) = &record.rdata else {
+                panic!("{:?}", record.rdata)
+            };
+            a.address.into()
         });
         (packet.rcode(), addresses.collect())
     }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use super::Limits;
 use super::headers::ambiguous_framing;
 use super::table::Shared;
+use super::worker::say;
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
@@ -206,7 +207,10 @@ impl Drop for ClientStream {
     fn drop(&mut self) {
         if self.wire.reset.load(Relaxed) {
             // On failure it ends in order, and the framing of the answer still tells all but HTTP/1.0 clients.
-            let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+            let linger = Some(Duration::ZERO);
+            if let Err(error) = rustix::net::sockopt::set_socket_linger(&self.stream, linger) {
+                say(&format!("can't reset a client's connection: {error}"));
+            }
         }
     }
 }

@@ -8,31 +8,30 @@
 //! confirmed a newer one than it loaded. With no controller there is no newer one, so it waits a second only. So does a
 //! proxy that found its saved table spoilt; then it answers 503 rather than let clients wait.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use kiln_model::{FromProxy, Generation, InstanceId, RoutingTable, ServiceKey, ToProxy};
+use kiln_model::{FromProxy, InstanceId, RoutingTable, ToProxy};
 use kiln_pool::{DrainAction, Drains};
-use kiln_supervise::handoff::{Client, SocketName};
+use kiln_supervise::handoff::Client;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::ProxyError;
-use super::admission::{Refused, without};
+use super::admission::Refused;
 use super::controllers::{ConnectionId, EVENTS, Event, UNREAD, talk};
 use super::listening::{Listening, sockets_of};
 use super::process::Sockets;
 use super::saved::{Loaded, Saved};
-use super::table::{Published, Registry, Shared};
+use super::table::{Registry, Shared};
+use super::tables::Unconfirmed;
 use super::worker::{ToWorker, say, wall_clock};
 use super::workers::Workers;
 
-/// How long a listening descriptor that a table names may take to be deposited.
-const DEPOSIT: Duration = Duration::from_secs(2);
 /// How long a successor waits for a controller.
 const FIRST_TABLE: Duration = Duration::from_secs(1);
 /// How long a successor without a table leaves it to its predecessor to serve. The supervisor ends a successor that takes as
@@ -40,38 +39,30 @@ const FIRST_TABLE: Duration = Duration::from_secs(1);
 const PREDECESSOR: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(100);
 
-/// A table that is not confirmed yet.
-struct Unconfirmed {
-    /// Until when sockets may be deposited that it needs.
-    until: Instant,
-    /// It was said that services of it are not served. They are looked after nevertheless.
-    was_refused: bool,
-}
-
 pub(super) struct Control {
-    shared: Arc<Shared>,
-    workers: Workers,
-    saved: Saved,
-    listening: Listening,
+    pub(super) shared: Arc<Shared>,
+    pub(super) workers: Workers,
+    pub(super) saved: Saved,
+    pub(super) listening: Listening,
     ejected: mpsc::UnboundedReceiver<(InstanceId, bool)>,
-    registry: Registry,
-    drains: Drains,
+    pub(super) registry: Registry,
+    pub(super) drains: Drains,
     /// What a controller asked for last.
-    offered: RoutingTable,
+    pub(super) offered: RoutingTable,
     /// What is served of it.
-    table: RoutingTable,
-    unconfirmed: Option<Unconfirmed>,
+    pub(super) table: RoutingTable,
+    pub(super) unconfirmed: Option<Unconfirmed>,
     /// False: loaded from a file without a checksum, so that a controller's table of the same generation is right.
-    is_proven: bool,
+    pub(super) is_proven: bool,
     /// Said once the generation is confirmed: controllers hear of a drain after that.
-    drained: Vec<FromProxy>,
+    pub(super) drained: Vec<FromProxy>,
     controllers: HashMap<ConnectionId, mpsc::Sender<FromProxy>>,
     events: mpsc::Sender<Event>,
     inbox: Option<mpsc::Receiver<Event>>,
     next_connection: ConnectionId,
     /// Until when it waits for a controller's table before it accepts connections.
-    holds_until: Option<Instant>,
-    retiring: bool,
+    pub(super) holds_until: Option<Instant>,
+    pub(super) retiring: bool,
 }
 
 impl Control {
@@ -228,164 +219,7 @@ impl Control {
         Ok(())
     }
 
-    fn refuse(&mut self, id: ConnectionId, generation: Generation, refused: &Refused) {
-        let reason = refused.to_string();
-        say(&format!("refused generation {generation}: {reason}"));
-        self.say_to(
-            id,
-            FromProxy::Refused {
-                generation,
-                served: refused.served(),
-                services: Vec::new(),
-                digest: self.table.digest().ok(),
-                reason,
-            },
-        );
-    }
-
-    async fn take(&mut self, table: RoutingTable) -> Result<(), Refused> {
-        let present = self.offered.generation;
-        if table.generation < present {
-            return Err(Refused::Older(present));
-        }
-        if table.generation == present && table != self.offered && self.is_proven {
-            return Err(Refused::Differs(present));
-        }
-        let until = match &self.unconfirmed {
-            Some(waits) if table.generation == present => waits.until,
-            _ => Instant::now() + DEPOSIT,
-        };
-        let before = self.table.clone();
-        self.serve(&table, &before).await?;
-        self.is_proven = true;
-        self.offered = table;
-        self.unconfirmed = Some(Unconfirmed {
-            until,
-            was_refused: false,
-        });
-        Ok(())
-    }
-
-    /// Serves what can be served of it; the rest stays as it is in `before`.
-    async fn serve(
-        &mut self,
-        offered: &RoutingTable,
-        before: &RoutingTable,
-    ) -> Result<(), Refused> {
-        if !self.retiring {
-            self.listening.fetch(&sockets_of(offered));
-        }
-        let table = without(offered, before, &self.lacking(offered));
-        self.saved.save(&table).map_err(Refused::Save)?;
-        // New listeners are accepted on only once the table that they belong to is published; those that
-        // leave, until then.
-        let mut wanted = sockets_of(offered);
-        wanted.extend(sockets_of(&table));
-        self.publish(table);
-        self.listening.retain(&wanted);
-        if self.holds_until.is_none() {
-            self.accept().await.map_err(Refused::Listen)?;
-        }
-        Ok(())
-    }
-
-    /// The services that have no listening socket here.
-    fn lacking(&self, table: &RoutingTable) -> BTreeSet<ServiceKey> {
-        if self.retiring {
-            return BTreeSet::new();
-        }
-        let lacks = |listen| !self.listening.has(SocketName::Address(listen));
-        table
-            .routes
-            .iter()
-            .filter(|route| route.listen.is_some_and(lacks))
-            .map(|route| route.service.clone())
-            .collect()
-    }
-
-    /// Every request that is routed from now on is routed by it.
-    fn publish(&mut self, table: RoutingTable) {
-        let now = self.shared.precise_now();
-        let Published { gone, returned } = self.registry.publish(&self.shared, table.clone());
-        if !gone.is_empty() {
-            self.workers.tell(|| ToWorker::Forget {
-                epochs: gone.clone(),
-            });
-        }
-        for epoch in returned {
-            self.workers.tell(|| ToWorker::KeepTunnels { epoch });
-        }
-        let Self {
-            drains, registry, ..
-        } = self;
-        drains.handle_table(now, table.generation, &table.draining, |id| {
-            registry.in_flight(id)
-        });
-        self.drained.clear();
-        self.table = table;
-    }
-
-    /// Confirms what is served whole. Once sockets had their time to be deposited, says which services are not served, and
-    /// confirms the rest.
-    async fn settle(&mut self) {
-        let Some(Unconfirmed { until, was_refused }) = self.unconfirmed else {
-            return;
-        };
-        let generation = self.offered.generation;
-        if !self.lacking(&self.table).is_empty() || self.table != self.offered {
-            self.listening.fetch(&sockets_of(&self.offered));
-        }
-        let lacking = self.lacking(&self.offered);
-        if lacking.is_empty() {
-            if self.table != self.offered {
-                let offered = self.offered.clone();
-                let before = self.table.clone();
-                if let Err(error) = self.serve(&offered, &before).await {
-                    say(&format!("generation {generation} is not whole: {error}"));
-                    return;
-                }
-            }
-            self.unconfirmed = None;
-        } else {
-            if was_refused || Instant::now() < until {
-                return;
-            }
-            let services: Vec<ServiceKey> = lacking.into_iter().collect();
-            let reason = self.why_lacking(&services);
-            say(&format!("refused of generation {generation}: {reason}"));
-            self.say(&FromProxy::Refused {
-                generation,
-                served: None,
-                services,
-                digest: self.table.digest().ok(),
-                reason,
-            });
-            self.unconfirmed = Some(Unconfirmed {
-                until,
-                was_refused: true,
-            });
-        }
-        self.say(&FromProxy::Confirmed { generation });
-        for message in std::mem::take(&mut self.drained) {
-            self.say(&message);
-        }
-    }
-
-    fn why_lacking(&self, services: &[ServiceKey]) -> String {
-        let missing = self.offered.routes.iter().filter_map(|route| {
-            let listen = route.listen.filter(|_| services.contains(&route.service))?;
-            Some(listen.to_string())
-        });
-        let missing = missing.collect::<Vec<_>>().join(", ");
-        match self.listening.has_supervisor() {
-            true => format!(
-                "the supervisor has no listening socket for {missing}: the controller must deposit it first"
-            ),
-            false => format!("the supervisor can't be asked for the listening socket of {missing}"),
-        }
-    }
-
-    async fn accept(&mut self) -> std::io::Result<()> {
+    pub(super) async fn accept(&mut self) -> std::io::Result<()> {
         if self.retiring {
             return Ok(());
         }
@@ -504,7 +338,7 @@ impl Control {
         self.say(&FromProxy::Ejected { instance, ejected });
     }
 
-    fn say(&mut self, message: &FromProxy) {
+    pub(super) fn say(&mut self, message: &FromProxy) {
         let ids: Vec<ConnectionId> = self.controllers.keys().copied().collect();
         for id in ids {
             self.say_to(id, message.clone());
@@ -512,7 +346,7 @@ impl Control {
     }
 
     /// A controller that does not read loses its connection. It connects again, and everything is said again.
-    fn say_to(&mut self, id: ConnectionId, message: FromProxy) {
+    pub(super) fn say_to(&mut self, id: ConnectionId, message: FromProxy) {
         let Some(controller) = self.controllers.get(&id) else {
             return;
         };

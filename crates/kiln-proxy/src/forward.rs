@@ -1,35 +1,30 @@
 //! One request: routed, sent to an instance, answered.
 //!
-//! It is sent again, to another instance if there is one, only where nothing of it was sent, or where sending it
-//! twice is harmless and nothing was answered.
+//! What may be sent again, and where to, is decided by [`kiln_pool::Attempt`].
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
-use hyper::http::request::Parts;
-use hyper::http::uri::PathAndQuery;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use kiln_model::Weight;
+use kiln_pool::{Attempt, Fault, Place, Progress, Retry, Verdict, choose};
 use tokio::net::TcpStream;
 
 use super::body::{AnswerBody, InstanceBody, RequestBody};
 use super::connection::Wire;
 use super::flight::{BadBody, Fate, Flight, Outcome, Ticket, WaitsFor};
-use super::headers::{REQUEST_ID, remove_hop_by_hop, request_id, set_forwarded, upgrade};
+use super::headers::{remove_hop_by_hop, request_id, upgrade};
+use super::outgoing::{Outgoing, is_idempotent, outgoing};
 use super::pool::Lease;
+use super::refusal::{Failure, Refusal, refused};
 use super::table::{Entered, Instance, LiveRoute};
 use super::tunnel;
 use super::worker::Worker;
-use kiln_pool::{Place, Verdict, choose};
-
-/// Requests sent again, at most.
-const RETRIES: usize = 2;
 
 /// hyper is told to drop the connection without a word.
 #[derive(Debug, thiserror::Error)]
@@ -74,127 +69,6 @@ pub(super) async fn serve(
     Ok(response)
 }
 
-/// Why the proxy itself answers.
-struct Refusal {
-    status: StatusCode,
-    why: std::borrow::Cow<'static, str>,
-    outcome: Outcome,
-}
-
-impl Refusal {
-    fn failed(status: StatusCode, why: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self {
-            status,
-            why: why.into(),
-            outcome: Outcome::Failed,
-        }
-    }
-
-    fn into_response(self, flight: &Flight, id: &HeaderValue) -> Response<AnswerBody> {
-        let Self {
-            status,
-            why,
-            outcome: _,
-        } = self;
-        let text = format!("kiln: {why} (request {})\n", id.to_str().unwrap_or("?"));
-        let mut response = Response::new(AnswerBody::Own(Full::new(Bytes::from(text))));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-        headers.insert(REQUEST_ID, id.clone());
-        if status.is_client_error() || flight.body_taken.get() {
-            // What is left of the request can't be trusted to begin the next one.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-}
-
-/// Faults of the request itself.
-fn refused(
-    request: &Request<Incoming>,
-    framing: Result<(), &'static str>,
-) -> Option<(StatusCode, &'static str)> {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if let Err(why) = framing {
-        return Some((StatusCode::BAD_REQUEST, why));
-    }
-    if request.method() == Method::CONNECT {
-        return Some((StatusCode::NOT_IMPLEMENTED, "CONNECT is not served here"));
-    }
-    match (request.version(), hosts) {
-        (_, 1) | (Version::HTTP_10, 0) => None,
-        (_, 0) => Some((StatusCode::BAD_REQUEST, "the request has no Host")),
-        _ => Some((
-            StatusCode::BAD_REQUEST,
-            "the request has more than one Host",
-        )),
-    }
-}
-
-/// Safe to be sent twice (RFC 9110, section 9.2.2).
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
-}
-
-/// What is to be sent, as long as it is not.
-struct Outgoing {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Option<Incoming>,
-}
-
-impl Outgoing {
-    /// The same once more, for a request without a body.
-    fn again(&self) -> Self {
-        Self {
-            method: self.method.clone(),
-            uri: self.uri.clone(),
-            headers: self.headers.clone(),
-            body: None,
-        }
-    }
-
-    fn into_request(self, flight: &Rc<Flight>) -> Request<RequestBody> {
-        let Self {
-            method,
-            uri,
-            headers,
-            body,
-        } = self;
-        let mut request = Request::new(RequestBody::new(body, Rc::clone(flight)));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        request
-    }
-
-    fn from_request(request: Request<RequestBody>) -> Self {
-        let (
-            Parts {
-                method,
-                uri,
-                headers,
-                ..
-            },
-            body,
-        ) = request.into_parts();
-        Self {
-            method,
-            uri,
-            headers,
-            body: body.into_inner(),
-        }
-    }
-}
-
 /// An attempt that gave no answer.
 enum Failed {
     /// Nothing was sent.
@@ -202,29 +76,6 @@ enum Failed {
     /// Something may have been sent, and nothing was answered.
     Sent(Failure),
     Ended(Fate),
-}
-
-enum Failure {
-    Connect(std::io::Error),
-    ConnectTimeout,
-    Handshake(hyper::Error),
-    /// A connection that had been idle was closed by the instance just then.
-    Stale,
-    Broken(hyper::Error),
-}
-
-impl Failure {
-    fn refusal(self, instance: &Instance) -> Refusal {
-        let Instance { id, address, .. } = instance;
-        let why = match self {
-            Self::Connect(error) => format!("no connection to {id} at {address}: {error}"),
-            Self::ConnectTimeout => format!("no connection to {id} at {address} in time"),
-            Self::Handshake(error) => format!("no connection to {id} at {address}: {error}"),
-            Self::Stale => format!("{id} closed the connection before it answered"),
-            Self::Broken(error) => format!("{id} did not answer: {error}"),
-        };
-        Refusal::failed(StatusCode::BAD_GATEWAY, why)
-    }
 }
 
 struct Exchange<'a> {
@@ -269,111 +120,45 @@ async fn exchange(
             .route(&tried)
             .map_err(|refusal| exchange.count(refusal))?;
         let spare = exchange.repeatable.then(|| outgoing.again());
-        let (failed, sent) = match exchange.attempt(&instance, outgoing, fresh).await {
+        let (failure, again, progress) = match exchange.attempt(&instance, outgoing, fresh).await {
             Ok((response, lease)) => return Ok(exchange.answer(response, lease, ticket)),
-            Err(Failed::Ended(fate)) => return Err(exchange.count(ended(fate, &instance))),
-            Err(Failed::Unsent(unsent, failure)) => (failure, Some(*unsent)),
-            Err(Failed::Sent(failure)) => (failure, spare),
+            Err(Failed::Ended(fate)) => {
+                return Err(exchange.count(Refusal::ended(fate, &instance)));
+            }
+            Err(Failed::Unsent(unsent, failure)) => (failure, Some(*unsent), Progress::Unsent),
+            Err(Failed::Sent(failure)) => (failure, spare, Progress::Sent),
         };
         match exchange.flight.bad_body.get() {
-            Some(BadBody::Malformed) => return Err(exchange.count(malformed())),
-            Some(BadBody::Gone) => {
-                let gone = Refusal {
-                    outcome: Outcome::Cancelled,
-                    ..malformed()
-                };
-                return Err(exchange.count(gone));
-            }
+            Some(BadBody::Malformed) => return Err(exchange.count(Refusal::malformed())),
+            Some(BadBody::Gone) => return Err(exchange.count(Refusal::client_gone())),
             None => {}
         }
-        let stale = matches!(failed, Failure::Stale);
-        if !stale {
+        if failure.fault() == Fault::Instance {
             tried.push(Arc::clone(&instance));
         }
-        // Where only the connection was at fault, the same instance will do; otherwise it takes another.
-        fresh = stale;
-        let Some(again) =
-            sent.filter(|_| retries < RETRIES && (stale || exchange.has_other(&tried)))
-        else {
-            return Err(exchange.count(failed.refusal(&instance)));
+        let attempt = Attempt {
+            progress,
+            fault: failure.fault(),
+            repeatable: exchange.repeatable,
+            has_other: exchange.has_other(&tried),
+            retries,
+        };
+        fresh = match attempt.retry() {
+            Retry::GiveUp => return Err(exchange.count(failure.refusal(&instance))),
+            Retry::Anew => true,
+            Retry::Elsewhere => false,
+        };
+        // There is one wherever a retry is allowed: what was not sent came back, and what may be sent twice was kept.
+        let Some(next) = again else {
+            return Err(exchange.count(failure.refusal(&instance)));
         };
         retries += 1;
-        outgoing = again;
+        outgoing = next;
     }
 }
 
 fn is_among(instance: &Instance, tried: &[Arc<Instance>]) -> bool {
     tried.iter().any(|tried| tried.epoch == instance.epoch)
-}
-
-fn malformed() -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_REQUEST,
-        why: "the request's body is malformed".into(),
-        outcome: Outcome::Refused,
-    }
-}
-
-fn ended(fate: Fate, instance: &Instance) -> Refusal {
-    let id = &instance.id;
-    match fate {
-        Fate::Drain => Refusal::failed(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("{id} was replaced and did not answer before its drain deadline"),
-        ),
-        Fate::Retire => Refusal::failed(
-            StatusCode::GATEWAY_TIMEOUT,
-            "the proxy ends and the answer did not come in time",
-        ),
-        Fate::NoAnswer | Fate::SlowAnswer => Refusal::failed(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("{id} did not answer in time"),
-        ),
-        Fate::SlowRequest => Refusal {
-            status: StatusCode::REQUEST_TIMEOUT,
-            why: "the request's body did not come in time".into(),
-            outcome: Outcome::Cancelled,
-        },
-    }
-}
-
-/// The head as the instance gets it: path and query as they came.
-fn outgoing(
-    parts: Parts,
-    body: Option<Incoming>,
-    flight: &Flight,
-    upgrade: Option<HeaderValue>,
-    id: &HeaderValue,
-) -> Outgoing {
-    let Parts {
-        method,
-        uri,
-        mut headers,
-        ..
-    } = parts;
-    // RFC 9112, section 3.2.2: an absolute form overrides Host.
-    if let Some(host) = uri
-        .authority()
-        .and_then(|host| HeaderValue::try_from(host.as_str()).ok())
-    {
-        headers.insert(HOST, host);
-    }
-    remove_hop_by_hop(&mut headers);
-    set_forwarded(&mut headers, flight.wire.peer, id);
-    if let Some(to) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, to);
-    }
-    let path = uri
-        .into_parts()
-        .path_and_query
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
-    Outgoing {
-        method,
-        uri: Uri::from(path),
-        headers,
-        body,
-    }
 }
 
 impl Exchange<'_> {
@@ -519,7 +304,7 @@ impl Exchange<'_> {
             Err(_) => return Err(Failure::ConnectTimeout),
         };
         // Without it, small writes wait for acknowledgements; a stream that can't be told so still works.
-        let _ = stream.set_nodelay(true);
+        drop(stream.set_nodelay(true));
         let (sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(self.worker.limits.head_bytes.max(8192))
             .handshake(TokioIo::new(stream))
@@ -542,11 +327,8 @@ impl Exchange<'_> {
             Verdict::Recovered => false,
         };
         // Nobody listens any more when the process ends.
-        let _ = self
-            .worker
-            .shared
-            .ejections
-            .send((instance.id.clone(), ejected));
+        let said = (instance.id.clone(), ejected);
+        drop(self.worker.shared.ejections.send(said));
     }
 
     /// The instance's answer, as the client gets it.

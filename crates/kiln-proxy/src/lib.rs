@@ -5,6 +5,7 @@
 //! [`control`] thread takes tables from controllers, saves them, publishes them, and says when drains are over.
 
 #![allow(clippy::disallowed_methods)] // the proxy is an edge: it reads the clock and hands it to kiln-pool
+#![warn(clippy::let_underscore_must_use, clippy::too_many_lines)]
 
 mod admission;
 mod body;
@@ -17,11 +18,14 @@ mod forward;
 mod headers;
 mod listening;
 mod names;
+mod outgoing;
 mod pool;
 mod privileges;
 mod process;
+mod refusal;
 mod saved;
 mod table;
+mod tables;
 mod tunnel;
 mod worker;
 mod workers;

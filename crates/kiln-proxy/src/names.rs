@@ -123,7 +123,7 @@ impl Server {
                     let (query, socket) = (query[..read].to_vec(), Rc::clone(&socket));
                     tokio::task::spawn_local(async move {
                         if let Some(answer) = ask_by_datagram(&query).await {
-                            let _ = socket.send_to(&answer, from).await;
+                            drop(socket.send_to(&answer, from).await);
                         }
                         drop(room);
                     });

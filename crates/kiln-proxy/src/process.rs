@@ -1,14 +1,15 @@
 //! How the process starts: everything that needs root first, then root is given up, then threads, then service.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock};
+use kiln_fs::{LockFile, is_locked};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
@@ -71,7 +72,10 @@ pub fn run_with(options: ProxyOptions, limits: Limits) -> Result<(), ProxyError>
     });
     for name in names {
         // One that stays is removed by the next proxy.
-        let _ = rustix::fs::unlinkat(&folder, name, AtFlags::empty());
+        match rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => say(&format!("can't remove {name}: {error}")),
+        }
     }
     ended
 }
@@ -89,7 +93,7 @@ struct OwnFiles {
     names: [String; 3],
     control: UnixListener,
     adopt: UnixListener,
-    lock: File,
+    lock: LockFile,
     /// Another proxy lives.
     predecessor: bool,
 }
@@ -108,15 +112,8 @@ impl OwnFiles {
             path: lock_path.clone(),
             source,
         };
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(fail)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| fail(error.into()))?;
+        let lock = LockFile::try_take(&lock_path).map_err(fail)?;
+        let lock = lock.ok_or_else(|| fail(io::ErrorKind::WouldBlock.into()))?;
         Ok(Self {
             control: listen(&path.join(control_name))?,
             adopt: listen(&path.join(adopt_name))?,
@@ -148,31 +145,30 @@ fn listen(path: &Path) -> Result<UnixListener, ProxyError> {
 
 /// Removes what killed proxies left. `true`: one that lives was found.
 fn sweep_dead(folder: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return false;
+    let paths = || {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    };
+    let is_alive = |path: &Path| is_locked(&path.with_extension("lock")).unwrap_or(true);
+    let is_lock = |path: &Path| path.extension().is_some_and(|kind| kind == "lock");
+    let remove = |path: &Path| match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            say(&format!("can't remove {}: {error}", path.display()));
+        }
+        _ => {}
     };
     let mut lives = false;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let lock = path.with_extension("lock");
-        let is_alive = File::open(&lock).is_ok_and(|file| {
-            flock(&file, FlockOperation::NonBlockingLockShared)
-                == Err(rustix::io::Errno::WOULDBLOCK)
-        });
-        lives |= is_alive;
+    for path in paths() {
+        let alive = is_alive(&path);
+        lives |= alive;
         // The lock goes last: without it, nothing says that the others are of the dead.
-        if !is_alive && path != lock {
-            let _ = fs::remove_file(&path);
+        if !alive && !is_lock(&path) {
+            remove(&path);
         }
     }
-    let Ok(entries) = fs::read_dir(folder) else {
-        return lives;
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let is_dead = path.extension().is_some_and(|kind| kind == "lock")
-            && File::open(&path)
-                .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_ok());
-        if is_dead {
-            let _ = fs::remove_file(&path);
+    for path in paths().filter(|path| is_lock(path)) {
+        if !is_alive(&path) {
+            remove(&path);
         }
     }
     lives

@@ -58,7 +58,7 @@ pub(super) fn open(worker: &Rc<Worker>, epoch: u64, client: OnUpgrade, instance:
             };
             let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
             // A side that fails ends both; there is nobody to tell but the two, who see it.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut instance).await;
+            drop(tokio::io::copy_bidirectional(&mut client, &mut instance).await);
         };
         let mut copy = std::pin::pin!(copy);
         let mut over = std::pin::pin!(tunnel.over.notified());

@@ -127,7 +127,7 @@ impl Worker {
                 message = inbox.recv() => match message {
                     Some(ToWorker::Listen { listeners, done }) => {
                         // Nobody waits for the answer only if the process ends.
-                        let _ = done.send(self.listen(&mut accepting, listeners));
+                        drop(done.send(self.listen(&mut accepting, listeners)));
                     }
                     Some(ToWorker::Forget { epochs }) => self.pool.forget(&epochs),
                     Some(ToWorker::EndTunnels { epoch, until }) => self.end_tunnels(|tunnel| tunnel.is_at(epoch), until),
@@ -216,7 +216,7 @@ impl Worker {
 
     async fn connection(self: Rc<Self>, stream: TcpStream, wire: Arc<Wire>) {
         // Without it, small writes wait for acknowledgements; a stream that can't be told so still works.
-        let _ = stream.set_nodelay(true);
+        drop(stream.set_nodelay(true));
         let slot = self.wires.borrow_mut().insert(Arc::clone(&wire));
         let stream = TokioIo::new(ClientStream {
             stream,
@@ -382,9 +382,6 @@ pub(super) fn wall_clock() -> Timestamp {
 
 /// To the proxy's own log. A log that is gone must not end it.
 pub(super) fn say(message: &str) {
-    let _ = writeln!(
-        io::stderr(),
-        "kiln proxy: {} {message}",
-        wall_clock().rfc3339()
-    );
+    let at = wall_clock().rfc3339();
+    drop(writeln!(io::stderr(), "kiln proxy: {at} {message}"));
 }

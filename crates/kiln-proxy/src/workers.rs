@@ -24,7 +24,7 @@ impl Workers {
 
     pub(super) fn tell_names(&self, sockets: NamedSockets) {
         if let Some(names) = &self.names {
-            let _ = names.send(sockets);
+            drop(names.send(sockets));
         }
     }
 
@@ -40,7 +40,7 @@ impl Workers {
     pub(super) fn tell(&self, message: impl Fn() -> ToWorker) {
         for inbox in &self.inboxes {
             // One that has ended is noticed by its thread.
-            let _ = inbox.send(message());
+            drop(inbox.send(message()));
         }
     }
 }

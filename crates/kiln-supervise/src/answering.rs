@@ -65,9 +65,8 @@ impl Keeper {
                     return Some(Answer::Missing);
                 };
                 // On failure the connection is of no more use, and its end is noticed when it is read.
-                let _ = self.connections[index]
-                    .line
-                    .send(&Answer::Descriptor, Some(descriptor.as_fd()));
+                let line = &mut self.connections[index].line;
+                drop(line.send(&Answer::Descriptor, Some(descriptor.as_fd())));
                 return None;
             }
             Ask::Names => Answer::Names {

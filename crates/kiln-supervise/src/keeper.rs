@@ -5,39 +5,28 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kiln_fs::{ProcessId, is_locked, replace};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::adoption::Noted;
 use super::answering::{Connection, Waits};
+use super::checks::CHECK;
 use super::child::{Child, End, cap_log};
 use super::place::Place;
 use super::restart::Restart;
-use super::watchdog::{Verdict, Watchdog};
+use super::watchdog::Watchdog;
 use super::{SuperviseError, SuperviseOptions, say};
 use crate::handoff::{Answer, Line};
 
-/// How long an adopted proxy has to give its descriptors, before the controller starts without.
-const ADOPTION: Duration = Duration::from_secs(3);
 /// A successor that doesn't accept connections by then is ended.
-const SUCCESSION: Duration = Duration::from_secs(15);
+pub(super) const SUCCESSION: Duration = Duration::from_secs(15);
 /// An orderly end; then SIGKILL.
 const END: Duration = Duration::from_secs(10);
-/// How long files of `run/` that somebody removed are gone at most, and how exactly the watchdog counts.
-const CHECK: Duration = Duration::from_secs(1);
 const LOG_CHECK: Duration = Duration::from_secs(5);
-
-/// What the next supervisor needs to adopt.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Noted {
-    controller: Option<ProcessId>,
-    proxy: Option<ProcessId>,
-}
 
 #[derive(Clone, Copy)]
 pub(super) enum Phase {
@@ -63,15 +52,15 @@ pub(super) struct Keeper {
     pub(super) retiring: Vec<Child>,
     pub(super) adopting_until: Option<Instant>,
     pub(super) phase: Phase,
-    noted: Noted,
-    place: Place,
-    watchdog: Watchdog,
+    pub(super) noted: Noted,
+    pub(super) place: Place,
+    pub(super) watchdog: Watchdog,
     next_check: Instant,
     next_log_check: Instant,
     /// When a proxy whose sockets are gone may be replaced again: not at once if the last try failed.
-    next_succession: Instant,
+    pub(super) next_succession: Instant,
     /// What was said about the place last, so that it is not said each second.
-    mend_failed: Option<String>,
+    pub(super) mend_failed: Option<String>,
 }
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` over its socket.
@@ -133,56 +122,8 @@ impl Keeper {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.options.root.join(name)
-    }
-
-    /// Finds what an earlier supervisor left running.
-    fn adopt(&mut self) {
-        let noted: Noted = std::fs::read(self.path("run/supervise.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
-        self.controller = noted.controller.as_ref().and_then(adopted);
-        let mut proxies: Vec<Child> = living_proxies(&self.path("run/proxy"))
-            .into_iter()
-            .filter_map(|pid| Child::watch(pid).ok().flatten())
-            .collect();
-        proxies.sort_by_key(|child| child.id().start_time);
-        let current = proxies
-            .iter()
-            .position(|child| Some(child.id()) == noted.proxy.as_ref())
-            .or_else(|| proxies.len().checked_sub(1));
-        self.proxy = current.map(|index| proxies.remove(index));
-        if let Some(proxy) = &mut self.proxy {
-            proxy.is_ready = true;
-        }
-        for other in proxies {
-            other.signal(Signal::TERM);
-            self.retiring.push(other);
-        }
-        if let Some(child) = &self.controller {
-            say(&format!("adopted the controller, pid {}", child.pid()));
-        }
-        let Some(proxy) = &self.proxy else { return };
-        let pid = proxy.pid();
-        say(&format!("adopted the proxy, pid {pid}"));
-        match UnixStream::connect(self.path(&format!("run/proxy/{pid}.adopt"))) {
-            Ok(stream) if stream.set_nonblocking(true).is_ok() => {
-                self.connections.push(Connection {
-                    line: Line::new(stream),
-                    waits: None,
-                });
-                self.adopting_until = Some(Instant::now() + ADOPTION);
-            }
-            _ => {
-                say(&format!(
-                    "the proxy, pid {pid}, can't be asked for its descriptors: it is replaced"
-                ));
-                proxy.signal(Signal::TERM);
-                self.retiring.extend(self.proxy.take());
-            }
-        }
     }
 
     fn keep(&mut self, signals: &Signals) -> Result<(), SuperviseError> {
@@ -380,72 +321,6 @@ impl Keeper {
         false
     }
 
-    /// Looks whether others can find the supervisor, the proxy and the controller, and whether the controller answers.
-    fn check(&mut self, now: Instant) {
-        let was_removed = self.mend_place();
-        self.check_proxy(now);
-        let Some(controller) = &self.controller else {
-            return;
-        };
-        let verdict = match self.watchdog.look(now) {
-            Verdict::Wait if was_removed && self.watchdog.is_unreachable() => Verdict::Unreachable,
-            verdict => verdict,
-        };
-        let why = match verdict {
-            Verdict::Wait => return,
-            Verdict::Silent(silent) => format!("has not answered for {} s", silent.as_secs()),
-            Verdict::Unreachable => "has lost its socket run/kiln.sock".to_owned(),
-        };
-        say(&format!(
-            "the controller, pid {}, {why}: it is killed and started again",
-            controller.pid()
-        ));
-        // It may be killed at any instant, and one that is stopped hears nothing else.
-        controller.signal(Signal::KILL);
-        self.watchdog.begin(now);
-    }
-
-    /// True: files of `run/` were gone.
-    fn mend_place(&mut self) -> bool {
-        match self.place.mend() {
-            Ok(false) => self.mend_failed = None,
-            Ok(true) => {
-                say("files of run/ were gone: the lock and the socket are made anew");
-                // It went with them.
-                self.noted = Noted::default();
-                return true;
-            }
-            Err(error) => {
-                let said = format!("files of run/ are gone: {}", kiln_fs::with_causes(&error));
-                if self.mend_failed.as_ref() != Some(&said) {
-                    say(&said);
-                    self.mend_failed = Some(said);
-                }
-            }
-        }
-        false
-    }
-
-    /// A proxy that no controller can find any more gets a successor, which makes its own files; it hands over in order.
-    fn check_proxy(&mut self, now: Instant) {
-        let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.is_ready) else {
-            return;
-        };
-        let socket = self.path(&format!("run/proxy/{}.sock", proxy.pid()));
-        if self.successor.is_some() || now < self.next_succession || socket.exists() {
-            return;
-        }
-        self.next_succession = now + SUCCESSION;
-        say(&format!(
-            "{} is gone: the proxy is replaced",
-            socket.display()
-        ));
-        match self.start_proxy() {
-            Ok(child) => self.successor = Some(child),
-            Err(error) => say(&format!("can't start the proxy: {error}")),
-        }
-    }
-
     fn start_missing(&mut self, now: Instant) {
         if self.proxy.is_none() && self.proxy_restart.is_due(now) {
             match self.start_proxy() {
@@ -495,25 +370,6 @@ impl Keeper {
         }
     }
 
-    /// Writes down whom the next supervisor is to adopt.
-    fn note(&mut self) {
-        let noted = Noted {
-            controller: self.controller.as_ref().map(|child| child.id().clone()),
-            proxy: self.proxy.as_ref().map(|child| child.id().clone()),
-        };
-        if noted == self.noted {
-            return;
-        }
-        let path = self.path("run/supervise.json");
-        let written = serde_json::to_vec(&noted)
-            .map_err(io::Error::from)
-            .and_then(|bytes| replace(&path, &bytes));
-        match written {
-            Ok(()) => self.noted = noted,
-            Err(error) => say(&format!("can't write {}: {error}", path.display())),
-        }
-    }
-
     /// The descriptors are lost by it, and come back from the proxy: without one, nothing is done.
     fn execute_anew(&mut self) -> Result<(), SuperviseError> {
         if self.proxy.is_none() || !matches!(self.phase, Phase::Running) {
@@ -538,10 +394,6 @@ struct Ready {
     connections: Vec<usize>,
 }
 
-fn adopted(id: &ProcessId) -> Option<Child> {
-    Child::adopt(id).ok().flatten()
-}
-
 fn take_ended(slot: &mut Option<Child>) -> Option<(Child, End)> {
     let end = slot.as_ref()?.ended()?;
     slot.take().map(|child| (child, end))
@@ -551,23 +403,4 @@ fn take_ended(slot: &mut Option<Child>) -> Option<(Child, End)> {
 fn drained(mut stream: &UnixStream) {
     let mut bytes = [0; 64];
     while matches!(stream.read(&mut bytes), Ok(1..)) {}
-}
-
-/// Proxies hold the lock of `PID.lock` while they live.
-fn living_proxies(folder: &Path) -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry
-                .file_name()
-                .to_str()?
-                .strip_suffix(".lock")?
-                .parse()
-                .ok()?;
-            is_locked(&entry.path()).ok()?.then_some(pid)
-        })
-        .collect()
 }

@@ -16,8 +16,11 @@
 //! anew in place, for an upgrade.
 
 #![allow(clippy::disallowed_methods)] // the supervisor is an edge: it reads the clock
+#![warn(clippy::let_underscore_must_use, clippy::too_many_lines)]
 
+mod adoption;
 mod answering;
+mod checks;
 mod child;
 pub mod handoff;
 mod keeper;
@@ -89,5 +92,5 @@ pub enum SuperviseError {
 
 /// To the supervisor's own log. A log that is gone must not end it.
 fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "kiln supervise: {message}");
+    drop(writeln!(io::stderr(), "kiln supervise: {message}"));
 }

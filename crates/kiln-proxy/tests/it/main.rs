@@ -57,8 +57,8 @@ fn main() -> ExitCode {
             options.controller_args[0] = "controller".into();
             if root().join(IMPATIENT).exists() {
                 options.watch = WatchLimits {
-                    answer: Duration::from_secs(3),
-                    start: Duration::from_secs(3),
+                    answer: Duration::from_secs(5),
+                    start: Duration::from_secs(30),
                 };
             }
             end(kiln_supervise::run(options))
@@ -75,10 +75,9 @@ fn answer_watchdog(root: &Path) -> ExitCode {
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(path).expect("the controller's socket");
     for stream in listener.incoming() {
-        let answered =
-            stream.and_then(|mut stream| stream.write_all(b"HTTP/1.1 404 Not Found\r\n"));
-        if let Err(error) = answered {
-            eprintln!("the supervisor did not wait for its answer: {error}");
+        match stream.and_then(|mut stream| stream.write_all(b"HTTP/1.1 404 Not Found\r\n")) {
+            Ok(()) => eprintln!("answered"),
+            Err(error) => eprintln!("the supervisor did not wait for its answer: {error}"),
         }
     }
     ExitCode::SUCCESS
