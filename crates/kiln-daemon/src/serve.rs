@@ -86,12 +86,7 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(keep_small(reader.clone(), inputs.clone()));
         tokio::spawn(mend(owner.effects.engine.clone(), inputs.clone()));
         let engine = owner.effects.engine.clone();
-        let api = Api {
-            inputs,
-            reader,
-            engine,
-        };
-        api::start(listener, api).map_err(DaemonError::Runtime)?;
+        api::start(listener, Api::new(inputs, reader, engine)).map_err(DaemonError::Runtime)?;
         owner.run(incoming).await;
         Ok(())
     });

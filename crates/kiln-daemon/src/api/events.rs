@@ -5,6 +5,7 @@ use axum::response::Response;
 use kiln_model::{EnvName, ServiceName, StateId};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Api;
 use super::error::Refused;
@@ -49,6 +50,7 @@ pub(super) async fn events(
     let left = limit.unwrap_or(if follow { usize::MAX } else { LIMIT });
     // What can't be read at all is an error, and no stream.
     let first = read(&api, after, &filter, left).await?;
+    let permit = api.admit()?;
     let (sender, answer) = stream();
     let reading = Reading {
         api,
@@ -56,6 +58,7 @@ pub(super) async fn events(
         after,
         left,
         follow,
+        _permit: permit,
     };
     tokio::spawn(tell(reading, first, sender));
     Ok(answer)
@@ -68,6 +71,7 @@ struct Reading {
     after: StateId,
     left: usize,
     follow: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
 async fn read(
@@ -111,6 +115,7 @@ async fn tell(mut reading: Reading, first: Vec<Recorded<Value>>, mut sender: Sen
             after,
             left,
             follow: _,
+            _permit: _,
         } = &reading;
         match read(api, *after, filter, *left).await {
             Ok(more) => batch = more,

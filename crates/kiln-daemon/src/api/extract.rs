@@ -1,15 +1,19 @@
 //! What a request brings along, checked before a call sees it.
 
+use std::time::Duration;
+
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use kiln_model::Actor;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::error::Refused;
 
 /// A definition with hundreds of services is well below it.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The query's parameters.
 pub(super) struct Query<T>(pub(super) T);
@@ -32,8 +36,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
-        let bytes = to_bytes(request.into_body(), BODY_LIMIT)
+        let bytes = timeout(BODY_TIMEOUT, to_bytes(request.into_body(), BODY_LIMIT))
             .await
+            .map_err(|_| {
+                let seconds = BODY_TIMEOUT.as_secs();
+                Refused::bad(format!("the request was not there after {seconds} s"))
+            })?
             .map_err(|error| {
                 Refused::bad(format!(
                     "the request broke off, or is longer than {BODY_LIMIT} bytes: {error}"

@@ -10,6 +10,7 @@ use kiln_engine::{Engine, logs};
 use kiln_model::api::{ErrorCode, LogLine};
 use kiln_model::{EnvName, InstanceId, ServiceKey, ServiceName, Timestamp};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Api;
@@ -64,12 +65,14 @@ pub(super) async fn logs(
         }
         instances = vec![id];
     }
+    let permit = api.admit()?;
     let (sender, answer) = stream();
     let reading = Reading {
         api,
         service,
         only_one: instance.is_some(),
         follow,
+        permit,
     };
     tokio::spawn(tell(reading, instances, lines, sender));
     Ok(answer)
@@ -88,6 +91,7 @@ struct Reading {
     service: ServiceKey,
     only_one: bool,
     follow: bool,
+    permit: OwnedSemaphorePermit,
 }
 
 /// Until the end of the files, or, following, until nobody listens.
@@ -97,6 +101,7 @@ async fn tell(reading: Reading, mut instances: Vec<InstanceId>, count: usize, se
         service,
         only_one,
         follow,
+        permit: _permit,
     } = reading;
     let mut files = Files::default();
     let mut reader = LineReader {

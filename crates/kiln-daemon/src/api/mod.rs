@@ -34,9 +34,11 @@ use hyper::{Request, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use kiln_engine::Engine;
+use kiln_model::api::ErrorCode;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use self::error::Refused;
 use crate::journal::Reader;
 use crate::owner::Input;
 
@@ -46,16 +48,45 @@ pub(crate) use progress::Lines;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections at once. Further ones wait in the socket's queue, so that callers never use up the controller's descriptors.
 const CONNECTIONS: usize = 256;
+/// Streams of logs and events at once. They last, so they leave room for the calls: also the supervisor asks here whether the
+/// controller lives.
+const READERS: usize = 192;
 /// A connection on which no request comes within this time is closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the API answers from.
 #[derive(Clone)]
 pub(crate) struct Api {
-    pub(crate) inputs: mpsc::UnboundedSender<Input>,
-    pub(crate) reader: Reader,
+    inputs: mpsc::UnboundedSender<Input>,
+    reader: Reader,
     /// Where logs are.
-    pub(crate) engine: Engine,
+    engine: Engine,
+    room: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(crate) fn new(
+        inputs: mpsc::UnboundedSender<Input>,
+        reader: Reader,
+        engine: Engine,
+    ) -> Self {
+        Self {
+            inputs,
+            reader,
+            engine,
+            room: Arc::new(Semaphore::new(READERS)),
+        }
+    }
+
+    /// A place for a stream that lasts, for as long as it is kept.
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            let message = format!(
+                "{READERS} readers of logs and events are served already: end one of them, or try again later"
+            );
+            Refused::new(ErrorCode::Unavailable, message)
+        })
+    }
 }
 
 /// Serves for as long as the owner listens, on a thread of its own.

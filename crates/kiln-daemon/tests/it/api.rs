@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         stopped_reader,
     ),
     ("events_are_read_by_number_and_followed", events),
+    ("readers_that_stay_leave_room_for_calls", many_readers),
     ("what_is_no_call_is_told_as_json", no_call),
 ];
 
@@ -223,5 +224,28 @@ fn no_call() {
         let error: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(error["code"], code, "{method} {path}: {text}");
     }
+    assert_eq!(world.down(), Default::default());
+}
+
+fn many_readers() {
+    let world = World::new();
+    world.apply(&world.spec("one")).unwrap();
+    let mut readers: Vec<Stream> = (0..192)
+        .map(|_| {
+            let mut stream = Stream::get(&world, "/v1/events?follow=true");
+            let _: Event = stream.next();
+            stream
+        })
+        .collect();
+    let get = |path| client::unix(&world.socket(), "GET", path, b"").unwrap();
+    let refused = get("/v1/events?follow=true");
+    assert_eq!(refused.status, 503);
+    assert!(String::from_utf8_lossy(&refused.body).contains("192 readers"));
+    assert_eq!(get("/v1/ping").status, 204);
+    assert_eq!(world.status().unwrap().services.len(), 1);
+    readers.pop();
+    until("there is room for a reader", || {
+        get("/v1/events?limit=1").status == 200
+    });
     assert_eq!(world.down(), Default::default());
 }

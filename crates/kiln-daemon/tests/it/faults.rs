@@ -218,4 +218,14 @@ fn journal() {
     let broken = client::unix(&world.socket(), "GET", "/v1/verify", b"").unwrap();
     assert_eq!(broken.status, 500);
     assert!(String::from_utf8_lossy(&broken.body).contains("entry 1"));
+    // Nobody has to ask: the next controller looks by itself.
+    let old = world.process("serve");
+    world.kill("serve");
+    until("the next controller tells it", || {
+        world.process("serve") != old
+            && world.status().is_ok_and(|status| {
+                let problems = status.problems.join("\n");
+                problems.contains("the journal was changed: entry 1 ")
+            })
+    });
 }
