@@ -177,37 +177,83 @@ impl Reader {
             // Read as if it had been the present one so far: so what is turned over meanwhile is read once.
             file: Open::at(&older(path))?,
         };
-        reader.read_new()?.into_iter().for_each(&mut keep);
-        Ok((lines.into(), reader))
+        loop {
+            let Batch { lines: some, more } = reader.read_some(BATCH)?;
+            some.into_iter().for_each(&mut keep);
+            if !more {
+                return Ok((lines.into(), reader));
+            }
+        }
     }
 
     /// What was written since the last call. Of a log that was turned over several times since then, what is left.
     pub fn read_new(&mut self) -> io::Result<Vec<Line>> {
-        let mut lines = Vec::new();
+        Ok(self.read_some(usize::MAX)?.lines)
+    }
+
+    /// As [`Reader::read_new`], but only about `limit` bytes of it: a log that was not read for long has millions of lines.
+    pub fn read_some(&mut self, limit: usize) -> io::Result<Batch> {
+        let mut taken = Taken {
+            lines: Vec::new(),
+            left: limit,
+        };
         if let Some(open) = &mut self.file {
-            open.drain(&mut lines)?;
+            open.drain(&mut taken)?;
         }
-        loop {
+        while taken.left > 0 {
             let Some(mut present) = Open::at(&self.path)? else {
-                return Ok(lines);
+                return Ok(taken.end());
             };
             if self.file.as_ref().map(|open| open.number) == Some(present.number) {
-                return Ok(lines);
+                return Ok(taken.end());
             }
             // It was turned over: no line comes to the old file any more, so that this reads its rest.
             let old = self.file.as_mut();
-            let old = old.map(|open| open.drain(&mut lines).map(|()| open.number));
+            let old = old.map(|open| open.drain(&mut taken).map(|()| open.number));
             let old = old.transpose()?;
+            if taken.left == 0 {
+                break;
+            }
             // Turned over twice: the one in between is the older one by now.
             if let Some(mut between) = Open::at(&older(&self.path))?
                 && Some(between.number) != old
                 && between.number != present.number
             {
-                between.drain(&mut lines)?;
+                between.drain(&mut taken)?;
+                if taken.left == 0 {
+                    self.file = Some(between);
+                    break;
+                }
             }
-            present.drain(&mut lines)?;
+            present.drain(&mut taken)?;
             // And once more, should that have taken so long that it was turned over again.
             self.file = Some(present);
+        }
+        Ok(taken.end())
+    }
+}
+
+/// Lines that were read together.
+pub struct Batch {
+    pub lines: Vec<Line>,
+    /// There may be more already.
+    pub more: bool,
+}
+
+/// What [`Reader::tail`] has in memory at once, besides what it gives.
+const BATCH: usize = 1 << 20;
+
+struct Taken {
+    lines: Vec<Line>,
+    /// Bytes that may still be read.
+    left: usize,
+}
+
+impl Taken {
+    fn end(self) -> Batch {
+        Batch {
+            lines: self.lines,
+            more: self.left == 0,
         }
     }
 }
@@ -226,12 +272,17 @@ impl Open {
         }
     }
 
-    fn drain(&mut self, lines: &mut Vec<Line>) -> io::Result<()> {
-        while self.file.read_until(b'\n', &mut self.partial)? > 0 {
-            if self.partial.pop_if(|last| *last == b'\n').is_none() {
+    /// To the end of the file, or until enough was read.
+    fn drain(&mut self, taken: &mut Taken) -> io::Result<()> {
+        while taken.left > 0 {
+            let read = self.file.read_until(b'\n', &mut self.partial)?;
+            if read == 0 || self.partial.pop_if(|last| *last == b'\n').is_none() {
                 break;
             }
-            lines.extend(parse(&String::from_utf8_lossy(&self.partial)));
+            taken.left = taken.left.saturating_sub(read);
+            taken
+                .lines
+                .extend(parse(&String::from_utf8_lossy(&self.partial)));
             self.partial.clear();
         }
         Ok(())
@@ -319,6 +370,27 @@ mod tests {
         );
         let size = |path: &Path| fs::metadata(path).unwrap().len();
         assert!(size(&path) <= 64 * 1024 && size(&older(&path)) <= 64 * 1024);
+    }
+
+    #[test]
+    fn a_log_is_read_in_pieces_over_its_turns() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path());
+        let mut writer = Writer::open(folder.path(), 0).unwrap();
+        write(&mut writer, 0..100);
+        let (_, mut reader) = Reader::tail(&path, 0).unwrap();
+        // Turned over twice: three files, in pieces that end anywhere.
+        write(&mut writer, 100..8000);
+        let mut read = Vec::new();
+        loop {
+            let Batch { lines, more } = reader.read_some(1000).unwrap();
+            assert!(lines.len() < 100);
+            read.extend(numbers(&lines));
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(read, (100..8000).collect::<Vec<_>>());
     }
 
     /// A file of 64 KiB has some 3,500 of these lines.

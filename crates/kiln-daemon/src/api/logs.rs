@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use kiln_engine::logs::Reader;
-use kiln_engine::{Engine, logs};
+use kiln_engine::Engine;
+use kiln_engine::logs::{Batch, Reader};
 use kiln_model::api::{ErrorCode, LogLine};
 use kiln_model::{EnvName, InstanceId, ServiceKey, ServiceName, Timestamp};
 use serde::Deserialize;
@@ -21,6 +21,9 @@ use crate::owner::Call;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Bytes of all logs together that are in memory at once, and at least so many of each.
+const READ_AT_ONCE: usize = 2 << 20;
+const READ_LEAST: usize = 64 << 10;
 /// How long a reader that follows may take nothing before lines are left out.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -116,15 +119,18 @@ async fn tell(reading: Reading, mut instances: Vec<InstanceId>, count: usize, se
             let said = files.read(&engine, &instances, tail);
             (files, instances, said)
         });
-        let Ok((read_files, read_instances, said)) = read.await else {
+        let Ok((read_files, read_instances, Said { lines, more })) = read.await else {
             return;
         };
         (files, instances) = (read_files, read_instances);
-        if reader.tell(said, follow).await == Err(SendError::Gone) || !follow {
+        if reader.tell(lines, follow).await == Err(SendError::Gone) || !follow {
             return;
         }
         // An instance that starts later is told from its first line.
         tail = usize::MAX;
+        if more {
+            continue;
+        }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = reader.sender.closed() => return,
@@ -146,23 +152,36 @@ async fn tell(reading: Reading, mut instances: Vec<InstanceId>, count: usize, se
 #[derive(Default)]
 struct Files(BTreeMap<InstanceId, Reader>);
 
+/// What was read at once.
+struct Said {
+    lines: Vec<LogLine>,
+    /// There may be more already.
+    more: bool,
+}
+
 impl Files {
     /// What is new, in the order it was said; of a log that is read for the first time, and of all together, the last `tail`
     /// lines.
-    fn read(&mut self, engine: &Engine, instances: &[InstanceId], tail: usize) -> Vec<LogLine> {
-        let mut said = Vec::new();
+    fn read(&mut self, engine: &Engine, instances: &[InstanceId], tail: usize) -> Said {
+        let limit = (READ_AT_ONCE / instances.len().max(1)).max(READ_LEAST);
+        let mut said = Said {
+            lines: Vec::new(),
+            more: false,
+        };
         for instance in instances {
             let new = match self.0.get_mut(instance) {
-                Some(reader) => reader.read_new(),
-                None => {
-                    logs::Reader::tail(&engine.log_path(instance), tail).map(|(last, reader)| {
-                        self.0.insert(instance.clone(), reader);
-                        last
-                    })
-                }
+                Some(reader) => reader.read_some(limit),
+                None => Reader::tail(&engine.log_path(instance), tail).map(|(lines, reader)| {
+                    self.0.insert(instance.clone(), reader);
+                    Batch { lines, more: false }
+                }),
             };
             // A file that can't be read has nothing to tell; the others have.
-            said.extend(new.unwrap_or_default().into_iter().map(|line| LogLine {
+            let Ok(Batch { lines, more }) = new else {
+                continue;
+            };
+            said.more |= more;
+            said.lines.extend(lines.into_iter().map(|line| LogLine {
                 instance: instance.clone(),
                 at: Timestamp(line.at),
                 stream: if line.stderr { "stderr" } else { "stdout" }.to_owned(),
@@ -170,9 +189,10 @@ impl Files {
                 left_out: None,
             }));
         }
-        said.sort_by_key(|line| line.at);
+        said.lines.sort_by_key(|line| line.at);
         if tail != usize::MAX {
-            said.drain(..said.len().saturating_sub(tail));
+            let count = said.lines.len();
+            said.lines.drain(..count.saturating_sub(tail));
         }
         said
     }

@@ -138,7 +138,7 @@ fn stopped_reader() {
     for _ in 0..6 {
         assert_eq!(world.get(&format!("/say/{LINES}")).status, 200);
         let grown = memory(&world).saturating_sub(before);
-        assert!(grown < 64 << 20, "{grown} bytes more are in use");
+        assert!(grown < 32 << 20, "{grown} bytes more are in use");
     }
     // It reads again: what it missed is told, and then what is said from now on.
     let mut told = 0;
