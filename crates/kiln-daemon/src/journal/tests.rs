@@ -128,6 +128,50 @@ fn a_journal_of_format_1_is_migrated_and_its_chain_stays_whole() {
     assert_eq!(journal.reader().verify().unwrap(), StateId(46));
 }
 
+/// Each was made by the last kiln that wrote its format: three services in two environments, rollouts that were done, one that
+/// was turned back, and a rollback.
+#[test]
+fn journals_of_every_format_are_opened_and_gone_on_with() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/journals");
+    let mut formats = Vec::new();
+    for kept in std::fs::read_dir(kept).unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        std::fs::copy(kept.unwrap().path(), &path).unwrap();
+        formats.push(schema::format_of(&Connection::open(&path).unwrap()).unwrap());
+        let (mut journal, recovered) = Journal::open(&path).unwrap();
+        assert_eq!(recovered.changed, Vec::<String>::new());
+        let app = &recovered.services[&key("dev/app")];
+        assert_eq!(app.current(), Some(ReleaseNumber(1)));
+        assert!(!images_in_use(folder.path()).unwrap().is_empty());
+        let reader = journal.reader();
+        let last = journal.last();
+        assert_eq!(reader.verify().unwrap(), last);
+        let told: Vec<String> = reader
+            .newest::<StepRecord>(&Filter::default(), 100)
+            .unwrap()
+            .into_iter()
+            .flat_map(crate::view::events)
+            .map(|event| event.text)
+            .collect();
+        for text in ["apply of app:three", "rollback", "apply of app:web"] {
+            assert!(told.iter().any(|told| told == text), "{text}: {told:#?}");
+        }
+        let state = app.write_state().unwrap();
+        let entry = timer("dev/app", recovered.at.0, &state);
+        journal.append(&entry, &state, true).unwrap();
+        drop(journal);
+        let (journal, recovered) = Journal::open(&path).unwrap();
+        assert_eq!(
+            (journal.last(), recovered.table),
+            (last.next(), last.next())
+        );
+        assert_eq!(journal.reader().verify().unwrap(), last.next());
+    }
+    formats.sort_unstable();
+    assert_eq!(formats, (1..=schema::FORMAT).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_migration_that_fails_leaves_the_journal_as_it_was() {
     let folder = tempfile::tempdir().unwrap();

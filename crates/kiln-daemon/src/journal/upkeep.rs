@@ -22,6 +22,8 @@ const KEEP: Keep = Keep {
     least: 1_000,
     most: 10_000,
 };
+/// A controller that starts has more urgent things to do than to read all that ever happened.
+const FIRST: Duration = Duration::from_secs(2);
 /// How often it is looked whether something can be folded.
 const EVERY: Duration = Duration::from_secs(3600);
 /// Rows that one transaction deletes: the owner's next write waits for it.
@@ -29,6 +31,7 @@ const DELETED_AT_ONCE: u64 = 500;
 
 /// Verifies the journal once, and keeps it small for as long as the owner listens.
 pub(crate) async fn keep_small(reader: Reader, inputs: mpsc::UnboundedSender<Input>) {
+    tokio::time::sleep(FIRST).await;
     let first = reader.clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || first.verify()).await {
         let _ = inputs.send(Input::JournalSpoilt(error));
