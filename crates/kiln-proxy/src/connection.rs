@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 
 use super::Limits;
 use super::headers::ambiguous_framing;
+use super::log::say;
 use super::table::Shared;
-use super::worker::say;
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;

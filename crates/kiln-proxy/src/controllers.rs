@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::worker::say;
+use super::log::say;
 
 /// A table of thousands of instances.
 const LINE_LIMIT: u64 = 64 * 1024 * 1024;

@@ -15,13 +15,14 @@ use kiln_model::Weight;
 use kiln_pool::{Attempt, Fault, Place, Progress, Retry, Verdict, choose};
 use tokio::net::TcpStream;
 
-use super::body::{AnswerBody, InstanceBody, RequestBody};
+use super::answer_body::{AnswerBody, InstanceBody};
 use super::connection::Wire;
 use super::flight::{BadBody, Fate, Flight, Outcome, Ticket, WaitsFor};
 use super::headers::{remove_hop_by_hop, request_id, upgrade};
 use super::outgoing::{Outgoing, is_idempotent, outgoing};
 use super::pool::Lease;
 use super::refusal::{Failure, Refusal, refused};
+use super::request_body::RequestBody;
 use super::table::{Entered, Instance, LiveRoute};
 use super::tunnel;
 use super::worker::Worker;
@@ -365,7 +366,12 @@ impl Exchange<'_> {
                 self.flight.outcome(Outcome::Served);
                 drop(ticket);
                 self.flight.wire.tunnel_begins();
-                tunnel::open(self.worker, lease.instance.epoch, client, instance_side);
+                tunnel::open(
+                    &self.worker.tunnels,
+                    lease.instance.epoch,
+                    client,
+                    instance_side,
+                );
                 AnswerBody::Own(Full::default())
             }
             _ => AnswerBody::Instance(InstanceBody::new(body, ticket, lease)),

@@ -1,14 +1,15 @@
 //! The proxy process: hyper on both sides, one single-threaded runtime for each worker, one routing table for all.
 //!
-//! What a request meets, in order: [`worker`] accepts its connection, [`forward`] routes it by the present
+//! What a request meets, in order: [`accept`] accepts its connection, [`forward`] routes it by the present
 //! [`table`], [`pool`] has a connection to the instance, [`flight`] is what is known of it until it is over. The
 //! [`control`] thread takes tables from controllers, saves them, publishes them, and says when drains are over.
 
 #![allow(clippy::disallowed_methods)] // the proxy is an edge: it reads the clock and hands it to kiln-pool
 #![warn(clippy::let_underscore_must_use, clippy::too_many_lines)]
 
+mod accept;
 mod admission;
-mod body;
+mod answer_body;
 mod connection;
 mod control;
 mod controllers;
@@ -17,15 +18,17 @@ mod flight;
 mod forward;
 mod headers;
 mod listening;
+mod log;
 mod names;
 mod outgoing;
 mod pool;
 mod privileges;
 mod process;
 mod refusal;
+mod request_body;
 mod saved;
+mod slots;
 mod table;
-mod tables;
 mod tunnel;
 mod worker;
 mod workers;

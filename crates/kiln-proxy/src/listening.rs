@@ -10,7 +10,7 @@ use kiln_supervise::handoff::{Client, HandoffError, SocketName};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::worker::ToWorker;
+use super::workers::ToWorker;
 use super::workers::Workers;
 
 /// What is accepted on when this table is served.

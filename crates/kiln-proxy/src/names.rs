@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, LocalSet};
 
+use super::log::say;
 use super::table::Shared;
-use super::worker::say;
 use kiln_pool::{Reply, reply};
 use kiln_supervise::handoff::SocketName;
 

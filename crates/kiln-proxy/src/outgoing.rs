@@ -8,9 +8,9 @@ use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Request, Uri};
 
-use super::body::RequestBody;
 use super::flight::Flight;
 use super::headers::{remove_hop_by_hop, set_forwarded};
+use super::request_body::RequestBody;
 
 /// Safe to be sent twice (RFC 9110, section 9.2.2).
 pub(super) fn is_idempotent(method: &Method) -> bool {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use hyper::client::conn::http1::SendRequest;
 
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 use super::table::{Instance, Shared};
 
 /// Shorter than the idle limit of common servers (5 s): the instance should not be the one who closes.

@@ -13,10 +13,11 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
-use super::control::Control;
+use super::accept;
+use super::control::{Control, Sockets};
+use super::log::say;
 use super::saved::Saved;
 use super::table::Shared;
-use super::worker::{self, say};
 use super::workers::Workers;
 use super::{Limits, ProxyError, ProxyOptions, names, privileges};
 use kiln_supervise::handoff::Client;
@@ -78,12 +79,6 @@ pub fn run_with(options: ProxyOptions, limits: Limits) -> Result<(), ProxyError>
         }
     }
     ended
-}
-
-/// Both listening, not yet the runtime's.
-pub(super) struct Sockets {
-    pub(super) control: UnixListener,
-    pub(super) adopt: UnixListener,
 }
 
 /// What others find this process by: `PID.lock` (locked while it lives), `PID.sock` (for controllers) and
@@ -251,7 +246,7 @@ fn start_workers(
         let thread = std::thread::Builder::new()
             .name(format!("worker {number}"))
             .spawn(move || {
-                worker::run(shared, limits, connections, u64::from_ne_bytes(seed), inbox)
+                accept::run(shared, limits, connections, u64::from_ne_bytes(seed), inbox)
             })
             .map_err(|source| ProxyError::Start {
                 what: "a worker thread",

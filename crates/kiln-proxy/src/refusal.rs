@@ -9,7 +9,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use kiln_pool::Fault;
 
-use super::body::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::flight::{Fate, Flight, Outcome};
 use super::headers::REQUEST_ID;
 use super::table::Instance;

@@ -3,7 +3,7 @@
 //! They don't hold a drain of requests. From half of its instance's drain on they are closed, spread over the other
 //! half, so that the clients don't all connect again in one instant.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::task::Poll;
@@ -12,7 +12,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
-use super::worker::Worker;
+use super::slots::Slots;
+
+/// Those of one worker.
+pub(super) type Tunnels = Rc<RefCell<Slots<Rc<Tunnel>>>>;
 
 pub(super) struct Tunnel {
     epoch: u64,
@@ -43,14 +46,14 @@ impl Tunnel {
 }
 
 /// Runs it as a task of the worker, which ends with the connections.
-pub(super) fn open(worker: &Rc<Worker>, epoch: u64, client: OnUpgrade, instance: OnUpgrade) {
+pub(super) fn open(tunnels: &Tunnels, epoch: u64, client: OnUpgrade, instance: OnUpgrade) {
     let tunnel = Rc::new(Tunnel {
         epoch,
         ends_at: Cell::new(None),
         over: Notify::new(),
     });
-    let slot = worker.tunnels.borrow_mut().insert(Rc::clone(&tunnel));
-    let worker = Rc::clone(worker);
+    let slot = tunnels.borrow_mut().insert(Rc::clone(&tunnel));
+    let tunnels = Rc::clone(tunnels);
     tokio::task::spawn_local(async move {
         let copy = async {
             let (Ok(client), Ok(instance)) = (client.await, instance.await) else {
@@ -69,6 +72,6 @@ pub(super) fn open(worker: &Rc<Worker>, epoch: u64, client: OnUpgrade, instance:
             copy.as_mut().poll(context)
         })
         .await;
-        worker.tunnels.borrow_mut().remove(slot);
+        tunnels.borrow_mut().remove(slot);
     });
 }

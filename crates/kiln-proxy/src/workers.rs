@@ -1,12 +1,44 @@
 //! The threads that serve, as the control thread sees them.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::mpsc;
+use kiln_pool::Moment;
+use kiln_supervise::handoff::SocketName;
+use tokio::sync::{mpsc, oneshot};
 
 use super::names::NamedSockets;
-use super::worker::ToWorker;
+
+/// What the control thread says to a worker.
+pub(super) enum ToWorker {
+    /// Accept on these and on no others. Answered when it is so.
+    Listen {
+        listeners: Vec<(SocketName, Arc<OwnedFd>)>,
+        done: oneshot::Sender<Result<(), io::Error>>,
+    },
+    /// These instances get no more requests: their idle connections go.
+    Forget {
+        epochs: Vec<u64>,
+    },
+    /// The drain of an instance begins.
+    EndTunnels {
+        epoch: u64,
+        until: Moment,
+    },
+    /// A draining instance serves again.
+    KeepTunnels {
+        epoch: u64,
+    },
+    /// The drain of an instance had its time.
+    Cut {
+        epoch: u64,
+    },
+    Retire {
+        quickly: bool,
+    },
+}
 
 /// The threads, and how to reach them.
 #[derive(Default)]

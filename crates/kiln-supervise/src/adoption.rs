@@ -7,23 +7,14 @@ use std::time::{Duration, Instant};
 
 use kiln_fs::{ProcessId, is_locked, replace};
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 
-use super::answering::Connection;
 use super::child::Child;
 use super::handoff::Line;
-use super::keeper::Keeper;
 use super::say;
+use super::state::{Connection, Keeper, Noted};
 
 /// How long an adopted proxy has to give its descriptors, before the controller starts without.
 const ADOPTION: Duration = Duration::from_secs(3);
-
-/// What the next supervisor needs to adopt.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Noted {
-    controller: Option<ProcessId>,
-    proxy: Option<ProcessId>,
-}
 
 impl Keeper {
     /// Finds what an earlier supervisor left running.

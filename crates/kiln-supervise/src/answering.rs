@@ -7,19 +7,8 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use super::child::Child;
-use super::keeper::{Keeper, Phase};
-use crate::handoff::{Answer, Ask, Line, SupervisorStatus};
-
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Waits {
-    Restart,
-    Shutdown,
-}
-
-pub(super) struct Connection {
-    pub(super) line: Line,
-    pub(super) waits: Option<Waits>,
-}
+use super::state::{Keeper, Phase, Waits};
+use crate::handoff::{Answer, Ask, SupervisorStatus};
 
 impl Keeper {
     /// Reads what a connection sent, and answers. `false`: it is over.

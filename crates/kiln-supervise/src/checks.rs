@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::adoption::Noted;
-use super::keeper::{Keeper, SUCCESSION};
 use super::say;
+use super::state::{Keeper, Noted, SUCCESSION};
 use super::watchdog::Verdict;
 
 /// How long files of `run/` that somebody removed are gone at most, and how exactly the watchdog counts.

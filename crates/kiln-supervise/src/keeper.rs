@@ -1,67 +1,23 @@
 //! The poll loop.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::adoption::Noted;
-use super::answering::{Connection, Waits};
 use super::checks::CHECK;
 use super::child::{Child, End, cap_log};
+use super::handoff::{Answer, Line};
 use super::place::Place;
-use super::restart::Restart;
-use super::watchdog::Watchdog;
+use super::state::{Connection, END, Keeper, Phase, SUCCESSION, Waits};
 use super::{SuperviseError, SuperviseOptions, say};
-use crate::handoff::{Answer, Line};
 
-/// A successor that doesn't accept connections by then is ended.
-pub(super) const SUCCESSION: Duration = Duration::from_secs(15);
-/// An orderly end; then SIGKILL.
-const END: Duration = Duration::from_secs(10);
 const LOG_CHECK: Duration = Duration::from_secs(5);
-
-#[derive(Clone, Copy)]
-pub(super) enum Phase {
-    Running,
-    /// First the controller, so that it decides nothing about a proxy that goes away.
-    EndingController {
-        kill_at: Instant,
-    },
-    EndingProxies {
-        kill_at: Instant,
-    },
-}
-
-pub(super) struct Keeper {
-    pub(super) options: SuperviseOptions,
-    pub(super) descriptors: BTreeMap<String, OwnedFd>,
-    pub(super) connections: Vec<Connection>,
-    pub(super) controller: Option<Child>,
-    pub(super) controller_restart: Restart,
-    pub(super) proxy: Option<Child>,
-    pub(super) proxy_restart: Restart,
-    pub(super) successor: Option<Child>,
-    pub(super) retiring: Vec<Child>,
-    pub(super) adopting_until: Option<Instant>,
-    pub(super) phase: Phase,
-    pub(super) noted: Noted,
-    pub(super) place: Place,
-    pub(super) watchdog: Watchdog,
-    next_check: Instant,
-    next_log_check: Instant,
-    /// When a proxy whose sockets are gone may be replaced again: not at once if the last try failed.
-    pub(super) next_succession: Instant,
-    /// What was said about the place last, so that it is not said each second.
-    pub(super) mend_failed: Option<String>,
-}
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` over its socket.
 pub fn run(options: SuperviseOptions) -> Result<(), SuperviseError> {
@@ -98,34 +54,6 @@ impl Signals {
 }
 
 impl Keeper {
-    fn new(options: SuperviseOptions, place: Place, now: Instant) -> Self {
-        let socket = options.root.join("run/kiln.sock");
-        Self {
-            watchdog: Watchdog::new(socket, options.watch, now),
-            options,
-            place,
-            descriptors: BTreeMap::new(),
-            connections: Vec::new(),
-            controller: None,
-            controller_restart: Restart::new(now),
-            proxy: None,
-            proxy_restart: Restart::new(now),
-            successor: None,
-            retiring: Vec::new(),
-            adopting_until: None,
-            phase: Phase::Running,
-            noted: Noted::default(),
-            next_check: now,
-            next_log_check: now,
-            next_succession: now,
-            mend_failed: None,
-        }
-    }
-
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.options.root.join(name)
-    }
-
     fn keep(&mut self, signals: &Signals) -> Result<(), SuperviseError> {
         loop {
             let now = Instant::now();
@@ -204,14 +132,6 @@ impl Keeper {
                 .filter(|index| is_ready(index + 3))
                 .collect(),
         })
-    }
-
-    fn children(&self) -> impl Iterator<Item = &Child> {
-        self.controller
-            .iter()
-            .chain(&self.proxy)
-            .chain(&self.successor)
-            .chain(&self.retiring)
     }
 
     fn timeout(&self) -> Instant {
@@ -350,23 +270,6 @@ impl Keeper {
                     self.controller_restart.plan(now, Duration::ZERO, true);
                 }
             }
-        }
-    }
-
-    pub(super) fn start_proxy(&self) -> io::Result<Child> {
-        Child::start(
-            &self.options.exe,
-            &self.options.proxy_args,
-            &self.path("log/proxy.log"),
-        )
-    }
-
-    pub(super) fn begin_end(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Running) {
-            if let Some(child) = &self.controller {
-                child.signal(Signal::TERM);
-            }
-            self.phase = Phase::EndingController { kill_at: now + END };
         }
     }
 

@@ -26,6 +26,7 @@ pub mod handoff;
 mod keeper;
 mod place;
 mod restart;
+mod state;
 mod watchdog;
 
 use std::ffi::OsString;

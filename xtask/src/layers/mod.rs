@@ -115,9 +115,7 @@ const WITH_CIRCLES: &[&str] = &[
     "kiln-engine",
     "kiln-oci",
     "kiln-plan",
-    "kiln-proxy",
     "kiln-sim",
-    "kiln-supervise",
 ];
 
 /// The one crate with unsafe code.

@@ -8,29 +8,29 @@
 //! confirmed a newer one than it loaded. With no controller there is no newer one, so it waits a second only. So does a
 //! proxy that found its saved table spoilt; then it answers 503 rather than let clients wait.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod state;
+mod tables;
+
+use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use kiln_model::{FromProxy, InstanceId, RoutingTable, ToProxy};
-use kiln_pool::{DrainAction, Drains};
-use kiln_supervise::handoff::Client;
+use kiln_model::{FromProxy, InstanceId, ToProxy};
+use kiln_pool::DrainAction;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::ProxyError;
-use super::admission::Refused;
-use super::controllers::{ConnectionId, EVENTS, Event, UNREAD, talk};
-use super::listening::{Listening, sockets_of};
-use super::process::Sockets;
-use super::saved::{Loaded, Saved};
-use super::table::{Registry, Shared};
-use super::tables::Unconfirmed;
-use super::worker::{ToWorker, say, wall_clock};
-use super::workers::Workers;
+use crate::ProxyError;
+use crate::admission::Refused;
+use crate::controllers::{Event, UNREAD, talk};
+use crate::listening::sockets_of;
+use crate::log::{say, wall_clock};
+use crate::saved::Loaded;
+use crate::workers::ToWorker;
+
+pub(crate) use state::Control;
 
 /// How long a successor waits for a controller.
 const FIRST_TABLE: Duration = Duration::from_secs(1);
@@ -39,65 +39,15 @@ const FIRST_TABLE: Duration = Duration::from_secs(1);
 const PREDECESSOR: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(100);
 
-pub(super) struct Control {
-    pub(super) shared: Arc<Shared>,
-    pub(super) workers: Workers,
-    pub(super) saved: Saved,
-    pub(super) listening: Listening,
-    ejected: mpsc::UnboundedReceiver<(InstanceId, bool)>,
-    pub(super) registry: Registry,
-    pub(super) drains: Drains,
-    /// What a controller asked for last.
-    pub(super) offered: RoutingTable,
-    /// What is served of it.
-    pub(super) table: RoutingTable,
-    pub(super) unconfirmed: Option<Unconfirmed>,
-    /// False: loaded from a file without a checksum, so that a controller's table of the same generation is right.
-    pub(super) is_proven: bool,
-    /// Said once the generation is confirmed: controllers hear of a drain after that.
-    pub(super) drained: Vec<FromProxy>,
-    controllers: HashMap<ConnectionId, mpsc::Sender<FromProxy>>,
-    events: mpsc::Sender<Event>,
-    inbox: Option<mpsc::Receiver<Event>>,
-    next_connection: ConnectionId,
-    /// Until when it waits for a controller's table before it accepts connections.
-    pub(super) holds_until: Option<Instant>,
-    pub(super) retiring: bool,
+/// Both listening, not yet the runtime's.
+pub(crate) struct Sockets {
+    pub(crate) control: StdListener,
+    pub(crate) adopt: StdListener,
 }
 
 impl Control {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        workers: Workers,
-        saved: Saved,
-        supervisor: Client,
-        ejected: mpsc::UnboundedReceiver<(InstanceId, bool)>,
-    ) -> Self {
-        let (events, inbox) = mpsc::channel(EVENTS);
-        Self {
-            shared,
-            workers,
-            saved,
-            listening: Listening::new(supervisor),
-            ejected,
-            registry: Registry::default(),
-            drains: Drains::default(),
-            offered: RoutingTable::default(),
-            table: RoutingTable::default(),
-            unconfirmed: None,
-            is_proven: false,
-            drained: Vec::new(),
-            controllers: HashMap::new(),
-            events,
-            inbox: Some(inbox),
-            next_connection: 0,
-            holds_until: None,
-            retiring: false,
-        }
-    }
-
     /// Until every worker has ended.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         mut self,
         loaded: Loaded,
         sockets: Sockets,
@@ -219,13 +169,6 @@ impl Control {
         Ok(())
     }
 
-    pub(super) async fn accept(&mut self) -> std::io::Result<()> {
-        if self.retiring {
-            return Ok(());
-        }
-        self.listening.accept(&self.workers).await
-    }
-
     /// Accepts connections from now on, and lets the predecessor go.
     async fn begin(&mut self) -> Result<(), ProxyError> {
         // The predecessor may have saved a newer one meanwhile.
@@ -336,23 +279,6 @@ impl Control {
             false => format!("{instance} serves again"),
         });
         self.say(&FromProxy::Ejected { instance, ejected });
-    }
-
-    pub(super) fn say(&mut self, message: &FromProxy) {
-        let ids: Vec<ConnectionId> = self.controllers.keys().copied().collect();
-        for id in ids {
-            self.say_to(id, message.clone());
-        }
-    }
-
-    /// A controller that does not read loses its connection. It connects again, and everything is said again.
-    pub(super) fn say_to(&mut self, id: ConnectionId, message: FromProxy) {
-        let Some(controller) = self.controllers.get(&id) else {
-            return;
-        };
-        if controller.try_send(message).is_err() {
-            self.controllers.remove(&id);
-        }
     }
 
     fn connected(&mut self, stream: UnixStream) {

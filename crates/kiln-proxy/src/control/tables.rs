@@ -7,23 +7,16 @@ use kiln_model::{FromProxy, Generation, RoutingTable, ServiceKey};
 use kiln_supervise::handoff::SocketName;
 use tokio::time::Instant;
 
-use super::admission::{Refused, without};
-use super::control::Control;
-use super::controllers::ConnectionId;
-use super::listening::sockets_of;
-use super::table::Published;
-use super::worker::{ToWorker, say};
+use super::state::{Control, Unconfirmed};
+use crate::admission::{Refused, without};
+use crate::controllers::ConnectionId;
+use crate::listening::sockets_of;
+use crate::log::say;
+use crate::table::Published;
+use crate::workers::ToWorker;
 
 /// How long a listening descriptor that a table names may take to be deposited.
 const DEPOSIT: Duration = Duration::from_secs(2);
-
-/// A table that is not confirmed yet.
-pub(super) struct Unconfirmed {
-    /// Until when sockets may be deposited that it needs.
-    pub(super) until: Instant,
-    /// It was said that services of it are not served. They are looked after nevertheless.
-    pub(super) was_refused: bool,
-}
 
 impl Control {
     pub(super) fn refuse(&mut self, id: ConnectionId, generation: Generation, refused: &Refused) {
