@@ -12,9 +12,9 @@ use kiln_model::{
 };
 use kiln_plan::{Event, Service};
 
-use crate::api::Lines;
 use crate::listeners::ListenError;
 use crate::owner::{Call, Owner, chain_of};
+use crate::progress::Lines;
 use crate::view;
 
 impl Owner {

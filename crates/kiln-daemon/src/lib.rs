@@ -16,6 +16,7 @@ mod listeners;
 mod owner;
 mod prober;
 mod probes;
+mod progress;
 mod proxies;
 mod routing;
 mod serve;

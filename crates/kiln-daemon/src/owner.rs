@@ -17,13 +17,13 @@ use kiln_model::{
 use kiln_plan::{Action, Event, ProbeKind, Service, StepRecord};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::Lines;
 use crate::clock::Clock;
 use crate::crash;
 use crate::effects::Effects;
-use crate::journal::{Entry, Foldable, Journal, JournalError, Recovered};
+use crate::journal::{Entry, Journal, JournalError, Recovered, Upkeep};
 use crate::listeners::Listeners;
 use crate::probes::Probes;
+use crate::progress::Lines;
 use crate::proxies::{Links, ProxyId, ProxyInput};
 use crate::traffic::Traffic;
 use crate::watch::{Step, Waiting};
@@ -50,10 +50,8 @@ pub(crate) enum Input {
     Mended(Result<(), NetError>),
     /// Whether the engine could do what it was asked to, last time; it is tried again.
     Tried(&'static str, Result<(), EngineError>),
-    /// Reading the journal found something that was not written so.
-    JournalSpoilt(JournalError),
-    /// Old entries of the journal can be folded.
-    JournalFoldable(Foldable),
+    /// Somebody has read the journal.
+    Journal(Upkeep),
     /// SIGTERM.
     Terminate,
 }
@@ -280,8 +278,8 @@ impl Owner {
             Input::Proxy(id, input) => self.proxy(id, input),
             Input::Mended(mended) => self.noted("network", mended),
             Input::Tried(what, result) => self.noted(what, result),
-            Input::JournalSpoilt(error) => self.noted("history", Err(error)),
-            Input::JournalFoldable(foldable) => {
+            Input::Journal(Upkeep::Spoilt(error)) => self.noted("history", Err(error)),
+            Input::Journal(Upkeep::Foldable(foldable)) => {
                 let folded = self.journal.fold(foldable, self.clock.now());
                 self.noted("journal", folded);
             }

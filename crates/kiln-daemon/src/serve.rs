@@ -83,7 +83,9 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
         let mut owner = Owner::new(journal, recovered, effects, listeners, inputs.clone());
         owner.resume();
         tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
-        tokio::spawn(keep_small(reader.clone(), inputs.clone()));
+        let writer = inputs.clone();
+        let tell = move |upkeep| writer.send(Input::Journal(upkeep)).is_ok();
+        tokio::spawn(keep_small(reader.clone(), tell));
         tokio::spawn(mend(owner.effects.engine.clone(), inputs.clone()));
         let engine = owner.effects.engine.clone();
         api::start(listener, Api::new(inputs, reader, engine)).map_err(DaemonError::Runtime)?;

@@ -9,8 +9,8 @@ use kiln_plan::{Notice, RolloutEnd, Service};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
-use crate::api::Lines;
 use crate::owner::Input;
+use crate::progress::Lines;
 use crate::proxies::{Links, ProxyId};
 use crate::traffic::Traffic;
 use crate::{text, view};

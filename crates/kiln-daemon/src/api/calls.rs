@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 
 use super::error::{Json, Refused};
 use super::extract::{Body, Caller, Query};
-use super::{Api, Lines, progress};
+use super::{Api, stream};
 use crate::journal::{Filter, JournalError, Reader};
 use crate::owner::{Call, Input};
+use crate::progress::{self, Lines};
 use crate::view;
 
 impl Api {
@@ -36,7 +37,7 @@ impl Api {
     ) -> Result<Response, Refused> {
         let (lines, answer) = progress::lines();
         self.ask(|reply| call(lines, reply)).await??;
-        Ok(answer)
+        Ok(stream::respond(answer))
     }
 
     /// Reads the journal, on a thread where that holds nobody up.

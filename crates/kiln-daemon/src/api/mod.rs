@@ -8,7 +8,7 @@
 //!
 //! | Stream | Rule |
 //! |---|---|
-//! | a rollout's progress ([`progress`]) | old steps are left out, with a mark; outcomes never |
+//! | a rollout's progress ([`crate::progress`]) | old steps are left out, with a mark; outcomes never |
 //! | logs that are followed ([`logs`]) | lines are left out, with a mark |
 //! | events ([`events`]), logs that are not followed | it is waited for: they are read from the disk |
 
@@ -18,7 +18,6 @@ mod error;
 mod events;
 mod extract;
 mod logs;
-mod progress;
 mod router;
 mod stream;
 
@@ -41,8 +40,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use self::error::Refused;
 use crate::journal::Reader;
 use crate::owner::Input;
-
-pub(crate) use progress::Lines;
 
 /// How long to wait after an error of `accept` that is not about one connection: descriptors have run out, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

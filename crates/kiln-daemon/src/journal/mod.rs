@@ -30,7 +30,7 @@ use tokio::sync::watch;
 pub use error::JournalError;
 pub use in_use::images_in_use;
 pub(crate) use read::{Filter, Foldable, Reader, Recorded};
-pub(crate) use upkeep::keep_small;
+pub(crate) use upkeep::{Upkeep, keep_small};
 
 /// What happened, with a step of the planner as the fact about a service.
 pub(crate) type Entry = kiln_model::Entry<StepRecord>;

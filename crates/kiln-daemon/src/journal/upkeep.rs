@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use kiln_model::StateId;
 use rusqlite::{Connection, OpenFlags, params};
-use tokio::sync::mpsc;
 
 use super::error::JournalError;
-use super::read::{Keep, Reader};
+use super::read::{Foldable, Keep, Reader};
 use super::verify;
-use crate::owner::Input;
 
 const KEEP: Keep = Keep {
     entries: 100_000,
@@ -29,30 +27,39 @@ const EVERY: Duration = Duration::from_secs(3600);
 /// Rows that one transaction deletes: the owner's next write waits for it.
 const DELETED_AT_ONCE: u64 = 500;
 
-/// Verifies the journal once, and keeps it small for as long as the owner listens.
-pub(crate) async fn keep_small(reader: Reader, inputs: mpsc::UnboundedSender<Input>) {
+/// What the journal's writer has to hear of it.
+pub(crate) enum Upkeep {
+    /// Something was read that was not written so.
+    Spoilt(JournalError),
+    /// Old entries that [`super::Journal::fold`] can fold.
+    Foldable(Foldable),
+}
+
+/// Verifies the journal once, and keeps it small, until `tell` gives false: nobody writes it any more.
+pub(crate) async fn keep_small(reader: Reader, tell: impl Fn(Upkeep) -> bool) {
     tokio::time::sleep(FIRST).await;
     let first = reader.clone();
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || first.verify()).await {
-        let _ = inputs.send(Input::JournalSpoilt(error));
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || first.verify()).await
+        && !tell(Upkeep::Spoilt(error))
+    {
+        return;
     }
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while !inputs.is_closed() {
+    loop {
         tick.tick().await;
         let reader = reader.clone();
         let found = tokio::task::spawn_blocking(move || {
             delete_folded(reader.path())?;
             reader.foldable(KEEP)
         });
-        match found.await {
-            Ok(Ok(Some(foldable))) => {
-                let _ = inputs.send(Input::JournalFoldable(foldable));
-            }
-            Ok(Ok(None)) | Err(_) => {}
-            Ok(Err(error)) => {
-                let _ = inputs.send(Input::JournalSpoilt(error));
-            }
+        let goes_on = match found.await {
+            Ok(Ok(Some(foldable))) => tell(Upkeep::Foldable(foldable)),
+            Ok(Ok(None)) | Err(_) => true,
+            Ok(Err(error)) => tell(Upkeep::Spoilt(error)),
+        };
+        if !goes_on {
+            return;
         }
     }
 }

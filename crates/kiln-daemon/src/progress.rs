@@ -10,11 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use axum::body::Bytes;
-use axum::response::Response;
 use http_body::Frame;
 use kiln_model::api::Progress;
-
-use super::stream;
 
 /// Steps that may wait for the caller. A rollout of a service has about ten.
 const STEPS: usize = 256;
@@ -25,7 +22,8 @@ pub(crate) struct Lines(Arc<Writer>);
 
 struct Writer(Arc<Mutex<Queue>>);
 
-struct Answer(Arc<Mutex<Queue>>);
+/// What the caller reads: JSON, one value a line.
+pub(crate) struct Answer(Arc<Mutex<Queue>>);
 
 #[derive(Default)]
 struct Queue {
@@ -39,10 +37,10 @@ struct Queue {
     waker: Option<Waker>,
 }
 
-pub(super) fn lines() -> (Lines, Response) {
+pub(crate) fn lines() -> (Lines, Answer) {
     let queue = Arc::new(Mutex::new(Queue::default()));
     let lines = Lines(Arc::new(Writer(Arc::clone(&queue))));
-    (lines, stream::respond(Answer(queue)))
+    (lines, Answer(queue))
 }
 
 fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
