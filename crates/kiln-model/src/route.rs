@@ -196,7 +196,8 @@ pub enum FromProxy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseCounters {
     pub service: ServiceKey,
-    /// 0: no release was there to serve it.
+    /// 0: no release was there to serve it. Requests that no instance was there for count at the release with the greatest
+    /// weight.
     pub release: ReleaseNumber,
     /// Requests whose answer was sent whole.
     pub served: u64,

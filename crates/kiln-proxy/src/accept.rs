@@ -22,8 +22,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::Limits;
-use super::connection::{ClientStream, Wire};
-use super::flight::{Fate, Flight};
+use super::connection::{ClientSide, ClientStream};
+use super::flight::{EndReason, Flight};
 use super::forward;
 use super::log::say;
 use super::pool::Pool;
@@ -57,10 +57,10 @@ pub(super) fn run(
         pool: Rc::new(Pool::default()),
         flights: Rc::default(),
         tunnels: Rc::default(),
-        wires: RefCell::default(),
+        clients: RefCell::default(),
         room: Arc::new(Semaphore::new(connections)),
         retired: Cell::new(None),
-        dice: Cell::new(seed | 1),
+        random_state: Cell::new(seed | 1),
     });
     LocalSet::new().block_on(&runtime, worker.work(inbox));
     Ok(())
@@ -86,7 +86,7 @@ impl Worker {
                             tunnel.keep();
                         }
                     }
-                    Some(ToWorker::Cut { epoch }) => self.cut(|flight| flight.is_at(epoch), Fate::Drain),
+                    Some(ToWorker::Cut { epoch }) => self.cut(|flight| flight.is_at(epoch), EndReason::Drain),
                     Some(ToWorker::Retire { quickly }) => self.retire(&mut accepting, quickly),
                     // The control thread is gone: nothing can be decided any more.
                     None => return,
@@ -99,7 +99,7 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        self.wires.borrow().is_empty()
+        self.clients.borrow().is_empty()
             && self.flights.borrow().is_empty()
             && self.tunnels.borrow().is_empty()
     }
@@ -139,13 +139,13 @@ impl Worker {
             };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let Some(address) = meant(&stream, name) else {
+                    let Some(address) = destination(&stream, name) else {
                         continue;
                     };
-                    let wire = Wire::new(&self.shared, peer.ip(), address);
+                    let client_side = ClientSide::new(&self.shared, peer.ip(), address);
                     let worker = Rc::clone(&self);
                     tokio::task::spawn_local(async move {
-                        worker.connection(stream, wire).await;
+                        worker.connection(stream, client_side).await;
                         drop(room);
                     });
                     // The other workers may have the next one.
@@ -160,18 +160,18 @@ impl Worker {
         }
     }
 
-    async fn connection(self: Rc<Self>, stream: TcpStream, wire: Arc<Wire>) {
+    async fn connection(self: Rc<Self>, stream: TcpStream, client_side: Arc<ClientSide>) {
         // Without it, small writes wait for acknowledgements; a stream that can't be told so still works.
         drop(stream.set_nodelay(true));
-        let slot = self.wires.borrow_mut().insert(Arc::clone(&wire));
+        let slot = self.clients.borrow_mut().insert(Arc::clone(&client_side));
         let stream = TokioIo::new(ClientStream {
             stream,
-            wire: Arc::clone(&wire),
+            client_side: Arc::clone(&client_side),
         });
         let service = {
-            let (worker, wire) = (Rc::clone(&self), Arc::clone(&wire));
+            let (worker, client_side) = (Rc::clone(&self), Arc::clone(&client_side));
             service_fn(move |request| {
-                forward::serve(Rc::clone(&worker), Arc::clone(&wire), request)
+                forward::serve(Rc::clone(&worker), Arc::clone(&client_side), request)
             })
         };
         let mut builder = http1::Builder::new();
@@ -183,14 +183,14 @@ impl Worker {
         let mut connection =
             std::pin::pin!(builder.serve_connection(stream, service).with_upgrades());
         poll_fn(|context| {
-            if wire.is_ended(context) {
+            if client_side.is_ended(context) {
                 return Poll::Ready(());
             }
             // What went wrong was answered or counted where it did.
             connection.as_mut().poll(context).map(drop)
         })
         .await;
-        self.wires.borrow_mut().remove(slot);
+        self.clients.borrow_mut().remove(slot);
     }
 
     fn sweep(&self) {
@@ -198,8 +198,8 @@ impl Worker {
         let now = self.shared.coarse_now().0;
         self.pool.sweep(now);
         let retired = self.retired.get();
-        for wire in self.wires.borrow().iter() {
-            wire.sweep(
+        for client_side in self.clients.borrow().iter() {
+            client_side.sweep(
                 now,
                 &self.limits,
                 retired.map(|retired| (retired.at, retired.idle)),
@@ -212,18 +212,18 @@ impl Worker {
             tunnel.sweep(now);
         }
         if retired.is_some_and(|retired| now >= retired.cut_at) {
-            self.cut(|_| true, Fate::Retire);
+            self.cut(|_| true, EndReason::Retire);
         }
     }
 
-    fn cut(&self, is_meant: impl Fn(&Flight) -> bool, fate: Fate) {
+    fn cut(&self, is_meant: impl Fn(&Flight) -> bool, end_reason: EndReason) {
         for flight in self
             .flights
             .borrow()
             .iter()
             .filter(|flight| is_meant(flight))
         {
-            flight.end(fate);
+            flight.end(end_reason);
         }
     }
 
@@ -263,7 +263,7 @@ impl Worker {
 }
 
 /// The address that the client connected to, as the table knows it.
-fn meant(stream: &TcpStream, name: SocketName) -> Option<SocketAddr> {
+fn destination(stream: &TcpStream, name: SocketName) -> Option<SocketAddr> {
     match name {
         SocketName::Address(address) => Some(address),
         // Redirected by the firewall; one that was not, meant nobody.

@@ -46,7 +46,7 @@ impl InstanceBody {
     fn failed(&mut self) {
         if let Some((ticket, _lease)) = self.held.take() {
             ticket.flight.outcome(Outcome::Failed);
-            ticket.flight.wire.reset_at_end();
+            ticket.flight.client_side.reset_at_end();
         }
     }
 }
@@ -89,7 +89,7 @@ impl Body for AnswerBody {
         let Some((ticket, _)) = &body.held else {
             return Poll::Ready(None);
         };
-        if ticket.flight.fate().is_some() {
+        if ticket.flight.end_reason().is_some() {
             body.failed();
             return Poll::Ready(Some(Err(CutBody::Deadline)));
         }

@@ -25,7 +25,7 @@ const REQUEST: u8 = 2;
 const TUNNEL: u8 = 3;
 
 /// Atomics and a mutex only because hyper asks its streams to be `Send`: one thread uses them.
-pub(super) struct Wire {
+pub(super) struct ClientSide {
     shared: Arc<Shared>,
     pub(super) peer: IpAddr,
     /// The listener it came by.
@@ -40,7 +40,7 @@ pub(super) struct Wire {
     waker: Mutex<Option<Waker>>,
 }
 
-impl Wire {
+impl ClientSide {
     pub(super) fn new(shared: &Arc<Shared>, peer: IpAddr, listen: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
@@ -141,7 +141,7 @@ impl Wire {
 /// The stream as hyper gets it.
 pub(super) struct ClientStream {
     pub(super) stream: TcpStream,
-    pub(super) wire: Arc<Wire>,
+    pub(super) client_side: Arc<ClientSide>,
 }
 
 impl AsyncRead for ClientStream {
@@ -153,13 +153,13 @@ impl AsyncRead for ClientStream {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
-        let phase = self.wire.phase.load(Relaxed);
+        let phase = self.client_side.phase.load(Relaxed);
         if matches!(phase, IDLE | HEAD) && !read.is_empty() {
             if phase == IDLE {
-                self.wire.enter(HEAD);
+                self.client_side.enter(HEAD);
             }
             // Bounded by hyper's own limit on a head, at which it answers 431.
-            self.wire
+            self.client_side
                 .head
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -183,7 +183,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.wire.reset.load(Relaxed) {
+        if self.client_side.reset.load(Relaxed) {
             // An orderly end would look like a whole answer.
             return Poll::Ready(Ok(()));
         }
@@ -205,7 +205,7 @@ impl AsyncWrite for ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        if self.wire.reset.load(Relaxed) {
+        if self.client_side.reset.load(Relaxed) {
             // On failure it ends in order, and the framing of the answer still tells all but HTTP/1.0 clients.
             let linger = Some(Duration::ZERO);
             if let Err(error) = rustix::net::sockopt::set_socket_linger(&self.stream, linger) {

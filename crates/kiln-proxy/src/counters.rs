@@ -25,11 +25,11 @@ impl Counters {
 
 /// The counters of every release that was ever routed to.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(super) struct CountersByRelease {
     by_release: Mutex<BTreeMap<(ServiceKey, ReleaseNumber), Arc<Counters>>>,
 }
 
-impl Book {
+impl CountersByRelease {
     pub(super) fn of(&self, service: &ServiceKey, release: ReleaseNumber) -> Arc<Counters> {
         let mut by_release = self
             .by_release

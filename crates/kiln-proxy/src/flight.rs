@@ -12,14 +12,14 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::task::{Context, Poll, Waker};
 
 use super::Limits;
-use super::connection::Wire;
+use super::connection::ClientSide;
 use super::counters::Counters;
 use super::slots::Slots;
 use super::table::{Instance, Shared};
 
 /// Why a request was ended from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum EndReason {
     /// Its instance's drain had its time.
     Drain,
     /// The proxy itself ends.
@@ -63,7 +63,7 @@ pub(super) enum BadBody {
 /// Shared within the worker by everything that moves the request.
 pub(super) struct Flight {
     shared: Arc<Shared>,
-    pub(super) wire: Arc<Wire>,
+    pub(super) client_side: Arc<ClientSide>,
     instance: RefCell<Option<Arc<Instance>>>,
     counters: RefCell<Option<Arc<Counters>>>,
     stage: Cell<Stage>,
@@ -72,7 +72,7 @@ pub(super) struct Flight {
     touched: Cell<u64>,
     /// An event stream: silence is usual.
     quiet: Cell<bool>,
-    fate: Cell<Option<Fate>>,
+    end_reason: Cell<Option<EndReason>>,
     outcome: Cell<Outcome>,
     pub(super) bad_body: Cell<Option<BadBody>>,
     /// Something of the request's body was read, so it can't be sent again.
@@ -81,17 +81,17 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(shared: &Arc<Shared>, wire: &Arc<Wire>) -> Rc<Self> {
+    pub(super) fn new(shared: &Arc<Shared>, client_side: &Arc<ClientSide>) -> Rc<Self> {
         Rc::new(Self {
             shared: Arc::clone(shared),
-            wire: Arc::clone(wire),
+            client_side: Arc::clone(client_side),
             instance: RefCell::new(None),
             counters: RefCell::new(None),
             stage: Cell::new(Stage::Request),
             waits_for: Cell::new(WaitsFor::Instance),
             touched: Cell::new(shared.coarse_now().0),
             quiet: Cell::new(false),
-            fate: Cell::new(None),
+            end_reason: Cell::new(None),
             // Whoever drops it without a word is the client's connection that went away.
             outcome: Cell::new(Outcome::Cancelled),
             bad_body: Cell::new(None),
@@ -117,7 +117,7 @@ impl Flight {
     /// The instance has nothing more to do with it.
     pub(super) fn release(&self) {
         if let Some(instance) = self.instance.take() {
-            if self.fate.get() == Some(Fate::Drain) {
+            if self.end_reason.get() == Some(EndReason::Drain) {
                 instance.cut.fetch_add(1, SeqCst);
             }
             self.shared.leave(&instance);
@@ -153,13 +153,13 @@ impl Flight {
         self.outcome.set(outcome);
     }
 
-    pub(super) fn fate(&self) -> Option<Fate> {
-        self.fate.get()
+    pub(super) fn end_reason(&self) -> Option<EndReason> {
+        self.end_reason.get()
     }
 
-    pub(super) fn end(&self, fate: Fate) {
-        if self.fate.get().is_none() {
-            self.fate.set(Some(fate));
+    pub(super) fn end(&self, end_reason: EndReason) {
+        if self.end_reason.get().is_none() {
+            self.end_reason.set(Some(end_reason));
         }
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -181,30 +181,33 @@ impl Flight {
         let waited = u128::from(now.saturating_sub(self.touched.get()));
         match (self.stage.get(), self.waits_for.get()) {
             (Stage::Request, WaitsFor::Instance) if waited > limits.answer.as_millis() => {
-                self.end(Fate::NoAnswer);
+                self.end(EndReason::NoAnswer);
             }
             (Stage::Request, WaitsFor::Client) if waited > limits.body.as_millis() => {
-                self.end(Fate::SlowRequest);
+                self.end(EndReason::SlowRequest);
             }
             (Stage::Answer, WaitsFor::Instance)
                 if waited > limits.body.as_millis() && !self.quiet.get() =>
             {
-                self.end(Fate::SlowAnswer);
+                self.end(EndReason::SlowAnswer);
             }
             // Blocked in writing to the client: nobody asks the body, so the connection itself is ended.
             (Stage::Answer, WaitsFor::Client) if waited > limits.body.as_millis() => {
-                self.wire.abort()
+                self.client_side.abort()
             }
             _ => {}
         }
     }
 
     /// What `work` gives, unless the request is ended before.
-    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Fate> {
+    pub(super) async fn unless_ended<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, EndReason> {
         let mut work = pin!(work);
         poll_fn(|context| {
-            if let Some(fate) = self.fate.get() {
-                return Poll::Ready(Err(fate));
+            if let Some(end_reason) = self.end_reason.get() {
+                return Poll::Ready(Err(end_reason));
             }
             self.wake_by(context);
             work.as_mut().poll(context).map(Ok)
@@ -250,6 +253,6 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.flights.borrow_mut().remove(self.slot);
         self.flight.finish();
-        self.flight.wire.request_ended();
+        self.flight.client_side.request_ended();
     }
 }

@@ -16,8 +16,8 @@ use kiln_pool::{Attempt, Fault, Place, Progress, Retry, Verdict, choose};
 use tokio::net::TcpStream;
 
 use super::answer_body::{AnswerBody, InstanceBody};
-use super::connection::Wire;
-use super::flight::{BadBody, Fate, Flight, Outcome, Ticket, WaitsFor};
+use super::connection::ClientSide;
+use super::flight::{BadBody, EndReason, Flight, Outcome, Ticket, WaitsFor};
 use super::headers::{remove_hop_by_hop, request_id, upgrade};
 use super::outgoing::{Outgoing, is_idempotent, outgoing};
 use super::pool::Lease;
@@ -36,12 +36,12 @@ type Answer = Result<Response<AnswerBody>, ClientGone>;
 
 pub(super) async fn serve(
     worker: Rc<Worker>,
-    wire: Arc<Wire>,
+    client_side: Arc<ClientSide>,
     request: Request<Incoming>,
 ) -> Answer {
-    let framing = wire.request_begins(!request.body().is_end_stream());
+    let framing = client_side.request_begins(!request.body().is_end_stream());
     let id = request_id(request.headers()).unwrap_or_else(|| worker.new_request_id());
-    let flight = Flight::new(&worker.shared, &wire);
+    let flight = Flight::new(&worker.shared, &client_side);
     let ticket = Ticket::new(Rc::clone(&flight), &worker.flights);
     let answer = match refused(&request, framing) {
         Some((status, why)) => Err(Refusal {
@@ -76,7 +76,7 @@ enum Failed {
     Unsent(Box<Outgoing>, Failure),
     /// Something may have been sent, and nothing was answered.
     Sent(Failure),
-    Ended(Fate),
+    Ended(EndReason),
 }
 
 struct Exchange<'a> {
@@ -123,8 +123,8 @@ async fn exchange(
         let spare = exchange.repeatable.then(|| outgoing.again());
         let (failure, again, progress) = match exchange.attempt(&instance, outgoing, fresh).await {
             Ok((response, lease)) => return Ok(exchange.answer(response, lease, ticket)),
-            Err(Failed::Ended(fate)) => {
-                return Err(exchange.count(Refusal::ended(fate, &instance)));
+            Err(Failed::Ended(end_reason)) => {
+                return Err(exchange.count(Refusal::ended(end_reason, &instance)));
             }
             Err(Failed::Unsent(unsent, failure)) => (failure, Some(*unsent), Progress::Unsent),
             Err(Failed::Sent(failure)) => (failure, spare, Progress::Sent),
@@ -165,7 +165,7 @@ fn is_among(instance: &Instance, tried: &[Arc<Instance>]) -> bool {
 impl Exchange<'_> {
     /// Chooses by the table that is current, and is counted at the instance when it returns.
     fn route(&self, tried: &[Arc<Instance>]) -> Result<Arc<Instance>, Refusal> {
-        let listen = self.flight.wire.listen;
+        let listen = self.flight.client_side.listen;
         match self
             .worker
             .shared
@@ -220,7 +220,7 @@ impl Exchange<'_> {
     fn has_other(&self, tried: &[Arc<Instance>]) -> bool {
         let live = self.worker.shared.live();
         live.routes
-            .get(&self.flight.wire.listen)
+            .get(&self.flight.client_side.listen)
             .is_some_and(|route| {
                 route.places().any(|(place, instance)| {
                     route.shares[place.set].weight > Weight::NONE && !is_among(instance, tried)
@@ -251,7 +251,7 @@ impl Exchange<'_> {
                     self.tell(instance, instance.failed(worker.shared.precise_now()));
                     return Err(Failed::Unsent(Box::new(outgoing), failure));
                 }
-                Err(fate) => return Err(Failed::Ended(fate)),
+                Err(end_reason) => return Err(Failed::Ended(end_reason)),
             },
         };
         let request = outgoing.into_request(flight);
@@ -285,11 +285,11 @@ impl Exchange<'_> {
                     None => Failed::Sent(failure),
                 })
             }
-            Err(fate) => {
-                if fate == Fate::NoAnswer {
+            Err(end_reason) => {
+                if end_reason == EndReason::NoAnswer {
                     self.tell(instance, instance.failed(worker.shared.precise_now()));
                 }
-                Err(Failed::Ended(fate))
+                Err(Failed::Ended(end_reason))
             }
         }
     }
@@ -365,7 +365,7 @@ impl Exchange<'_> {
                 }
                 self.flight.outcome(Outcome::Served);
                 drop(ticket);
-                self.flight.wire.tunnel_begins();
+                self.flight.client_side.tunnel_begins();
                 tunnel::open(
                     &self.worker.tunnels,
                     lease.instance.epoch,

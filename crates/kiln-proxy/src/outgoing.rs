@@ -94,7 +94,7 @@ pub(super) fn outgoing(
         headers.insert(HOST, host);
     }
     remove_hop_by_hop(&mut headers);
-    set_forwarded(&mut headers, flight.wire.peer, id);
+    set_forwarded(&mut headers, flight.client_side.peer, id);
     if let Some(to) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, to);

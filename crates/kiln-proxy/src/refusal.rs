@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use kiln_pool::Fault;
 
 use super::answer_body::AnswerBody;
-use super::flight::{Fate, Flight, Outcome};
+use super::flight::{EndReason, Flight, Outcome};
 use super::headers::REQUEST_ID;
 use super::table::Instance;
 
@@ -48,22 +48,22 @@ impl Refusal {
     }
 
     /// The request was ended from outside.
-    pub(super) fn ended(fate: Fate, instance: &Instance) -> Self {
+    pub(super) fn ended(end_reason: EndReason, instance: &Instance) -> Self {
         let id = &instance.id;
-        match fate {
-            Fate::Drain => Self::failed(
+        match end_reason {
+            EndReason::Drain => Self::failed(
                 StatusCode::GATEWAY_TIMEOUT,
                 format!("{id} was replaced and did not answer before its drain deadline"),
             ),
-            Fate::Retire => Self::failed(
+            EndReason::Retire => Self::failed(
                 StatusCode::GATEWAY_TIMEOUT,
                 "the proxy ends and the answer did not come in time",
             ),
-            Fate::NoAnswer | Fate::SlowAnswer => Self::failed(
+            EndReason::NoAnswer | EndReason::SlowAnswer => Self::failed(
                 StatusCode::GATEWAY_TIMEOUT,
                 format!("{id} did not answer in time"),
             ),
-            Fate::SlowRequest => Self {
+            EndReason::SlowRequest => Self {
                 status: StatusCode::REQUEST_TIMEOUT,
                 why: "the request's body did not come in time".into(),
                 outcome: Outcome::Cancelled,

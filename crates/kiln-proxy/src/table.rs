@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use kiln_model::{Backend, Generation, InstanceId, ReleaseNumber, Route, RoutingTable, ServiceKey};
 use tokio::sync::{Notify, mpsc};
 
-use super::counters::{Book, Counters};
+use super::counters::{Counters, CountersByRelease};
 use kiln_pool::{Health, LimitClock, Moment, Place, SetShare, Verdict};
 
 /// One instance. Lives as long as a table or a request names it.
@@ -124,7 +124,7 @@ pub(super) struct Live {
 pub(super) struct Shared {
     live: ArcSwap<Live>,
     published: AtomicU64,
-    pub(super) book: Book,
+    pub(super) counters: CountersByRelease,
     /// A draining instance's count came to 0.
     pub(super) idle: Notify,
     /// Who was ejected (true) or serves again.
@@ -146,7 +146,7 @@ impl Shared {
         Self {
             live: ArcSwap::from_pointee(nothing),
             published: AtomicU64::new(0),
-            book: Book::default(),
+            counters: CountersByRelease::default(),
             idle: Notify::new(),
             ejections,
             fail_open_said: AtomicU64::new(0),
@@ -290,7 +290,7 @@ impl Registry {
     }
 
     fn live(&mut self, shared: &Shared, route: &Route) -> LiveRoute {
-        let counters = |release| shared.book.of(&route.service, release);
+        let counters = |release| shared.counters.of(&route.service, release);
         let heaviest = route.sets.iter().max_by_key(|set| set.weight);
         let sets: Vec<_> = route
             .sets

@@ -11,7 +11,7 @@ use hyper::header::HeaderValue;
 use tokio::sync::Semaphore;
 
 use super::Limits;
-use super::connection::Wire;
+use super::connection::ClientSide;
 use super::flight::Flight;
 use super::log::say;
 use super::pool::Pool;
@@ -36,10 +36,10 @@ pub(super) struct Worker {
     pub(super) pool: Rc<Pool>,
     pub(super) flights: Rc<RefCell<Slots<Rc<Flight>>>>,
     pub(super) tunnels: Tunnels,
-    pub(super) wires: RefCell<Slots<Arc<Wire>>>,
+    pub(super) clients: RefCell<Slots<Arc<ClientSide>>>,
     pub(super) room: Arc<Semaphore>,
     pub(super) retired: Cell<Option<Retired>>,
-    pub(super) dice: Cell<u64>,
+    pub(super) random_state: Cell<u64>,
 }
 
 impl Worker {
@@ -50,17 +50,21 @@ impl Worker {
     /// A number below `below`, which is not 0.
     pub(super) fn random(&self, below: usize) -> usize {
         // xorshift64*: good enough to spread load, and nothing secret is made of it.
-        let mut dice = self.dice.get();
-        dice ^= dice >> 12;
-        dice ^= dice << 25;
-        dice ^= dice >> 27;
-        self.dice.set(dice);
-        let scattered = dice.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16;
+        let mut random_state = self.random_state.get();
+        random_state ^= random_state >> 12;
+        random_state ^= random_state << 25;
+        random_state ^= random_state >> 27;
+        self.random_state.set(random_state);
+        let scattered = random_state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16;
         usize::try_from(scattered).unwrap_or(0) % below.max(1)
     }
 
     pub(super) fn new_request_id(&self) -> HeaderValue {
-        let id = format!("{:016x}{:08x}", self.dice.get(), self.random(1 << 32));
+        let id = format!(
+            "{:016x}{:08x}",
+            self.random_state.get(),
+            self.random(1 << 32)
+        );
         HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 

@@ -155,7 +155,7 @@ impl Control {
                 self.refuse(id, generation, &Refused::Unreadable(error));
             }
             Event::Said(id, ToProxy::Count) => {
-                let counters = self.shared.book.read();
+                let counters = self.shared.counters.read();
                 self.say_to(
                     id,
                     FromProxy::Counters {
