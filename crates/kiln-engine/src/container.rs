@@ -5,15 +5,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_model::{StartFailure, StartFault};
-use serde::{Deserialize, Serialize};
+use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::cgroup::Group;
 use crate::mounts::SandboxMount;
-use crate::rootfs::{self, Root};
+use crate::root::Root;
+use crate::rootfs;
 use crate::seccomp::Filters;
 use crate::spec::{Link, TmpfsSpec};
 use crate::sys::{self, Fork};
-use crate::{init, netlink, users};
+use crate::{children, init, netlink, rights, users};
 
 /// The namespaces that a container is made in. That of its control groups is made later, when it is in its group: the group
 /// is its root then, and nothing of the host's is seen.
@@ -24,7 +25,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
 
 /// What the child makes of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Container {
     pub(crate) root: Root,
     /// An empty folder of the host.
@@ -36,7 +37,7 @@ pub(crate) struct Container {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: String,
     pub(crate) user: String,
-    pub(crate) capabilities: Vec<u32>,
+    pub(crate) capabilities: CapabilitySet,
     pub(crate) link: Option<Link>,
     /// The host's network namespace was kept.
     pub(crate) host_network: bool,
@@ -99,7 +100,7 @@ pub(crate) fn launch(
         });
     let failure = match ready {
         Err(failure) => Some(failure),
-        Ok(()) => said(&failure_read),
+        Ok(()) => reported(&failure_read),
     };
     match failure {
         None => Ok(Launched {
@@ -109,7 +110,7 @@ pub(crate) fn launch(
         Some(failure) => {
             // It is this process's child and not waited for yet: the number is its own.
             let _ = sys::kill(init, libc::SIGKILL);
-            while let Ok(Some((pid, _))) = sys::reap(true) {
+            while let Ok(Some((pid, _))) = children::reap(true) {
                 if pid == init {
                     break;
                 }
@@ -120,11 +121,11 @@ pub(crate) fn launch(
 }
 
 /// What the child said before its end; `None`: nothing, since the application was executed.
-fn said(failure: &OwnedFd) -> Option<StartFailure> {
+fn reported(failure: &OwnedFd) -> Option<StartFailure> {
     match read_all(failure) {
-        Ok(said) if said.is_empty() => None,
-        Ok(said) => Some(
-            serde_json::from_slice(&said)
+        Ok(report) if report.is_empty() => None,
+        Ok(report) => Some(
+            serde_json::from_slice(&report)
                 .unwrap_or_else(|error| host("starting the container", &error)),
         ),
         Err(error) => Some(host("starting the container", &error)),
@@ -182,15 +183,15 @@ pub(crate) fn host(what: &str, error: &dyn std::fmt::Display) -> StartFailure {
 }
 
 fn prepare(container: &Container, go: OwnedFd) -> Result<(), StartFailure> {
-    sys::die_with_parent().map_err(|error| host("tying the instance to its shim", &error))?;
+    rights::die_with_parent().map_err(|error| host("tying the instance to its shim", &error))?;
     let mut byte = [0];
     match std::fs::File::from(go).read(&mut byte) {
         Ok(1) => {}
         _ => sys::exit_now(125),
     }
-    sys::unshare_control_groups()
+    sys::unshare(UnshareFlags::NEWCGROUP)
         .map_err(|error| host("making the namespace of control groups", &error))?;
-    sys::set_hostname(&container.hostname)
+    rustix::system::sethostname(container.hostname.as_bytes())
         .map_err(|error| host("setting the host name", &error))?;
     if !container.host_network {
         netlink::configure_inside(container.link.as_ref()).map_err(|error| {
@@ -250,20 +251,20 @@ fn to_application(container: &Container, filters: &Filters) -> Result<Never, Sta
         env.push(("HOME".to_owned(), identity.home.clone()));
     }
     let program = find(&container.argv, &env)?;
-    sys::reset_limits();
+    rights::reset_limits();
     let _ = rustix::process::setsid();
     let (uid, gid, groups) = (identity.uid, identity.gid, &identity.groups);
     if container.privileged {
-        sys::become_user(uid, gid, groups)
+        rights::become_user(uid, gid, groups)
     } else {
-        sys::become_user_with(&container.capabilities, uid, gid, groups)
+        rights::become_user_with(container.capabilities, uid, gid, groups)
     }
     .map_err(|error| host("giving up rights", &error))?;
-    sys::die_with_parent().map_err(|error| host("tying the application to its init", &error))?;
+    rights::die_with_parent().map_err(|error| host("tying the application to its init", &error))?;
     sys::close_from_on_exec(3);
     sys::reset_signals();
     if !container.privileged {
-        sys::no_new_privileges().map_err(|error| host("giving up privileges", &error))?;
+        rights::no_new_privileges().map_err(|error| host("giving up privileges", &error))?;
         filters
             .install()
             .map_err(|error| host("installing the filter", &error))?;

@@ -193,9 +193,9 @@ impl Engine {
             return Err(EngineError::NotRoot);
         }
         let kernel = |text: String| EngineError::Kernel(text);
-        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        let file_systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
         for needed in ["overlay", "erofs"] {
-            if !known.split_whitespace().any(|name| name == needed) {
+            if !file_systems.split_whitespace().any(|name| name == needed) {
                 return Err(kernel(format!(
                     "no `{needed}` file system in /proc/filesystems: load its module (`modprobe {needed}`) or boot a kernel that has it"
                 )));
@@ -247,8 +247,8 @@ impl Engine {
             id: id.clone(),
             source,
         };
-        let known = Record::read(&folder).map_err(failed)?;
-        if let Some(known) = known.map(|known| known.generation)
+        let before = Record::read(&folder).map_err(failed)?;
+        if let Some(known) = before.map(|record| record.generation)
             && spec.generation < known
         {
             return Err(StartError::Stale {
@@ -257,7 +257,7 @@ impl Engine {
                 known,
             });
         }
-        match self.look_at(&folder).map_err(failed)? {
+        match self.state_in(&folder).map_err(failed)? {
             Some((InstanceState::Running(started), _)) => return Ok(started),
             // It had been started: what ended is not started again, a new instance is.
             Some((InstanceState::Ended(record), true)) => {
@@ -333,16 +333,16 @@ impl Engine {
     /// `None`: nothing of it is left.
     pub fn inspect(&self, id: &InstanceId) -> Result<Option<InstanceState>, EngineError> {
         let folder = self.folder(id);
-        let seen = self.look_at(&folder);
-        let seen = seen.map_err(|source| EngineError::Folder {
+        let found = self.state_in(&folder);
+        let found = found.map_err(|source| EngineError::Folder {
             path: folder,
             source,
         })?;
-        Ok(seen.map(|(state, _)| state))
+        Ok(found.map(|(state, _)| state))
     }
 
     /// The state, and whether it has been running.
-    fn look_at(&self, folder: &Path) -> io::Result<Option<(InstanceState, bool)>> {
+    fn state_in(&self, folder: &Path) -> io::Result<Option<(InstanceState, bool)>> {
         let Some(record) = Record::read(folder)? else {
             return Ok(None);
         };

@@ -4,9 +4,11 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{self, Ended};
+use crate::children::{self, Ended};
+use crate::{rights, sys};
 
 /// How the application ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,16 +41,13 @@ fn sent() -> u64 {
         .sum()
 }
 
-/// `CAP_KILL`: the application may run as another user.
-const CAP_KILL: u32 = 5;
-
 /// Runs until the application has ended; gives the exit code for this process. Signals are blocked already.
 pub(crate) fn run(application: i32, status: OwnedFd) -> i32 {
     let mut status = std::fs::File::from(status);
-    // An init with fewer rights is better; one with too many still works.
-    let _ = sys::limit_capabilities(&[CAP_KILL]);
-    let _ = sys::no_new_privileges();
-    let _ = sys::die_with_parent();
+    // An init with fewer rights is better; one with too many still works. It signals an application that may be another user's.
+    let _ = rights::limit_capabilities(CapabilitySet::KILL);
+    let _ = rights::no_new_privileges();
+    let _ = rights::die_with_parent();
     loop {
         let Some(signal) = sys::wait_signal(-1) else {
             continue;
@@ -57,7 +56,7 @@ pub(crate) fn run(application: i32, status: OwnedFd) -> i32 {
             let _ = sys::kill(application, signal);
             continue;
         }
-        while let Ok(Some((pid, ended))) = sys::reap(false) {
+        while let Ok(Some((pid, ended))) = children::reap(false) {
             if pid != application {
                 continue;
             }

@@ -2,14 +2,16 @@
 //! device), shared by all instances.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use kiln_model::{Digest, StartFault};
 use kiln_oci::erofs::{self, CheckError};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, unmount};
 
 use crate::spec::LayerFile;
 use crate::sys;
@@ -46,7 +48,9 @@ impl LayerError {
     }
 }
 
-const FLAGS: libc::c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+const FLAGS: MountFlags = MountFlags::RDONLY
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NODEV);
 /// A free loop device can be somebody else's before it is ours.
 const LOOP_TRIES: u32 = 64;
 
@@ -81,7 +85,7 @@ pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {
         .iter()
         .map(|donor| PathBuf::from(format!("/proc/self/fd/{}", donor.as_raw_fd())));
     let options = options(devices);
-    match sys::mount(Some(file), point, Some("erofs"), FLAGS, options.as_deref()) {
+    match mount_erofs(file, point, options) {
         // ENOTBLK: before Linux 6.12 EROFS wants a block device. EINVAL: it can't read through the file system that the
         // file is on, such as tmpfs.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTBLK | libc::EINVAL)) => {
@@ -91,14 +95,26 @@ pub(crate) fn mount(file: &Path, point: &Path) -> io::Result<()> {
     }
 }
 
+fn mount_erofs(source: &Path, point: &Path, options: Option<OsString>) -> io::Result<()> {
+    let options = options.map(|options| CString::new(options.into_vec()));
+    let options = options.transpose()?;
+    Ok(rustix::mount::mount(
+        source,
+        point,
+        "erofs",
+        FLAGS,
+        options.as_deref(),
+    )?)
+}
+
 /// The files that `file` takes blocks from, in the order of its devices.
 fn open_donors(file: &Path) -> io::Result<Vec<File>> {
     let paths = erofs::donor_paths(file)?.into_iter();
-    paths.map(|(_, path)| open_said(&path)).collect()
+    paths.map(|(_, path)| open_named(&path)).collect()
 }
 
 /// Opens a file; an error says which.
-fn open_said(path: &Path) -> io::Result<File> {
+fn open_named(path: &Path) -> io::Result<File> {
     File::open(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
@@ -123,7 +139,7 @@ fn mount_through_loop(file: &Path, donors: &[File], point: &Path) -> io::Result<
         .map(attach_loop)
         .collect::<io::Result<Vec<_>>>()?;
     let options = options(donors.iter().map(|(_, path)| path.clone()));
-    let mounted = sys::mount(Some(&path), point, Some("erofs"), FLAGS, options.as_deref());
+    let mounted = mount_erofs(&path, point, options);
     drop((device, donors));
     mounted
 }
@@ -172,7 +188,6 @@ fn check(layer: &LayerFile) -> Result<(), LayerError> {
 
 /// Everything that is mounted in this mount namespace.
 pub(crate) fn mount_points() -> BTreeSet<PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
     let text = fs::read("/proc/self/mounts").unwrap_or_default();
     text.split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(1))
@@ -208,7 +223,7 @@ pub(crate) fn unmount_unused(folder: &Path, needed: &BTreeSet<PathBuf>) {
     for point in mount_points() {
         if point.starts_with(folder) && !needed.contains(&point) {
             // Busy means that something still uses it after all.
-            if sys::unmount(&point, 0).is_ok() {
+            if unmount(&point, UnmountFlags::empty()).is_ok() {
                 let _ = fs::remove_dir(&point);
             }
         }
@@ -245,8 +260,7 @@ impl Overlay {
         match &points[..] {
             [] => {}
             [one] => {
-                sys::mount(Some(one), &target, None, libc::MS_BIND, None)
-                    .map_err(failed(&target))?;
+                mount_bind(one, &target).map_err(|errno| failed(&target)(errno.into()))?;
                 overlay.mounts.push(target);
             }
             many => {
@@ -267,7 +281,7 @@ impl Overlay {
         let scratch = scratch.canonicalize()?;
         for point in mount_points().iter().rev() {
             if point.starts_with(&scratch) {
-                sys::unmount(point, libc::MNT_DETACH)?;
+                unmount(point, UnmountFlags::DETACH)?;
             }
         }
         Ok(())
@@ -277,7 +291,7 @@ impl Overlay {
 impl Drop for Overlay {
     fn drop(&mut self) {
         for point in self.mounts.iter().rev() {
-            let _ = sys::unmount(point, libc::MNT_DETACH);
+            let _ = unmount(point, UnmountFlags::DETACH);
         }
     }
 }
@@ -330,7 +344,7 @@ mod tests {
         mount_through_loop(&file, &[], &point).unwrap();
         let read = fs::read_to_string(point.join("hello"));
         let (loops, written) = (loops_of(&file), fs::write(point.join("new"), ""));
-        sys::unmount(&point, 0).unwrap();
+        unmount(&point, UnmountFlags::empty()).unwrap();
         assert_eq!(read.unwrap(), "from the layer");
         assert_eq!(loops, 1);
         assert_eq!(
@@ -371,16 +385,16 @@ mod tests {
         fs::create_dir(&point).unwrap();
         mount(&first, &point).unwrap();
         let (large, _) = large_and_small(&point);
-        sys::unmount(&point, 0).unwrap();
+        unmount(&point, UnmountFlags::empty()).unwrap();
         assert!(fs::metadata(&second).unwrap().len() < 100_000);
 
         mount(&second, &point).unwrap();
         let from_files = large_and_small(&point);
-        sys::unmount(&point, 0).unwrap();
+        unmount(&point, UnmountFlags::empty()).unwrap();
         let donors = open_donors(&second).unwrap();
         mount_through_loop(&second, &donors, &point).unwrap();
         let (loops, from_loops) = (loops_of(&first), large_and_small(&point));
-        sys::unmount(&point, 0).unwrap();
+        unmount(&point, UnmountFlags::empty()).unwrap();
         assert_eq!(from_files, (large, "two".to_owned()));
         assert_eq!(from_loops, from_files);
         assert_eq!(loops, 1);
@@ -426,13 +440,13 @@ mod tests {
         let [memory, point] = ["memory", "point"].map(|name| folder.path().join(name));
         fs::create_dir(&memory).unwrap();
         fs::create_dir(&point).unwrap();
-        sys::mount(None, &memory, Some("tmpfs"), 0, None).unwrap();
+        crate::tmpfs::mount_at(&memory, MountFlags::empty(), "").unwrap();
         let file = layer(&memory);
         let mounted = mount(&file, &point);
         let read = fs::read_to_string(point.join("hello"));
-        let _ = sys::unmount(&point, 0);
+        let _ = unmount(&point, UnmountFlags::empty());
         no_loop_is_left(&file);
-        sys::unmount(&memory, libc::MNT_DETACH).unwrap();
+        unmount(&memory, UnmountFlags::DETACH).unwrap();
         mounted.unwrap();
         assert_eq!(read.unwrap(), "from the layer");
     }

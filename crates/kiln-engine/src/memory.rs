@@ -1,11 +1,12 @@
 //! A folder in memory, for what is written, read once and thrown away: no disk has to keep up with it.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::sys;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::tmpfs;
 
 /// A file system in memory, mounted at a folder until it is dropped.
 pub struct MemoryFolder {
@@ -15,10 +16,8 @@ pub struct MemoryFolder {
 impl MemoryFolder {
     /// At most `size` bytes may be in it, and as many files as there is memory for. `path` is an empty folder.
     pub fn mount(path: &Path, size: u64) -> io::Result<Self> {
-        let data = OsString::from(format!("mode=755,size={size},nr_inodes=0"));
-        let flags = libc::MS_NOSUID | libc::MS_NODEV;
-        let source = Some(Path::new("kiln"));
-        sys::mount(source, path, Some("tmpfs"), flags, Some(&data))?;
+        let options = format!("mode=755,size={size},nr_inodes=0");
+        tmpfs::mount_at(path, MountFlags::NOSUID | MountFlags::NODEV, &options)?;
         Ok(Self {
             path: path.to_owned(),
         })
@@ -32,14 +31,14 @@ impl MemoryFolder {
 
 impl Drop for MemoryFolder {
     fn drop(&mut self) {
-        let _ = sys::unmount(&self.path, libc::MNT_DETACH);
+        let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH);
     }
 }
 
 /// Bytes that this process may still put into memory without taking it from others: what the machine has left, or what the
 /// narrowest of this process's control groups allows.
 pub fn available() -> Option<u64> {
-    let free = said("MemAvailable:")?;
+    let free = meminfo("MemAvailable:")?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let limits = limit_files(&groups, &mounts).into_iter();
@@ -49,10 +48,10 @@ pub fn available() -> Option<u64> {
 
 /// Bytes of the whole machine; `None` where it does not say how many it has.
 pub fn total() -> Option<u64> {
-    said("MemTotal:")
+    meminfo("MemTotal:")
 }
 
-fn said(name: &str) -> Option<u64> {
+fn meminfo(name: &str) -> Option<u64> {
     field(&fs::read_to_string("/proc/meminfo").ok()?, name)
 }
 

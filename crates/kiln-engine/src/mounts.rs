@@ -3,7 +3,6 @@
 //! Sources are opened while the host's files are still there, and attached after the root was changed, where no link of a target
 //! leads out of it.
 
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -11,13 +10,14 @@ use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_remount, move_mount, open_tree,
+    unmount,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::rootfs::{Root, RootError, mount_root};
-use crate::{layers, sys};
-
-const SAFE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+use crate::root::{Root, RootError, SAFE, mount_root};
+use crate::{layers, tmpfs};
 
 /// A mount of a step.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -174,22 +174,23 @@ pub(crate) fn place(opened: Vec<Opened<'_>>) -> Result<(), RootError> {
     for Opened { mount, tree } in opened {
         let target = Path::new(&mount.to);
         let failed = |what| RootError::at(what, target);
-        let read_only = if mount.writable { 0 } else { libc::MS_RDONLY };
+        let read_only = if mount.writable {
+            MountFlags::empty()
+        } else {
+            MountFlags::RDONLY
+        };
         match (&mount.source, tree) {
             (_, Some((tree, is_folder))) => {
                 make_target(target, is_folder).map_err(failed("making the mount point"))?;
                 attach(&tree, target).map_err(failed("mounting"))?;
-                let flags = libc::MS_BIND | libc::MS_REMOUNT | SAFE | read_only;
-                sys::mount(None, target, None, flags, None).map_err(failed("mounting"))?;
+                let flags = MountFlags::BIND | SAFE | read_only;
+                mount_remount(target, flags, "").map_err(RootError::at("mounting", target))?;
             }
             (MountSource::Tmpfs { size }, None) => {
                 make_target(target, true).map_err(failed("making the mount point"))?;
                 let size = size.filter(|size| *size > 0);
-                let data =
-                    OsString::from(size.map_or_else(String::new, |size| format!("size={size}")));
-                let data = (!data.is_empty()).then_some(data.as_os_str());
-                let source = Some(Path::new("tmpfs"));
-                sys::mount(source, target, Some("tmpfs"), SAFE | read_only, data)
+                let options = size.map_or_else(String::new, |size| format!("size={size}"));
+                tmpfs::mount_at(target, SAFE | read_only, &options)
                     .map_err(failed("mounting the tmpfs"))?;
             }
             (
@@ -204,9 +205,8 @@ pub(crate) fn place(opened: Vec<Opened<'_>>) -> Result<(), RootError> {
                 make_target(target, false).map_err(failed("making the mount point"))?;
                 let tree = secret(content, *mode, *uid, *gid).map_err(failed("writing"))?;
                 attach(&tree, target).map_err(failed("mounting"))?;
-                let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
-                let flags = flags | SAFE | libc::MS_NOEXEC;
-                sys::mount(None, target, None, flags, None).map_err(failed("mounting"))?;
+                let flags = MountFlags::BIND | MountFlags::RDONLY | SAFE | MountFlags::NOEXEC;
+                mount_remount(target, flags, "").map_err(RootError::at("mounting", target))?;
             }
             (MountSource::Folder { .. } | MountSource::Layers { .. }, None) => {}
         }
@@ -241,14 +241,7 @@ fn make_target(target: &Path, is_folder: bool) -> io::Result<()> {
 fn secret(content: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
     let place = Path::new("/dev/.secret");
     fs::create_dir_all(place)?;
-    let data = OsString::from("mode=0700");
-    sys::mount(
-        Some(Path::new("tmpfs")),
-        place,
-        Some("tmpfs"),
-        SAFE | libc::MS_NOEXEC,
-        Some(&data),
-    )?;
+    tmpfs::mount_at(place, SAFE | MountFlags::NOEXEC, "mode=0700")?;
     let fill = || {
         let path = place.join("secret");
         let mut file = File::create(&path)?;
@@ -258,7 +251,7 @@ fn secret(content: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> 
         tree(place, Path::new("secret")).map(|(tree, _)| tree)
     };
     let filled = fill();
-    sys::unmount(place, libc::MNT_DETACH)?;
+    unmount(place, UnmountFlags::DETACH)?;
     rustix::fs::unlinkat(CWD, place, AtFlags::REMOVEDIR)?;
     filled
 }

@@ -247,7 +247,7 @@ impl Transaction {
             bytes: Vec::new(),
             sequence: 0,
         };
-        this.mark(BATCH_BEGIN);
+        this.delimit(BATCH_BEGIN);
         this
     }
 
@@ -318,7 +318,7 @@ impl Transaction {
     }
 
     /// Begin and end are answered only where the whole batch is refused.
-    fn mark(&mut self, kind: u16) {
+    fn delimit(&mut self, kind: u16) {
         let mut bytes = request(kind, 0, 0, self.sequence, |m| m);
         bytes[6..8].copy_from_slice(&1_u16.to_ne_bytes());
         bytes[18..20].copy_from_slice(&SUBSYSTEM.to_be_bytes());
@@ -326,7 +326,7 @@ impl Transaction {
     }
 
     pub(crate) fn commit(mut self) -> io::Result<()> {
-        self.mark(BATCH_END);
+        self.delimit(BATCH_END);
         let socket = open()?;
         rustix::net::send(&socket, &self.bytes, SendFlags::empty())?;
         // The kernel has answered when the call returns.

@@ -1,14 +1,12 @@
 //! Layers as one folder, by the kernel's overlay.
 
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-
-use crate::sys;
+use rustix::mount::MountFlags;
 
 /// mount(2) copies one page of options, with the byte at their end.
 const OPTIONS_MAX: usize = 4095;
@@ -22,7 +20,7 @@ pub(crate) fn mount(
     lowers: &[&Path],
     upper: Option<(&Path, &Path)>,
     target: &Path,
-    flags: libc::c_ulong,
+    flags: MountFlags,
 ) -> io::Result<()> {
     let mut options = options(lowers, upper);
     let mut opened: Vec<OwnedFd> = Vec::new();
@@ -46,13 +44,14 @@ pub(crate) fn mount(
             format!("{} layers are more than an overlay takes", lowers.len()),
         ));
     }
-    sys::mount(
-        Some(Path::new("kiln")),
+    let options = CString::new(options)?;
+    Ok(rustix::mount::mount(
+        "kiln",
         target,
-        Some("overlay"),
+        "overlay",
         flags,
-        Some(&OsString::from_vec(options)),
-    )
+        options.as_c_str(),
+    )?)
 }
 
 fn options(lowers: &[&Path], upper: Option<(&Path, &Path)>) -> Vec<u8> {
@@ -86,6 +85,8 @@ fn escape(options: &mut Vec<u8>, path: &Path) {
 mod tests {
     use std::fs;
 
+    use rustix::mount::UnmountFlags;
+
     use super::*;
 
     #[test]
@@ -107,10 +108,10 @@ mod tests {
             fs::write(layer.join("last"), index.to_string()).unwrap();
         }
         let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
-        mount(&layers, None, &target, libc::MS_RDONLY).unwrap();
+        mount(&layers, None, &target, MountFlags::RDONLY).unwrap();
         let found = fs::read_dir(&target).unwrap().count();
         let last = fs::read_to_string(target.join("last")).unwrap();
-        sys::unmount(&target, 0).unwrap();
+        rustix::mount::unmount(&target, UnmountFlags::empty()).unwrap();
         assert_eq!((found, last.as_str()), (201, "199"));
     }
 
@@ -118,7 +119,7 @@ mod tests {
     fn too_many_layers_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        let error = mount(&vec![path; 400], None, path, 0).unwrap_err();
+        let error = mount(&vec![path; 400], None, path, MountFlags::empty()).unwrap_err();
         assert!(error.to_string().contains("400 layers"), "{error}");
     }
 }

@@ -1,82 +1,30 @@
 //! The root of a container, made from inside its own mount namespace. Only the image's own overlay is mounted before the
 //! root is changed; everything after it is resolved inside the new root, where no link leads out.
 
-use std::ffi::OsString;
+use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use kiln_model::StartFault;
-use serde::{Deserialize, Serialize};
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive,
+    mount_change, mount_move, mount_remount, unmount,
+};
 
 use crate::mounts::{self, SandboxMount};
+use crate::root::{Root, RootError, SAFE, mount_root};
 use crate::spec::TmpfsSpec;
+use crate::tmpfs;
 use crate::tree::copy_tree;
-use crate::{overlay, sys};
 
-const DEV_SIZE: &str = "mode=755,size=65536k";
+const DEV_SIZE: &CStr = c"mode=755,size=65536k";
 /// Of /dev/shm, /run and /tmp unless a `tmpfs` says otherwise; counted in the memory limit.
-const SHM_SIZE: &str = "mode=1777,size=67108864";
-const RUN_SIZE: &str = "mode=755,size=67108864";
+const SHM_SIZE: &CStr = c"mode=1777,size=67108864";
+const RUN_SIZE: &CStr = c"mode=755,size=67108864";
 /// Directories that the kernel's and kiln's own file systems are mounted on.
 const OWN_MOUNT_POINTS: [&str; 5] = ["proc", "sys", "dev", "run", "tmp"];
-const SAFE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
-
-/// What the root is made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Root {
-    /// Layer folders, bottom to top, below a generated `top`; nothing can be written.
-    ReadOnly { layers: Vec<PathBuf>, top: PathBuf },
-    /// Folders, bottom to top, under a writable one.
-    Writable {
-        lowers: Vec<PathBuf>,
-        upper: PathBuf,
-        work: PathBuf,
-    },
-    /// A folder as it is.
-    Folder { path: PathBuf },
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RootError {
-    #[error("{what} at {path} failed: {source}")]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
-    #[error(
-        "`tmpfs \"{path}\"`: the image has a file there, and a tmpfs needs a folder: use another path"
-    )]
-    NotAFolder { path: String },
-    #[error(
-        "`tmpfs \"{path}\"` leads to {target}, where the kernel's own files are: use another path"
-    )]
-    NotAPlace { path: String, target: PathBuf },
-}
-
-impl RootError {
-    pub(crate) fn at<E: Into<io::Error>>(
-        what: &'static str,
-        path: &Path,
-    ) -> impl FnOnce(E) -> Self + use<E> {
-        let path = path.to_owned();
-        move |source| Self::Io {
-            what,
-            path,
-            source: source.into(),
-        }
-    }
-
-    pub(crate) fn fault(&self) -> StartFault {
-        match self {
-            Self::Io { .. } => StartFault::Mount,
-            Self::NotAFolder { .. } | Self::NotAPlace { .. } => StartFault::Release,
-        }
-    }
-}
 
 /// What an instance knows of names, its own and others'.
 pub(crate) struct Names<'a> {
@@ -176,12 +124,9 @@ pub(crate) fn enter(
     privileged: bool,
 ) -> Result<(), RootError> {
     // Nothing that is mounted here is seen outside, and nothing mounted outside from now on is seen here.
-    sys::mount(
-        None,
-        Path::new("/"),
-        None,
-        libc::MS_REC | libc::MS_PRIVATE,
-        None,
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
     )
     .map_err(RootError::at("making mounts private", Path::new("/")))?;
     mount_root(root, target)?;
@@ -198,7 +143,7 @@ pub(crate) fn enter(
         }
     }
     let opened = mounts::open(mounts)?;
-    sys::pivot_into(target).map_err(RootError::at("changing the root", target))?;
+    pivot_into(target).map_err(RootError::at("changing the root", target))?;
     own_file_systems(matches!(root, Root::ReadOnly { .. }), privileged)?;
     for wanted in tmpfs {
         mount_seeded(wanted)?;
@@ -210,55 +155,35 @@ pub(crate) fn enter(
     Ok(())
 }
 
-pub(crate) fn mount_root(root: &Root, target: &Path) -> Result<(), RootError> {
-    let overlay = |lowers: Vec<&Path>, rest: Option<(&Path, &Path)>, flags| {
-        overlay::mount(&lowers, rest, target, flags)
-            .map_err(RootError::at("mounting the overlay", target))
-    };
-    match root {
-        Root::ReadOnly { layers, top } => {
-            let lowers = layers.iter().chain([top]).map(PathBuf::as_path).collect();
-            overlay(lowers, None, libc::MS_RDONLY | SAFE)
-        }
-        Root::Writable {
-            lowers,
-            upper,
-            work,
-        } => {
-            if lowers.is_empty() {
-                return bind_folder(upper, target);
-            }
-            let lowers = lowers.iter().map(PathBuf::as_path).collect();
-            overlay(lowers, Some((upper, work)), libc::MS_NODEV)
-        }
-        Root::Folder { path } => bind_folder(path, target),
-    }
-}
-
-fn bind_folder(path: &Path, target: &Path) -> Result<(), RootError> {
-    sys::mount(Some(path), target, None, libc::MS_BIND | libc::MS_REC, None)
-        .map_err(RootError::at("binding the folder", path))
+/// pivot_root(".", ".") and the old root unmounted: the idiom of pivot_root(2), NOTES.
+fn pivot_into(root: &Path) -> io::Result<()> {
+    std::env::set_current_dir(root)?;
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    std::env::set_current_dir("/")
 }
 
 fn own_file_systems(with_run: bool, privileged: bool) -> Result<(), RootError> {
-    let mount = |kind: &'static str, target: &str, flags, data: &str| {
-        let data = OsString::from(data);
-        let data = (!data.is_empty()).then_some(data.as_os_str());
-        sys::mount(
-            Some(Path::new(kind)),
-            Path::new(target),
-            Some(kind),
-            flags,
-            data,
-        )
-        .map_err(RootError::at("mounting", Path::new(target)))
+    let mount = |kind: &'static str, target: &str, flags, options: &CStr| {
+        let options = (!options.is_empty()).then_some(options);
+        rustix::mount::mount(kind, target, kind, flags, options)
+            .map_err(RootError::at("mounting", Path::new(target)))
     };
-    let closed = SAFE | libc::MS_NOEXEC;
-    mount("proc", "/proc", closed, "")?;
-    let writable = if privileged { 0 } else { libc::MS_RDONLY };
-    mount("sysfs", "/sys", closed | writable, "")?;
+    let closed = SAFE | MountFlags::NOEXEC;
+    mount("proc", "/proc", closed, c"")?;
+    let read_only = if privileged {
+        MountFlags::empty()
+    } else {
+        MountFlags::RDONLY
+    };
+    mount("sysfs", "/sys", closed | read_only, c"")?;
     // Its own devices are the only ones in the whole tree; without CAP_MKNOD there can be no others.
-    mount("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, DEV_SIZE)?;
+    mount(
+        "tmpfs",
+        "/dev",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        DEV_SIZE,
+    )?;
     let devices = [
         ("null", 1, 3),
         ("zero", 1, 5),
@@ -269,7 +194,11 @@ fn own_file_systems(with_run: bool, privileged: bool) -> Result<(), RootError> {
     ];
     for (name, major, minor) in devices {
         let path = Path::new("/dev").join(name);
-        sys::make_device(&path, major, minor)
+        let device = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, device)
+            .map_err(io::Error::from)
+            // Whatever the umask is.
             .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o666)))
             .map_err(RootError::at("making the device", &path))?;
     }
@@ -289,11 +218,11 @@ fn own_file_systems(with_run: bool, privileged: bool) -> Result<(), RootError> {
     mount(
         "devpts",
         "/dev/pts",
-        libc::MS_NOSUID | libc::MS_NOEXEC,
-        "newinstance,ptmxmode=0666,mode=0620",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        c"newinstance,ptmxmode=0666,mode=0620",
     )?;
     mount("tmpfs", "/dev/shm", closed, SHM_SIZE)?;
-    mount("mqueue", "/dev/mqueue", closed, "")?;
+    mount("mqueue", "/dev/mqueue", closed, c"")?;
     if with_run {
         mount("tmpfs", "/run", SAFE, RUN_SIZE)?;
         mount("tmpfs", "/tmp", SAFE, SHM_SIZE)?;
@@ -320,24 +249,16 @@ fn mount_seeded(wanted: &TmpfsSpec) -> Result<(), RootError> {
     }
     let seed = Path::new("/dev/.seed");
     fs::create_dir_all(seed).map_err(RootError::at("making the folder", seed))?;
-    let data = OsString::from(format!(
+    let options = format!(
         "size={},mode={:o},uid={},gid={}",
         wanted.size,
         there.mode() & 0o7777,
         there.uid(),
         there.gid()
-    ));
-    sys::mount(
-        Some(Path::new("tmpfs")),
-        seed,
-        Some("tmpfs"),
-        SAFE,
-        Some(&data),
-    )
-    .map_err(RootError::at("mounting the tmpfs", target))?;
+    );
+    tmpfs::mount_at(seed, SAFE, &options).map_err(RootError::at("mounting the tmpfs", target))?;
     copy_tree(target, seed).map_err(RootError::at("filling the tmpfs", target))?;
-    sys::mount(Some(seed), target, None, libc::MS_MOVE, None)
-        .map_err(RootError::at("mounting the tmpfs", target))?;
+    mount_move(seed, target).map_err(RootError::at("mounting the tmpfs", target))?;
     fs::remove_dir(seed).map_err(RootError::at("removing", seed))
 }
 
@@ -373,16 +294,9 @@ fn hide() {
         let path = path.as_path();
         // Not every kernel has every one.
         if path.is_dir() {
-            let flags = libc::MS_RDONLY | SAFE | libc::MS_NOEXEC;
-            let _ = sys::mount(Some(Path::new("tmpfs")), path, Some("tmpfs"), flags, None);
+            let _ = tmpfs::mount_at(path, MountFlags::RDONLY | SAFE | MountFlags::NOEXEC, "");
         } else if path.exists() {
-            let _ = sys::mount(
-                Some(Path::new("/dev/null")),
-                path,
-                None,
-                libc::MS_BIND,
-                None,
-            );
+            let _ = mount_bind("/dev/null", path);
         }
     }
     for path in [
@@ -394,11 +308,9 @@ fn hide() {
     ]
     .map(Path::new)
     {
-        if path.exists()
-            && sys::mount(Some(path), path, None, libc::MS_BIND | libc::MS_REC, None).is_ok()
-        {
-            let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | SAFE | libc::MS_NOEXEC;
-            let _ = sys::mount(None, path, None, flags, None);
+        if path.exists() && mount_bind_recursive(path, path).is_ok() {
+            let flags = MountFlags::BIND | MountFlags::RDONLY | SAFE | MountFlags::NOEXEC;
+            let _ = mount_remount(path, flags, "");
         }
     }
 }

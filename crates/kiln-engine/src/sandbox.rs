@@ -17,6 +17,7 @@ use kiln_fs::clock;
 use kiln_model::{StartFailure, StartFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy, Limits};
@@ -24,15 +25,23 @@ use crate::container::{self, Container};
 use crate::init::{AppEnd, AppStatus};
 use crate::mounts::{self, MountSource, SandboxMount};
 use crate::program::{Program, in_memory};
-use crate::rootfs::{self, Names, Root};
+use crate::root::Root;
+use crate::rootfs::{self, Names};
 use crate::seccomp::Filters;
 use crate::spec::TmpfsSpec;
 use crate::step_network::StepLink;
 use crate::sys;
-use crate::{layers, record};
+use crate::{children, layers, namespaces, record, rights};
 
-/// chown, dac_override, fowner, fsetid, setgid, setuid, sys_chroot, setfcap (linux/capability.h).
-const CAPABILITIES: [u32; 8] = [0, 1, 3, 4, 6, 7, 18, 31];
+/// What unpacking and maintainer scripts need.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::SETFCAP);
 
 /// What a step is run on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -316,7 +325,7 @@ pub(crate) fn role(path: &Path) -> i32 {
     let Ok(Some(spec)) = record::read_json::<SandboxSpec>(path) else {
         return 125;
     };
-    let _ = sys::die_with_parent();
+    let _ = rights::die_with_parent();
     sys::block_all_signals();
     let verdict = match step(&spec) {
         Ok(ended) => Verdict::Ended(ended),
@@ -328,7 +337,7 @@ pub(crate) fn role(path: &Path) -> i32 {
     }
 }
 
-fn said<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
     move |error| format!("{what}: {error}")
 }
 
@@ -344,7 +353,7 @@ fn step(spec: &SandboxSpec) -> Result<Ended, String> {
             filters.without_syncs()
         }
     });
-    let filters = filters.map_err(said("the system call filter"))?;
+    let filters = filters.map_err(failed("the system call filter"))?;
     let lowers = mount_lowers(spec)?;
     let limits = Limits {
         memory: spec.memory,
@@ -353,9 +362,11 @@ fn step(spec: &SandboxSpec) -> Result<Ended, String> {
     };
     group
         .create(limits)
-        .map_err(said("making the control group"))?;
+        .map_err(failed("making the control group"))?;
     let result = in_group(spec, lowers, &group, &filters);
-    let destroyed = group.destroy().map_err(said("removing the control group"));
+    let destroyed = group
+        .destroy()
+        .map_err(failed("removing the control group"));
     let ended = result?;
     destroyed.map(|()| ended)
 }
@@ -382,7 +393,7 @@ fn sweep(hierarchy: &Hierarchy) {
 
 /// The lowers as folders, mounted where nobody else sees them.
 fn mount_lowers(spec: &SandboxSpec) -> Result<Vec<PathBuf>, String> {
-    sys::unshare_mounts().map_err(said("making a mount namespace"))?;
+    namespaces::own_mounts().map_err(failed("making a mount namespace"))?;
     spec.lowers
         .iter()
         .enumerate()
@@ -391,7 +402,7 @@ fn mount_lowers(spec: &SandboxSpec) -> Result<Vec<PathBuf>, String> {
                 return Ok(lower.clone());
             }
             let point = spec.work.join(format!("lower{index}"));
-            fs::create_dir_all(&point).map_err(said("making a folder"))?;
+            fs::create_dir_all(&point).map_err(failed("making a folder"))?;
             layers::mount(lower, &point)
                 .map_err(|error| format!("mounting the layer {}: {error}", lower.display()))?;
             Ok(point)
@@ -422,7 +433,7 @@ fn in_group(
     }
     let container::Launched { init, status } = launched.map_err(|failure| failure.detail)?;
     let end = wait_for(init, spec.time_limit.map(Duration::from_millis), group);
-    let told = container::read_all(&status).map_err(said("the step's end"))?;
+    let told = container::read_all(&status).map_err(failed("the step's end"))?;
     let told: Option<AppEnd> = serde_json::from_slice(&told).ok();
     let used_network = told.as_ref().is_some_and(|told| told.sent > 0);
     let exit = match (end, told.map(|told| told.status)) {
@@ -445,7 +456,7 @@ fn container(spec: &SandboxSpec, lowers: Vec<PathBuf>) -> Result<Container, Stri
     let target = spec.work.join("root");
     let overlay_work = spec.work.join("work");
     for folder in [&target, &overlay_work] {
-        fs::create_dir_all(folder).map_err(said("making a folder"))?;
+        fs::create_dir_all(folder).map_err(failed("making a folder"))?;
     }
     let root = if let Some(tmpfs) = &spec.as_instance {
         let names = Names {
@@ -482,8 +493,8 @@ fn container(spec: &SandboxSpec, lowers: Vec<PathBuf>) -> Result<Container, Stri
         cwd: spec.cwd.clone(),
         user: spec.user.clone(),
         capabilities: match spec.as_instance {
-            None => CAPABILITIES.to_vec(),
-            Some(_) => Vec::new(),
+            None => CAPABILITIES,
+            Some(_) => CapabilitySet::empty(),
         },
         link: match &spec.network {
             SandboxNetwork::Outbound(step) => Some(step.link().clone()),
@@ -525,7 +536,7 @@ fn wait_for(init: i32, limit: Option<Duration>, group: &Group) -> Option<End> {
         if end.is_some() {
             let _ = sys::kill(init, libc::SIGKILL);
         }
-        if let Ok(Some(_)) = sys::reap(end.is_some()) {
+        if let Ok(Some(_)) = children::reap(end.is_some()) {
             return end;
         }
     }

@@ -232,13 +232,13 @@ const ARCHITECTURE: &[i64] = &[];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys;
+    use crate::{rights, sys};
 
     /// What `work` gives in a thread that is bound as an instance is.
     fn bound<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
         let thread = std::thread::spawn(move || {
             let filters = Filters::new(false).unwrap();
-            sys::no_new_privileges().unwrap();
+            rights::no_new_privileges().unwrap();
             filters.install().unwrap();
             work()
         });
@@ -293,7 +293,7 @@ mod tests {
         assert!(rustix::fs::fsync(&read).is_err());
         let synced = std::thread::spawn(move || {
             let filters = Filters::new(true).and_then(Filters::without_syncs).unwrap();
-            sys::no_new_privileges().unwrap();
+            rights::no_new_privileges().unwrap();
             filters.install().unwrap();
             rustix::fs::fsync(&read)
         });

@@ -1,11 +1,13 @@
-//! Every call that the safe wrappers do not have. Each block says why it is sound.
+//! The calls that rustix does not have, or has not for every signal. Each block says why it is sound.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use rustix::thread::UnshareFlags;
 
 /// What a fork is in.
 pub(crate) enum Fork {
@@ -81,49 +83,7 @@ pub(crate) fn exec(program: &Path, argv: &[String], env: &[(String, String)]) ->
     io::Error::last_os_error()
 }
 
-/// Becomes `uid`:`gid` with exactly `groups`.
-pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    let check = |result: libc::c_int| {
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
-    };
-    // SAFETY: the pointer and the length are those of one live slice.
-    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
-    // SAFETY: plain integers.
-    check(unsafe { libc::setresgid(gid, gid, gid) })?;
-    // SAFETY: plain integers.
-    check(unsafe { libc::setresuid(uid, uid, uid) })
-}
-
-/// Becomes a user who can never have more than `capabilities`: root has exactly these, any other user none, and what it
-/// executes gets no more than the program's file has of them.
-pub(crate) fn become_user_with(
-    capabilities: &[u32],
-    uid: u32,
-    gid: u32,
-    groups: &[u32],
-) -> io::Result<()> {
-    const CAP_SETGID: u32 = 6;
-    const CAP_SETUID: u32 = 7;
-    const CAP_SETPCAP: u32 = 8;
-    // The bounding set is dropped while there is still the right to drop it; the rest after the last use of setuid.
-    let mut during = capabilities.to_vec();
-    during.extend([CAP_SETGID, CAP_SETUID, CAP_SETPCAP]);
-    drop_bounding(capabilities);
-    set_capabilities(&during)?;
-    become_user(uid, gid, groups)?;
-    if uid == 0 {
-        set_capabilities(capabilities)
-    } else {
-        // A user other than root has lost them with setresuid: nothing is kept on purpose.
-        set_capabilities(&[])
-    }
-}
-
-/// The signals in `signals` are blocked from now on, to be read with [`wait_signal`] or a signal descriptor.
+/// All signals are blocked from now on, to be read with [`wait_signal`] or a signal descriptor.
 pub(crate) fn block_all_signals() {
     // SAFETY: the set is initialised by sigfillset before it is read.
     unsafe {
@@ -259,142 +219,13 @@ pub(crate) fn signal_with_value(
     }
 }
 
-/// How a child ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Exited(i32),
-    Signalled(i32),
-}
-
-/// Reaps one child that has ended; `Ok(None)`: none has.
-pub(crate) fn reap(block: bool) -> io::Result<Option<(i32, Ended)>> {
-    let mut status = 0;
-    // SAFETY: status is valid for the call.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, if block { 0 } else { libc::WNOHANG }) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
-        pid if libc::WIFSIGNALED(status) => {
-            Ok(Some((pid, Ended::Signalled(libc::WTERMSIG(status)))))
-        }
-        pid => Ok(Some((pid, Ended::Exited(libc::WEXITSTATUS(status))))),
-    }
-}
-
+/// kill(2) of a child that was not waited for, or of the application by its init: also with signals that have no name.
 pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: plain integers.
     if unsafe { libc::kill(pid, signal) } == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
-    }
-}
-
-/// This process gets SIGKILL when its parent ends.
-pub(crate) fn die_with_parent() -> io::Result<()> {
-    // SAFETY: plain integers.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// From now on no program executed gets more rights than this process.
-pub(crate) fn no_new_privileges() -> io::Result<()> {
-    // SAFETY: plain integers.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// Keeps exactly the capabilities `keep` (bit numbers).
-pub(crate) fn limit_capabilities(keep: &[u32]) -> io::Result<()> {
-    drop_bounding(keep);
-    set_capabilities(keep)
-}
-
-fn drop_bounding(keep: &[u32]) {
-    for capability in 0..64 {
-        if !keep.contains(&capability) {
-            // SAFETY: plain integers. EINVAL is a number that this kernel does not have.
-            unsafe {
-                libc::prctl(
-                    libc::PR_CAPBSET_DROP,
-                    libc::c_ulong::from(capability),
-                    0,
-                    0,
-                    0,
-                )
-            };
-        }
-    }
-    // SAFETY: plain integers.
-    unsafe {
-        libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        )
-    };
-}
-
-fn set_capabilities(keep: &[u32]) -> io::Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Data {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    /// Version 3 of capset(2): 64 bits in two halves.
-    const VERSION: u32 = 0x2008_0522;
-    let bits = keep
-        .iter()
-        .fold(0_u64, |bits, capability| bits | 1 << capability);
-    let half = |bits: u64| Data {
-        effective: bits as u32,
-        permitted: bits as u32,
-        inheritable: 0,
-    };
-    let header = Header {
-        version: VERSION,
-        pid: 0,
-    };
-    let data = [half(bits & 0xffff_ffff), half(bits >> 32)];
-    // SAFETY: header and data have the kernel's layout for this version and outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// umask, core size and the like: what must not be inherited from whoever started kiln.
-pub(crate) fn reset_limits() {
-    let limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    let files = libc::rlimit {
-        rlim_cur: 1024,
-        rlim_max: 1_048_576,
-    };
-    // SAFETY: both structures outlive their calls; umask takes a plain integer.
-    unsafe {
-        libc::umask(0o022);
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
     }
 }
 
@@ -411,125 +242,10 @@ pub(crate) fn close_from_on_exec(first: u32) {
     }
 }
 
-/// mknod(2) of a character device.
-pub(crate) fn make_device(path: &Path, major: u32, minor: u32) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the path is nul-terminated and outlives the call.
-    let made = unsafe {
-        libc::mknod(
-            path.as_ptr(),
-            libc::S_IFCHR | 0o666,
-            libc::makedev(major, minor),
-        )
-    };
-    if made == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// mount(2) with any of its arguments.
-pub(crate) fn mount(
-    source: Option<&Path>,
-    target: &Path,
-    kind: Option<&str>,
-    flags: libc::c_ulong,
-    data: Option<&OsStr>,
-) -> io::Result<()> {
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
-    let source = source
-        .map(|path| text(path.as_os_str().as_bytes()))
-        .transpose()?;
-    let target = text(target.as_os_str().as_bytes())?;
-    let kind = kind.map(|kind| text(kind.as_bytes())).transpose()?;
-    let data = data.map(|data| text(data.as_bytes())).transpose()?;
-    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
-    // SAFETY: every pointer is null or to a nul-terminated string that outlives the call.
-    let result = unsafe {
-        libc::mount(
-            pointer(&source),
-            target.as_ptr(),
-            pointer(&kind),
-            flags,
-            pointer(&data).cast(),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// umount2(2).
-pub(crate) fn unmount(target: &Path, flags: libc::c_int) -> io::Result<()> {
-    let target = CString::new(target.as_os_str().as_bytes())?;
-    // SAFETY: the path is nul-terminated and outlives the call.
-    let result = unsafe { libc::umount2(target.as_ptr(), flags) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// pivot_root(".", ".") and the old root unmounted: the idiom of pivot_root(2), NOTES.
-pub(crate) fn pivot_into(root: &Path) -> io::Result<()> {
-    std::env::set_current_dir(root)?;
-    let here = c".";
-    // SAFETY: both strings are static and nul-terminated.
-    let result = unsafe { libc::syscall(libc::SYS_pivot_root, here.as_ptr(), here.as_ptr()) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    unmount(Path::new("."), libc::MNT_DETACH)?;
-    std::env::set_current_dir("/")
-}
-
-pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
-    // SAFETY: pointer and length are those of one live string.
-    let result = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// A mount namespace of this process's own, where nothing that is mounted is seen outside.
-pub(crate) fn unshare_mounts() -> io::Result<()> {
-    // SAFETY: plain integers; this process has one thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    mount(
-        None,
-        Path::new("/"),
-        None,
-        libc::MS_REC | libc::MS_PRIVATE,
-        None,
-    )
-}
-
-/// From now on the control group that this process is in is the root of those it sees.
-pub(crate) fn unshare_control_groups() -> io::Result<()> {
-    // SAFETY: plain integers.
-    if unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// A name of the machine that only this process and its children see.
-pub(crate) fn unshare_names() -> io::Result<()> {
-    // SAFETY: plain integers.
-    if unsafe { libc::unshare(libc::CLONE_NEWUTS) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+/// Leaves namespaces of its parent for new ones; a process with one thread.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: the flags of this crate name namespaces, never the table of descriptors.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags - UnshareFlags::FILES) }?)
 }
 
 /// The number of a loop device that nothing uses at this moment; `control` is /dev/loop-control.

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use kiln_fs::ProcessId;
 use kiln_model::{StartFailure, StartFault};
+use rustix::thread::CapabilitySet;
 
 use super::{ShimSpec, now};
 use crate::cgroup::{Group, Limits};
 use crate::container::{self, Container, host};
 use crate::record::Running;
-use crate::rootfs::{self, Names, Root};
+use crate::root::Root;
+use crate::rootfs::{self, Names};
 use crate::seccomp::Filters;
 use crate::{spec, sys};
 
@@ -108,7 +110,7 @@ fn container(spec: &ShimSpec, folder: &Path) -> Result<Container, StartFailure> 
         env: instance.env.clone(),
         cwd: instance.cwd.clone(),
         user: instance.user.clone(),
-        capabilities: Vec::new(),
+        capabilities: CapabilitySet::empty(),
         link: spec.link.clone(),
         host_network: false,
         privileged: false,

@@ -11,11 +11,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::now;
 use super::start::Live;
+use crate::children::{self, Ended};
 use crate::container;
 use crate::init::{AppEnd, AppStatus};
 use crate::logs::{Splitter, Writer};
 use crate::record;
-use crate::sys::{self, Ended};
+use crate::sys;
 
 /// Of a stop that names none.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ pub(super) fn to_the_end(live: Live, folder: &Path) -> ExitRecord {
             let _ = sys::kill(init, libc::SIGKILL);
             stop.killed = true;
         }
-        while let Ok(Some((pid, how))) = sys::reap(false) {
+        while let Ok(Some((pid, how))) = children::reap(false) {
             if pid == init {
                 ended = Some(how);
             }

@@ -6,7 +6,7 @@ use kiln_model::{ExitReason, InstanceId, StartFault};
 
 use crate::world::World;
 
-pub const TESTS: &[(&str, fn())] = &[
+pub(crate) const TESTS: &[(&str, fn())] = &[
     (
         "an_instance_ends_with_its_exit_code_and_its_output_is_kept",
         exit_code,

@@ -14,7 +14,7 @@ use kiln_model::ServiceKey;
 
 use crate::world::World;
 
-pub const TESTS: &[(&str, fn())] = &[
+pub(crate) const TESTS: &[(&str, fn())] = &[
     (
         "an_instance_reaches_the_world_and_neither_host_nor_metadata",
         outbound,

@@ -3,7 +3,7 @@ use kiln_engine::{MountSource, SandboxMount};
 
 use crate::world::World;
 
-pub const TESTS: &[(&str, fn())] = &[
+pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_step_writes_to_its_upper_folder_only", writes),
     (
         "a_step_that_runs_too_long_or_needs_too_much_is_ended",
@@ -17,7 +17,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ),
 ];
 
-pub fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
+pub(crate) fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
     let folder = world.root.path().join(name);
     std::fs::create_dir_all(folder.join("upper")).unwrap();
     SandboxSpec {
@@ -39,7 +39,7 @@ pub fn spec(world: &World, name: &str, script: &str) -> SandboxSpec {
     }
 }
 
-pub fn run(spec: &SandboxSpec) -> (SandboxExit, String) {
+pub(crate) fn run(spec: &SandboxSpec) -> (SandboxExit, String) {
     let mut said = Vec::new();
     let exit = sandbox::run(spec, &|| false, &mut |_, bytes| {
         said.extend_from_slice(bytes)

@@ -8,15 +8,15 @@ use kiln_model::InstanceId;
 use kiln_oci::{Content, Entry, Kind, Store, Tree};
 use tempfile::TempDir;
 
-pub struct World {
-    pub root: TempDir,
-    pub engine: Engine,
-    pub layer: LayerFile,
+pub(crate) struct World {
+    pub(crate) root: TempDir,
+    pub(crate) engine: Engine,
+    pub(crate) layer: LayerFile,
 }
 
 const BUSYBOX: &str = "/bin/busybox";
 
-pub fn tree() -> Tree {
+pub(crate) fn tree() -> Tree {
     let busybox = std::fs::metadata(BUSYBOX)
         .expect("Debian's busybox-static is needed: scripts/install-test-deps installs it");
     let mut tree = Tree::new();
@@ -72,7 +72,7 @@ pub fn tree() -> Tree {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // One layer's file serves every test: its mounts are below each root.
         static STORE: OnceLock<(TempDir, PathBuf, kiln_model::Digest)> = OnceLock::new();
         let (_, path, digest) = STORE.get_or_init(|| {
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    pub fn spec(&self, id: &str, script: &str) -> InstanceSpec {
+    pub(crate) fn spec(&self, id: &str, script: &str) -> InstanceSpec {
         InstanceSpec {
             id: InstanceId::new(id),
             generation: 1,
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// Runs a script to its end; gives how it ended and what it said.
-    pub fn run(&self, id: &str, script: &str) -> (kiln_model::ExitRecord, Vec<String>) {
+    pub(crate) fn run(&self, id: &str, script: &str) -> (kiln_model::ExitRecord, Vec<String>) {
         let spec = self.spec(id, script);
         self.engine.start(&spec).unwrap();
         let record = self

@@ -8,8 +8,8 @@ use kiln_bake::{
     OtherClock, StepReport, Tagging, bake, bake_dockerfile,
 };
 use kiln_config::dockerfile::Ignore;
-use kiln_engine::elsewhere;
 use kiln_engine::memory::{self, MemoryFolder};
+use kiln_engine::namespaces;
 use kiln_model::{Digest, ImageSpec};
 use kiln_oci::Store;
 use rustix::fs::Mode;
@@ -83,7 +83,7 @@ pub(crate) fn run(args: args::Rebake) -> Result<Exit, Failure> {
     let rebake: Rebake = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     one_processor();
-    elsewhere::enter(HOST).map_err(failed)?;
+    namespaces::enter(HOST).map_err(failed)?;
     let folder = |name: &str| -> Result<PathBuf, Failure> {
         let path = rebake.root.join(name);
         std::fs::create_dir_all(&path).map_err(failed)?;
