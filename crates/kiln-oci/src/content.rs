@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::known::{KnownFile, Stamp};
-use crate::layer::{LayerError, to_path};
-use crate::store::BlobFile;
+use crate::blob_file::BlobFile;
+use crate::known_file::{KnownFile, Stamp};
+use crate::layer_error::{LayerError, to_path};
 
 /// Where the bytes of a file are. Opened without following symbolic links.
 #[derive(Clone, Debug)]

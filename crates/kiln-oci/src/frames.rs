@@ -9,12 +9,9 @@ use std::io::{self, Write};
 
 use kiln_model::Digest;
 
+use crate::known_file::{LARGE, PIECE};
 use crate::tar::Parts;
 
-/// A change within a large file costs one piece. Shorter ones compress worse, which begins to show below this.
-pub(crate) const PIECE: usize = 512 << 10;
-/// Files from this size on have frames of their own.
-pub(crate) const LARGE: u64 = 128 << 10;
 /// A group of small entries is no shorter than this, so that there is something to compress, …
 const GROUP_MIN: usize = 32 << 10;
 /// … and ends after the entry that makes it this long, whatever its path says.

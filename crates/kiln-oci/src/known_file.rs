@@ -6,7 +6,10 @@ use std::io;
 use kiln_model::Digest;
 use rustix::fs::Stat;
 
-use crate::frames::PIECE;
+/// A change within a large file costs one piece. Shorter ones compress worse, which begins to show below this.
+pub(crate) const PIECE: usize = 512 << 10;
+/// Files from this size on have frames of their own.
+pub(crate) const LARGE: u64 = 128 << 10;
 
 /// What of a file's stat data changes with its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods)] // a shell crate: tags and temporary files carry the wall clock
 
+mod blob_file;
 mod compression;
 mod content;
 mod difference;
@@ -16,8 +17,9 @@ mod frames;
 mod hashing;
 pub mod image;
 mod import;
-mod known;
+mod known_file;
 pub mod layer;
+mod layer_error;
 mod merge;
 mod name;
 mod store;
@@ -25,6 +27,7 @@ pub mod tar;
 mod unchanged;
 mod upper;
 
+pub use blob_file::BlobFile;
 pub use content::{Content, Reader as ContentReader};
 pub use export::{ExportError, Output, OutputError};
 pub use image::{Descriptor, History, Image, ImageConfig, Layer, Manifest, RootFs, RunConfig};
@@ -32,10 +35,10 @@ pub use import::{
     ArchiveReference, BlobKind, BlobSource, DOCUMENT_MAX, ImportError, ImportRequest, ImportRoot,
     unpacked_max,
 };
-pub use known::{KnownFile, Stamp};
+pub use known_file::{KnownFile, Stamp};
 pub use layer::{Entry, Kind, LayerError, Tree};
 pub use name::{RegistryName, normal_name, same_name};
 pub use store::{
-    Blob, BlobFile, BlobWriter, ImageEntry, Prepared, PruneOptions, Pruned, PrunedMount, Referrer,
-    Store, StoreError, TagEntry, compressor, digests_in,
+    Blob, BlobWriter, ImageEntry, Prepared, PruneOptions, Pruned, PrunedMount, Referrer, Store,
+    StoreError, TagEntry, compressor, digests_in,
 };

@@ -46,7 +46,6 @@ use std::sync::Arc;
 
 use kiln_model::Digest;
 
-pub use blob::BlobFile;
 pub use compress::Prepared;
 pub use error::StoreError;
 pub use gzip::compressor;
@@ -145,8 +144,8 @@ impl Store {
     }
 
     /// What the disk said while something was written to the store.
-    pub(crate) fn write_error(&self, error: io::Error) -> crate::import::ImportError {
-        io_error("write", &self.tmp())(error).into()
+    pub(crate) fn write_error(&self, error: io::Error) -> StoreError {
+        io_error("write", &self.tmp())(error)
     }
 
     /// The bytes of a small blob, checked against its digest. Larger than `limit` is an error.

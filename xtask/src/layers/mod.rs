@@ -112,8 +112,6 @@ const WITH_CIRCLES: &[&str] = &[
     "kiln",
     "kiln-config",
     "kiln-daemon",
-    "kiln-engine",
-    "kiln-oci",
     "kiln-plan",
     "kiln-sim",
 ];

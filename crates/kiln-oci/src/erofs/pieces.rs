@@ -9,7 +9,7 @@ use kiln_model::Digest;
 
 use super::BLOCK;
 use crate::content::{Content, copy_content};
-use crate::frames::PIECE;
+use crate::known_file::PIECE;
 use crate::layer::{Kind, LayerError, Tree};
 
 /// Blocks of a piece.

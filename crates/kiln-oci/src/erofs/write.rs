@@ -5,8 +5,8 @@ use std::io::Write;
 use kiln_model::Digest;
 
 use crate::content::{Content, copy_content};
-use crate::frames::PIECE;
 use crate::hashing::HashingWriter;
+use crate::known_file::PIECE;
 use crate::layer::{Kind, LayerError, Tree, to_path};
 
 use super::BLOCK;

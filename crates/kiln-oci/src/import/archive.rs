@@ -57,7 +57,7 @@ impl<'a> Archive<'a> {
         };
         let tree =
             Tree::from_tar(stream, store.spill()?, limits).map_err(|source| match source {
-                LayerError::Write(error) => store.write_error(error),
+                LayerError::Write(error) => store.write_error(error).into(),
                 source => ImportError::Archive {
                     place: request.place.to_owned(),
                     source,

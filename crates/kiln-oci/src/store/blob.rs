@@ -5,15 +5,15 @@
 //! names the file that holds the bytes, never a sparse blob's list: reading one never leads further than that.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kiln_model::Digest;
 
 use super::Store;
 use super::error::{StoreError, io_error};
+use crate::blob_file::{BlobFile, Segment};
 
 /// The end of a sparse blob's file.
 const MAGIC: &[u8; 8] = b"kilnspr1";
@@ -23,14 +23,6 @@ const SEGMENT: usize = 4 + 8 + 8;
 const DONOR: usize = 1 + 32;
 /// More files than this a blob does not lean on: they are all open while it is read.
 pub(super) const DONORS_MAX: usize = 200;
-
-/// A part of a blob: `length` bytes from `offset` on of the own file, or of `donors[n - 1]`'s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) source: u32,
-    pub(super) offset: u64,
-    pub(super) length: u64,
-}
 
 /// A file of the store that holds bytes of blobs: a blob's own, or that of a sparse one. A blob may have both, after one
 /// that it shared bytes with was lost and it came again; others may then still have bytes of the sparse one.
@@ -157,68 +149,6 @@ pub(super) fn number64(bytes: &[u8]) -> u64 {
     low.fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
-/// A blob, opened: read in order, or anywhere.
-#[derive(Clone, Debug)]
-pub struct BlobFile {
-    files: Arc<[File]>,
-    /// Where each segment begins in the blob, and the segment.
-    parts: Arc<[(u64, Segment)]>,
-    size: u64,
-    position: u64,
-}
-
-impl BlobFile {
-    fn new(files: Vec<File>, segments: &[Segment]) -> Self {
-        let mut size = 0;
-        let mut parts = Vec::with_capacity(segments.len());
-        for segment in segments {
-            parts.push((size, *segment));
-            size += segment.length;
-        }
-        Self {
-            files: files.into(),
-            parts: parts.into(),
-            size,
-            position: 0,
-        }
-    }
-
-    /// In bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Reads from `at` on. Fewer bytes than asked for where a segment ends; none at the end.
-    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let next = self.parts.partition_point(|(start, _)| *start <= at);
-        let Some((start, segment)) = next.checked_sub(1).map(|part| self.parts[part]) else {
-            return Ok(0);
-        };
-        let into = at - start;
-        if into >= segment.length || buffer.is_empty() {
-            return Ok(0);
-        }
-        let left = usize::try_from(segment.length - into).unwrap_or(usize::MAX);
-        let count = buffer.len().min(left);
-        let file = &self.files[segment.source as usize];
-        match file.read_at(&mut buffer[..count], segment.offset + into)? {
-            0 => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "a file that it is made of is shorter than it was",
-            )),
-            count => Ok(count),
-        }
-    }
-}
-
-impl Read for BlobFile {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.read_at(buffer, self.position)?;
-        self.position += count as u64;
-        Ok(count)
-    }
-}
-
 impl Store {
     /// Where the blob is, or would be, as a file of its own. A sparse one is elsewhere: see [`Store::open_blob`].
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -334,12 +264,7 @@ impl Store {
         let Ok(blob) = self.open_blob(digest) else {
             return false;
         };
-        let within = |(_, segment): &(u64, Segment)| {
-            let file = &blob.files[segment.source as usize];
-            file.metadata()
-                .is_ok_and(|meta| segment.offset + segment.length <= meta.len())
-        };
-        blob.size == size && blob.parts.iter().all(within)
+        blob.size() == size && blob.has_all_bytes()
     }
 }
 

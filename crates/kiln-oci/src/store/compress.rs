@@ -13,11 +13,12 @@ use std::thread;
 use kiln_model::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::blob::{Donor, Recipe, Segment};
+use super::blob::{Donor, Recipe};
 use super::error::{StoreError, io_error, layer_error};
 use super::frames::{Frames, Place, Sums};
 use super::temp::TempFile;
 use super::{Blob, Store};
+use crate::blob_file::Segment;
 use crate::frames::Cutter;
 use crate::image::{Descriptor, MEDIA_LAYER_ZSTD};
 use crate::layer::{LayerError, Tree};

@@ -1,13 +1,12 @@
 //! The caches that steps keep from one bake to the next (`RUN --mount=type=cache`), as pruning sees them: folders that nothing refers
 //! to, each with the lock of whoever has it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use super::Store;
@@ -60,13 +59,13 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 lock => lock.map_err(io_error("open", &path))?,
             };
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            match lock.try_lock() {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(TryLockError::WouldBlock) => {
                     busy += size;
                     continue;
                 }
-                Err(error) => return Err(io_error("lock", &path)(error.into())),
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
             }
             // Taken and removed by another prune in between.
             let is_same = fs::metadata(&path).ok().map(|there| there.ino())

@@ -6,7 +6,7 @@
 //! bake.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use kiln_model::Digest;
-use rustix::fs::{FlockOperation, flock};
 
 use super::Store;
 use super::error::{StoreError, io_error};
@@ -55,10 +54,7 @@ impl Session {
         }
         if state.write(&self.dir, digest).is_err() {
             // On a full disk, say. Where not even the gate can be opened, nobody can delete either.
-            let locked = state
-                .gate
-                .as_ref()
-                .map(|gate| flock(gate, FlockOperation::LockShared));
+            let locked = state.gate.as_ref().map(File::lock_shared);
             state.holds = matches!(locked, Some(Ok(())));
         }
     }
@@ -70,13 +66,13 @@ impl State {
             Some(gate) => gate,
             gate => gate.insert(open_gate(dir)?),
         };
-        flock(&*gate, FlockOperation::LockShared)?;
+        gate.lock_shared()?;
         let (file, _) = match &mut self.file {
             Some(file) => file,
             file => file.insert(create(&dir.join("sessions"))?),
         };
         file.write_all(digest.as_bytes())?;
-        flock(&*gate, FlockOperation::Unlock)?;
+        gate.unlock()?;
         Ok(())
     }
 }
@@ -110,7 +106,7 @@ fn create(folder: &Path) -> io::Result<(File, PathBuf)> {
             .open(&path)
         {
             Ok(file) => {
-                flock(&file, FlockOperation::LockExclusive)?;
+                file.lock()?;
                 return Ok((file, path));
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -163,13 +159,13 @@ impl Store {
         let gate = open_gate(&self.dir).map_err(io_error("open", &path))?;
         let deadline = Instant::now() + WAIT;
         loop {
-            match flock(&gate, FlockOperation::NonBlockingLockExclusive) {
+            match gate.try_lock() {
                 Ok(()) => return Ok(gate),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Busy),
-                Err(error) => return Err(io_error("lock", &path)(error.into())),
+                Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
             }
         }
     }
@@ -185,7 +181,7 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 file => file.map_err(io_error("open", &path))?,
             };
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if file.try_lock().is_ok() {
                 let _ = fs::remove_file(&path);
                 continue;
             }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Advice, FlockOperation, fadvise, flock};
+use rustix::fs::{Advice, fadvise};
 
 use super::error::{StoreError, io_error};
 
@@ -52,8 +52,7 @@ impl TempFile {
                         written: 0,
                         begun: None,
                     };
-                    flock(&temp.file, FlockOperation::LockExclusive)
-                        .map_err(|error| io_error("lock", &temp.path)(error.into()))?;
+                    temp.file.lock().map_err(io_error("lock", &temp.path))?;
                     return Ok(temp);
                 }
                 // Left by an earlier process of the same id, or a writer in another pid namespace.
@@ -152,9 +151,7 @@ impl Drop for TempFile {
 /// Syncs the folder that `path` is in, so that its name outlives a power failure.
 pub(super) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     let parent = path.parent().unwrap_or(path);
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io_error("sync", parent))
+    kiln_fs::sync_folder_of(path).map_err(io_error("sync", parent))
 }
 
 /// Removes files that no living process is writing.
@@ -170,7 +167,7 @@ pub(super) fn remove_stale(tmp: &Path) -> Result<(), StoreError> {
             .and_then(|meta| meta.modified())
             .map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
         let is_old = age.is_ok_and(|age| age >= STALE_AFTER);
-        if is_old && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if is_old && file.try_lock().is_ok() {
             match fs::remove_file(&path) {
                 Ok(()) => {}
                 Err(error)
