@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_spoilt_table_is_replaced_whatever_its_generation() {
         let (folder, saved) = folder();
-        saved.save(&table(9)).unwrap();
+        saved.save(&table(12)).unwrap();
         let path = folder.path().join(NAME);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace(r#""routes":[]"#, r#""routes":[ ]"#)).unwrap();

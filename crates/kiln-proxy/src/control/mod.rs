@@ -1,5 +1,6 @@
 //! The thread that decides for the process: takes tables from controllers, gets the listening descriptors, saves,
-//! publishes, and says when drains are over. One owner of all of it, and one loop, which never waits for another process.
+//! publishes, and says when drains are over. One owner of all of it, and one loop. The only process that it
+//! waits for is the supervisor, which answers at once.
 //!
 //! A table is saved before it is served: where that fails it is refused, and the one before goes on. A service whose
 //! listening socket is not there stays as it was, and the rest of the table is served.

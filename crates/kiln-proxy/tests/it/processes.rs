@@ -1,10 +1,12 @@
 //! Proxies and supervisors that die, and their successors.
 
+use std::time::{Duration, Instant};
+
 use kiln_supervise::handoff::Client;
 use rustix::process::Signal;
 
 use crate::client::{HttpClient, get};
-use crate::machine::{Machine, kill, lives, table, wait_for};
+use crate::machine::{Controller, Machine, kill, lives, table, wait_for};
 use crate::origin::Origin;
 use crate::switch::Load;
 
@@ -16,6 +18,10 @@ pub(crate) const TESTS: &[crate::Test] = &[
     (
         "a_spoilt_table_is_shouted_answered_503_and_replaced_by_a_controllers",
         spoilt_table,
+    ),
+    (
+        "a_successor_without_a_table_leaves_serving_to_its_predecessor",
+        spoilt_handover,
     ),
     (
         "a_saved_table_that_differs_from_the_controllers_is_replaced_where_it_can_not_be_proven",
@@ -129,6 +135,41 @@ fn spoilt_table() {
         assert_eq!(get(serving.listen, "/").unwrap().text(), "a");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
     }
+}
+
+fn spoilt_handover() {
+    let serving = serving();
+    let Serving {
+        machine,
+        listen,
+        origin,
+    } = &serving;
+    let path = machine.root.join("proxy/table.json");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let before = machine.proxy();
+    std::thread::scope(|scope| {
+        let restart = scope.spawn(|| machine.client().restart_proxy());
+        let successor = wait_for("the successor", || {
+            let names = std::fs::read_dir(machine.root.join("run/proxy")).unwrap();
+            let mut pids = names.filter_map(|entry| {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                name.strip_suffix(".sock")?.parse::<u32>().ok()
+            });
+            pids.find(|pid| *pid != before)
+        });
+        // Longer than a successor with a table waits for a controller.
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            assert_eq!(get(*listen, "/").unwrap().text(), "a");
+        }
+        assert_eq!(machine.status().proxy, Some(before));
+        let right = table(7, *listen, 1, &[("a", origin.address)]);
+        Controller::connect(&machine.root, successor).serve(&right);
+        restart.join().unwrap().unwrap();
+        assert_eq!(machine.status().proxy, Some(successor));
+        assert_eq!(get(*listen, "/").unwrap().text(), "a");
+    });
 }
 
 fn unproven_table() {
