@@ -80,13 +80,15 @@ impl Listening {
 
     /// The addresses of all sockets that the supervisor keeps for services.
     pub(super) fn addresses(&mut self) -> BTreeSet<SocketName> {
-        let names = match &mut self.supervisor {
-            Some(supervisor) => supervisor.names().unwrap_or_default(),
-            None => Vec::new(),
-        };
+        let names = self.supervisor.as_mut().map(Client::names);
+        if let Some(Err(_)) = names {
+            self.supervisor = None;
+        }
         names
-            .iter()
-            .filter_map(|name| SocketName::parse(name))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|name| SocketName::parse(&name))
             .filter(|name| matches!(name, SocketName::Address(_)))
             .collect()
     }

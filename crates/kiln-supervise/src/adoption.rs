@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kiln_fs::{ProcessId, is_locked, replace};
+use kiln_fs::{ProcessId, is_locked, read_optional, replace};
 use rustix::process::Signal;
 
 use super::child::Child;
@@ -19,10 +19,7 @@ const ADOPTION: Duration = Duration::from_secs(3);
 impl Keeper {
     /// Finds what an earlier supervisor left running.
     pub(super) fn adopt(&mut self) {
-        let noted: Noted = std::fs::read(self.path("run/supervise.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let noted = self.noted_before();
         self.controller = noted.controller.as_ref().and_then(adopted);
         let mut proxies: Vec<Child> = living_proxies(&self.path("run/proxy"))
             .into_iter()
@@ -63,6 +60,21 @@ impl Keeper {
                 self.retiring.extend(self.proxy.take());
             }
         }
+    }
+
+    /// Whom the supervisor before wrote down. Where that can't be read, the controller is started anew, and the lock of a
+    /// living one keeps the new one out until it ends.
+    fn noted_before(&self) -> Noted {
+        let path = self.path("run/supervise.json");
+        let noted = match read_optional(&path) {
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+            Ok(None) => return Noted::default(),
+            Err(error) => Err(error),
+        };
+        noted.unwrap_or_else(|error| {
+            say(&format!("can't read {}: {error}", path.display()));
+            Noted::default()
+        })
     }
 
     /// Writes down whom the next supervisor is to adopt.
