@@ -34,11 +34,7 @@ pub(super) struct Saved {
 pub(super) enum Loaded {
     /// Nothing was ever saved.
     Nothing,
-    Table {
-        table: RoutingTable,
-        /// It has a checksum, which is right.
-        checked: bool,
-    },
+    Table(RoutingTable),
     Spoilt(Spoilt),
 }
 
@@ -68,25 +64,25 @@ fn encode(table: &RoutingTable) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether it has a checksum. An error: one that is wrong.
-fn check(bytes: &[u8]) -> Result<bool, Spoilt> {
+/// An error: it has a checksum, which is wrong.
+fn check(bytes: &[u8]) -> Result<(), Spoilt> {
     let Some(after) = bytes.strip_prefix(br#"{"checksum":""#) else {
-        return Ok(false);
+        return Ok(());
     };
     let end = after.iter().position(|byte| *byte == b'"');
     let (checksum, rest) = after.split_at(end.ok_or(Spoilt::Checksum)?);
     let rest = rest.strip_prefix(br#"","#).ok_or(Spoilt::Checksum)?;
     if checksum == Digest::of(rest).to_string().as_bytes() {
-        Ok(true)
+        Ok(())
     } else {
         Err(Spoilt::Checksum)
     }
 }
 
 fn decode(bytes: &[u8]) -> Result<Loaded, Spoilt> {
-    let checked = check(bytes)?;
+    check(bytes)?;
     let table = serde_json::from_slice(bytes).map_err(Spoilt::Content)?;
-    Ok(Loaded::Table { table, checked })
+    Ok(Loaded::Table(table))
 }
 
 impl Saved {
@@ -189,10 +185,10 @@ mod tests {
         }
     }
 
-    fn loaded(saved: &Saved) -> Option<(RoutingTable, bool)> {
+    fn loaded(saved: &Saved) -> Option<RoutingTable> {
         match saved.load() {
             Loaded::Nothing => None,
-            Loaded::Table { table, checked } => Some((table, checked)),
+            Loaded::Table(table) => Some(table),
             Loaded::Spoilt(spoilt) => panic!("{spoilt}"),
         }
     }
@@ -205,9 +201,9 @@ mod tests {
         // What a writer that was killed leaves: half a temporary file.
         let half = folder.path().join("table.json.1234-0.new");
         std::fs::write(half, b"{\"generation\":4,\"rou").unwrap();
-        assert_eq!(loaded(&saved), Some((table(3), true)));
+        assert_eq!(loaded(&saved), Some(table(3)));
         saved.save(&table(4)).unwrap();
-        assert_eq!(loaded(&saved), Some((table(4), true)));
+        assert_eq!(loaded(&saved), Some(table(4)));
     }
 
     #[test]
@@ -240,17 +236,19 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace(r#""routes":[]"#, r#""routes":[ ]"#)).unwrap();
         saved.save(&table(9)).unwrap();
-        assert_eq!(loaded(&saved), Some((table(9), true)));
+        assert_eq!(loaded(&saved), Some(table(9)));
     }
 
     #[test]
-    fn a_table_of_the_first_kiln_is_read_and_not_proven() {
+    fn a_table_of_the_first_kiln_is_read_and_gets_a_checksum() {
         let (folder, saved) = folder();
         let first = r#"{"generation":4,"routes":[],"draining":[]}"#;
         std::fs::write(folder.path().join(NAME), first).unwrap();
-        assert_eq!(loaded(&saved), Some((table(4), false)));
+        assert_eq!(loaded(&saved), Some(table(4)));
         saved.save(&table(4)).unwrap();
-        assert_eq!(loaded(&saved), Some((table(4), true)));
+        assert_eq!(loaded(&saved), Some(table(4)));
+        let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
+        assert!(text.starts_with(r#"{"checksum":"sha256:"#), "{text}");
     }
 
     #[test]
@@ -258,6 +256,6 @@ mod tests {
         let (_folder, saved) = folder();
         saved.save(&table(7)).unwrap();
         saved.save(&table(6)).unwrap();
-        assert_eq!(loaded(&saved), Some((table(7), true)));
+        assert_eq!(loaded(&saved), Some(table(7)));
     }
 }

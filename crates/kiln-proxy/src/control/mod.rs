@@ -110,8 +110,7 @@ impl Control {
     fn start_from(&mut self, loaded: Loaded, predecessor: bool) -> Option<Duration> {
         match loaded {
             Loaded::Nothing => {}
-            Loaded::Table { table, checked } => {
-                self.is_proven = checked;
+            Loaded::Table(table) => {
                 self.offered = table.clone();
                 self.publish(table);
             }
@@ -173,10 +172,10 @@ impl Control {
     /// Accepts connections from now on, and lets the predecessor go.
     async fn begin(&mut self) -> Result<(), ProxyError> {
         // The predecessor may have saved a newer one meanwhile.
-        if let Loaded::Table { table, checked } = self.saved.load()
+        if let Loaded::Table(table) = self.saved.load()
             && table.generation > self.table.generation
         {
-            self.is_proven = checked;
+            self.is_of_controller = false;
             self.offered = table.clone();
             self.publish(table);
         }

@@ -37,8 +37,8 @@ pub(crate) struct Control {
     /// What is served of it.
     pub(super) table: RoutingTable,
     pub(super) unconfirmed: Option<Unconfirmed>,
-    /// False: loaded from a file without a checksum, so that a controller's table of the same generation is right.
-    pub(super) is_proven: bool,
+    /// False: it was loaded from the disk. What a controller says of the same generation is right then.
+    pub(super) is_of_controller: bool,
     /// Said once the generation is confirmed: controllers hear of a drain after that.
     pub(super) drained: Vec<FromProxy>,
     pub(super) controllers: HashMap<ConnectionId, mpsc::Sender<FromProxy>>,
@@ -70,7 +70,7 @@ impl Control {
             offered: RoutingTable::default(),
             table: RoutingTable::default(),
             unconfirmed: None,
-            is_proven: false,
+            is_of_controller: false,
             drained: Vec::new(),
             controllers: HashMap::new(),
             events,

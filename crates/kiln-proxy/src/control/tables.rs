@@ -39,7 +39,7 @@ impl Control {
         if table.generation < present {
             return Err(Refused::Older(present));
         }
-        if table.generation == present && table != self.offered && self.is_proven {
+        if table.generation == present && table != self.offered && self.is_of_controller {
             return Err(Refused::Differs(present));
         }
         let until = match &self.unconfirmed {
@@ -48,7 +48,7 @@ impl Control {
         };
         let before = self.table.clone();
         self.serve(&table, &before).await?;
-        self.is_proven = true;
+        self.is_of_controller = true;
         self.offered = table;
         self.unconfirmed = Some(Unconfirmed {
             until,
