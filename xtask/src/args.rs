@@ -1,6 +1,6 @@
 //! The arguments of one task: `--name value`, `--flag` and words, refused when nothing asked for them.
 //!
-//! Small and by hand: a parser crate would double what has to be compiled before a check can run.
+//! pico-args takes them apart: it has no dependencies, and is compiled in a second. What is here says it in kiln's words.
 
 use std::str::FromStr;
 
@@ -20,19 +20,17 @@ pub(crate) enum ArgsError {
 
 /// What has not been taken yet.
 #[derive(Debug)]
-pub(crate) struct Args(Vec<String>);
+pub(crate) struct Args(pico_args::Arguments);
 
 impl Args {
     pub(crate) fn new(words: impl IntoIterator<Item = String>) -> Self {
-        Self(words.into_iter().collect())
+        let words = words.into_iter().map(Into::into).collect();
+        Self(pico_args::Arguments::from_vec(words))
     }
 
     /// The next word that is not an option; to be called before any option is taken.
     pub(crate) fn word(&mut self) -> Option<String> {
-        match self.0.first() {
-            Some(word) if !word.starts_with('-') => Some(self.0.remove(0)),
-            _ => None,
-        }
+        self.0.subcommand().ok().flatten()
     }
 
     /// `--name value`; `expected` says what a value looks like.
@@ -41,14 +39,13 @@ impl Args {
         name: &'static str,
         expected: &'static str,
     ) -> Result<Option<T>, ArgsError> {
-        let Some(at) = self.0.iter().position(|word| word == name) else {
+        let value: Option<String> = self
+            .0
+            .opt_value_from_str(name)
+            .map_err(|_| ArgsError::NoValue { name })?;
+        let Some(value) = value else {
             return Ok(None);
         };
-        if at + 1 >= self.0.len() {
-            return Err(ArgsError::NoValue { name });
-        }
-        self.0.remove(at);
-        let value = self.0.remove(at);
         match value.parse() {
             Ok(parsed) => Ok(Some(parsed)),
             Err(_) => Err(ArgsError::BadValue {
@@ -61,11 +58,7 @@ impl Args {
 
     /// `--name` alone.
     pub(crate) fn flag(&mut self, name: &'static str) -> bool {
-        let at = self.0.iter().position(|word| word == name);
-        if let Some(at) = at {
-            self.0.remove(at);
-        }
-        at.is_some()
+        self.0.contains(name)
     }
 
     /// A whole number above zero.
@@ -83,9 +76,11 @@ impl Args {
     }
 
     pub(crate) fn end(self) -> Result<(), ArgsError> {
-        match self.0.into_iter().next() {
+        match self.0.finish().into_iter().next() {
             None => Ok(()),
-            Some(word) => Err(ArgsError::Unexpected { word }),
+            Some(word) => Err(ArgsError::Unexpected {
+                word: word.to_string_lossy().into_owned(),
+            }),
         }
     }
 }

@@ -99,7 +99,11 @@ fn run(mut args: Args) -> Result<(), TaskError> {
         "" | "help" => println!("{HELP}"),
         "check-layers" => {
             args.end()?;
-            println!("layers: {} files hold the rules", layers::check()?);
+            let layers::Checked { files, notes } = layers::check()?;
+            println!("layers: {files} files hold the rules");
+            for note in notes {
+                println!("layers: {note}");
+            }
         }
         "check-licences" => {
             args.end()?;

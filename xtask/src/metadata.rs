@@ -125,7 +125,7 @@ impl Metadata {
                 name: name.to_owned(),
             })?;
 
-        let mut seen = BTreeSet::from([start.id.as_str()]);
+        let mut visited = BTreeSet::from([start.id.as_str()]);
         let mut queue = VecDeque::from([(start, vec![start.name.as_str()])]);
         let mut reached = Vec::new();
         while let Some((package, path)) = queue.pop_front() {
@@ -140,7 +140,7 @@ impl Metadata {
                     });
                 if followed
                     && let Some(next) = by_id.get(edge.pkg.as_str())
-                    && seen.insert(next.id.as_str())
+                    && visited.insert(next.id.as_str())
                 {
                     let mut longer = path.clone();
                     longer.push(next.name.as_str());

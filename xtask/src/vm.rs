@@ -214,11 +214,11 @@ impl Kernel {
     fn load(
         &self,
         module: &str,
-        seen: &mut BTreeSet<String>,
+        visited: &mut BTreeSet<String>,
         loaded: &mut Vec<(String, Vec<u8>)>,
     ) -> Result<(), VmError> {
         let same = |file: &str| file.replace('-', "_") == format!("{module}.ko");
-        if !seen.insert(module.to_owned()) {
+        if !visited.insert(module.to_owned()) {
             return Ok(());
         }
         let Some(path) = find(&self.modules, &|name| {
@@ -239,7 +239,7 @@ impl Kernel {
             at(format!("{} can't be read", path.display()), fs::read(&path))?
         };
         for dependency in depends(&bytes) {
-            self.load(&dependency.replace('-', "_"), seen, loaded)?;
+            self.load(&dependency.replace('-', "_"), visited, loaded)?;
         }
         loaded.push((module.to_owned(), bytes));
         Ok(())
@@ -308,9 +308,9 @@ fn fill(archive: &mut Archive, kernel: &Kernel, tests: &[PathBuf]) -> Result<(),
     for library in needed {
         archive.copy(&library, &library.to_string_lossy())?;
     }
-    let (mut seen, mut loaded) = (BTreeSet::new(), Vec::new());
+    let (mut visited, mut loaded) = (BTreeSet::new(), Vec::new());
     for module in MODULES {
-        kernel.load(module, &mut seen, &mut loaded)?;
+        kernel.load(module, &mut visited, &mut loaded)?;
     }
     // init loads them in the order of their names.
     for (index, (name, bytes)) in loaded.iter().enumerate() {

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
@@ -107,11 +108,12 @@ impl Client {
             patience,
             peer,
         };
-        let response = answered.ok_or_else(|| silence.failure())??;
+        let (response, connection) = answered.ok_or_else(|| silence.failure())??;
         Ok(Answer {
             runtime,
             response,
             silence,
+            connection,
         })
     }
 
@@ -120,7 +122,7 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
         peer: &mut Option<i32>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
         let stream = UnixStream::connect(self.root.join("run/kiln.sock"))
             .await
             .map_err(|source| self.socket_failed(source))?;
@@ -131,12 +133,12 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Failure::BrokenOff)?;
-        // It lives as long as the runtime, which the answer has. What it ends with, the answer's body says too.
-        tokio::spawn(connection);
-        sender
+        let connection = Connection(tokio::spawn(connection));
+        let response = sender
             .send_request(request)
             .await
-            .map_err(|_| Failure::BrokenOff)
+            .map_err(|_| Failure::BrokenOff)?;
+        Ok((response, connection))
     }
 
     fn socket_failed(&self, source: std::io::Error) -> Failure {
@@ -193,11 +195,21 @@ impl Silence {
     }
 }
 
+/// What reads from the socket, for as long as the answer is wanted. How it ends, the answer's body says too.
+struct Connection(JoinHandle<hyper::Result<()>>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// An answer of which the head has come.
 struct Answer {
     runtime: Runtime,
     response: Response<Incoming>,
     silence: Silence,
+    connection: Connection,
 }
 
 impl Answer {
@@ -207,6 +219,7 @@ impl Answer {
             runtime,
             response,
             silence,
+            connection: _connection,
         } = self;
         let status = response.status();
         let body = Limited::new(response.into_body(), BODY_LIMIT).collect();
@@ -243,9 +256,11 @@ impl Answer {
             runtime,
             response,
             silence: _,
+            connection,
         } = self;
         Ok(Lines {
             runtime,
+            _connection: connection,
             body: response.into_body(),
             pending: Vec::new(),
         })
@@ -264,6 +279,7 @@ pub(crate) enum Next<T> {
 /// An answer that comes line by line, one JSON value each.
 pub(crate) struct Lines {
     runtime: Runtime,
+    _connection: Connection,
     body: Incoming,
     /// What came after the last whole line.
     pending: Vec<u8>,
@@ -282,6 +298,7 @@ impl Lines {
             }
             let Self {
                 runtime,
+                _connection: _,
                 body,
                 pending,
             } = self;

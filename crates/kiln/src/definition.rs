@@ -71,7 +71,7 @@ pub(crate) fn read(settings: DefinitionSettings) -> Result<Definition, Failure> 
     } = settings;
     let mut names = vec![file.clone()];
     if file.file_name().is_some_and(|name| name == "kiln.hcl") {
-        names.extend(beside(&folder)?);
+        names.extend(further_files(&folder)?);
     }
     let mut sources = Vec::new();
     for path in &names {
@@ -119,7 +119,7 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
 }
 
 /// Every `*.kiln.hcl` beside a `kiln.hcl`, in the order of their names.
-pub(crate) fn beside(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn further_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => Failure::NoDefinition {
             path: folder.join("kiln.hcl"),

@@ -7,7 +7,6 @@ use kiln_model::{ImageName, ImageSpec};
 use kiln_oci::Store;
 
 use crate::failure::Failure;
-use crate::files::replace;
 use crate::progress::{Live, Progress};
 use crate::rollout;
 
@@ -107,9 +106,11 @@ impl Relocked {
     }
 
     pub(crate) fn write(&self) -> Result<(), Failure> {
-        replace(&self.path, &self.lock.to_string()).map_err(|error| Failure::Lock {
-            path: self.path.clone(),
-            source: Box::new(error),
+        kiln_fs::replace_in_place(&self.path, self.lock.to_string().as_bytes()).map_err(|error| {
+            Failure::Lock {
+                path: self.path.clone(),
+                source: Box::new(error),
+            }
         })
     }
 }

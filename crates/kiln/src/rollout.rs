@@ -83,9 +83,7 @@ pub(crate) fn exit(outcomes: &[Outcome]) -> Exit {
 }
 
 pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = kiln_fs::clock::wall();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

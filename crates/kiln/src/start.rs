@@ -160,9 +160,12 @@ fn spawn(root: &Path, log: &File) -> Result<Child, Failure> {
 }
 
 fn end_child(child: &mut Child, signal: Signal) {
-    let pid = rustix::process::Pid::from_child(child);
-    // It is our child and not waited for, so the pid is still its own.
-    let _ = rustix::process::kill_process(pid, signal);
+    // It is our child and not waited for, so the pid is still its own. It may have ended meanwhile, which is what is wanted.
+    if let Ok(pid) = i32::try_from(child.id())
+        && let Ok(Some(process)) = kiln_fs::Process::open(pid)
+    {
+        let _ = process.signal(signal);
+    }
     let _ = child.wait();
 }
 
@@ -195,7 +198,11 @@ pub(crate) fn end(root: &Path, client: &Client, interrupts: &Interrupts) -> Resu
     let lines = client.post_lines("/v1/down", &request)?;
     let outcomes = rollout::follow(client, lines, Audience::Person, interrupts)?;
     rollout::report(&outcomes, Audience::Person)?;
-    client.order("/v1/shutdown")?;
+    match client.order("/v1/shutdown") {
+        // It may end before its answer is out, and its end is what was asked for: the locks say whether it came.
+        Ok(()) | Err(Failure::BrokenOff) => {}
+        Err(failure) => return Err(failure),
+    }
     let begun = Instant::now();
     while is_locked(root, SUPERVISOR)? || is_locked(root, CONTROLLER)? {
         if begun.elapsed() > END_DEADLINE {

@@ -54,7 +54,9 @@ pub(crate) fn after_bake(root: &Path, store: &Store, reporting: Reporting) -> Re
             return Ok(());
         }
     };
-    if !is_due(store.dir(), SystemTime::now()) {
+    // Compared with times of files, which are the wall clock's.
+    let now = SystemTime::UNIX_EPOCH + kiln_fs::clock::wall();
+    if !is_due(store.dir(), now) {
         return Ok(());
     }
     match store.prune(&options, || in_use(root)) {

@@ -132,7 +132,7 @@ pub(super) fn occupied(folder: &Path) -> Result<u64, WorldError> {
         let what = path.display().to_string();
         move |source| WorldError::Io { what, source }
     };
-    let mut seen = std::collections::HashSet::new();
+    let mut visited = std::collections::HashSet::new();
     let mut folders = vec![folder.to_owned()];
     let mut blocks = 0;
     while let Some(folder) = folders.pop() {
@@ -143,7 +143,7 @@ pub(super) fn occupied(folder: &Path) -> Result<u64, WorldError> {
             if meta.is_dir() {
                 folders.push(path);
             }
-            if meta.nlink() == 1 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {
+            if meta.nlink() == 1 || meta.is_dir() || visited.insert((meta.dev(), meta.ino())) {
                 blocks += meta.blocks();
             }
         }

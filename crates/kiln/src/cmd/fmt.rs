@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use kiln_config::{Source, format};
 
 use crate::failure::{Exit, Failure};
-use crate::files::replace;
 use crate::{args, definition, output};
 
 pub(crate) fn run(args: args::Fmt) -> Result<Exit, Failure> {
@@ -21,7 +20,7 @@ pub(crate) fn run(args: args::Fmt) -> Result<Exit, Failure> {
                 here if here == Path::new(".") => PathBuf::from("kiln.hcl"),
                 folder => folder.join("kiln.hcl"),
             }];
-            files.extend(definition::beside(&path)?);
+            files.extend(definition::further_files(&path)?);
             files
         } else {
             vec![path]
@@ -37,9 +36,11 @@ pub(crate) fn run(args: args::Fmt) -> Result<Exit, Failure> {
             }
             changes = true;
             if !args.check {
-                replace(&file, &made).map_err(|source| Failure::WriteDefinition {
-                    path: file.clone(),
-                    source,
+                kiln_fs::replace_in_place(&file, made.as_bytes()).map_err(|source| {
+                    Failure::WriteDefinition {
+                        path: file.clone(),
+                        source,
+                    }
                 })?;
             }
             output::line(&source.name)?;

@@ -225,7 +225,7 @@ fn bake(rebake: &Rebake, work: &Work) -> Result<Rebaked, Failure> {
         source,
     };
     let json = serde_json::to_vec(rebake).map_err(|error| failed(error.into()))?;
-    std::fs::write(&path, json).map_err(failed)?;
+    kiln_fs::replace(&path, &json).map_err(failed)?;
     let exe = std::env::current_exe().map_err(Failure::Spawn)?;
     let output = Command::new(exe)
         .arg("rebake")
