@@ -18,7 +18,7 @@ pub(crate) fn in_scope(reader: &Reader<'_>, name: &str) -> Option<Value> {
     let scope = reader.scope.iter().rev();
     scope
         .into_iter()
-        .find(|(known, _)| known == name)
+        .find(|(in_scope, _)| in_scope == name)
         .map(|(_, value)| value.clone())
 }
 
@@ -67,7 +67,10 @@ fn named(
                 },
                 span.clone(),
                 "a value, or `var.NAME`, `local.NAME` or `image.NAME`",
-                match suggest::nearest(root, reader.scope.iter().map(|(known, _)| known.as_str())) {
+                match suggest::nearest(
+                    root,
+                    reader.scope.iter().map(|(in_scope, _)| in_scope.as_str()),
+                ) {
                     Some(right) => format!("write `{right}`"),
                     None if ROOTS.contains(&root) => format!("write `{root}.NAME`"),
                     None => format!("write `var.{root}` for a variable"),
@@ -152,7 +155,7 @@ fn named(
             )
         }
         _ => {
-            let in_scope = reader.scope.iter().map(|(known, _)| known.as_str());
+            let in_scope = reader.scope.iter().map(|(in_scope, _)| in_scope.as_str());
             let help = match suggest::nearest(root, ROOTS.into_iter().chain(in_scope)) {
                 Some(right) => format!("write `{right}.{name}`"),
                 None => "quote it if it is a text".to_owned(),
@@ -192,22 +195,22 @@ pub(crate) fn variable_value(
 ) -> Option<Value> {
     match std::mem::replace(reader.variables.get_mut(name)?, Slot::Busy) {
         Slot::Waiting(declared) => {
-            let known = aside(reader, true, |reader| variable::resolve(reader, &declared));
-            let slot = if known.value.is_none() && reader.is_trying() {
+            let evaluated = aside(reader, true, |reader| variable::resolve(reader, &declared));
+            let slot = if evaluated.value.is_none() && reader.is_trying() {
                 Slot::Waiting(declared)
             } else {
-                Slot::Known(known.clone())
+                Slot::Known(evaluated.clone())
             };
             reader.variables.insert(name.to_owned(), slot);
-            reader.taint(known.taint);
-            known.value
+            reader.taint(evaluated.taint);
+            evaluated.value
         }
         Slot::Busy => cycle(reader, format!("the variable `{name}`"), span),
-        Slot::Known(known) => {
-            let slot = Slot::Known(known.clone());
+        Slot::Known(evaluated) => {
+            let slot = Slot::Known(evaluated.clone());
             reader.variables.insert(name.to_owned(), slot);
-            reader.taint(known.taint);
-            known.value
+            reader.taint(evaluated.taint);
+            evaluated.value
         }
     }
 }
@@ -220,24 +223,24 @@ pub(crate) fn local_value(
 ) -> Option<Value> {
     match std::mem::replace(reader.locals.get_mut(name)?, Slot::Busy) {
         Slot::Waiting(expression) => {
-            let known = aside(reader, false, |reader| {
+            let evaluated = aside(reader, false, |reader| {
                 expression_value(reader, expression).map(|found| found.value)
             });
-            let slot = if known.value.is_none() && reader.is_trying() {
+            let slot = if evaluated.value.is_none() && reader.is_trying() {
                 Slot::Waiting(expression)
             } else {
-                Slot::Known(known.clone())
+                Slot::Known(evaluated.clone())
             };
             reader.locals.insert(name.to_owned(), slot);
-            reader.taint(known.taint);
-            known.value
+            reader.taint(evaluated.taint);
+            evaluated.value
         }
         Slot::Busy => cycle(reader, format!("the local `{name}`"), span),
-        Slot::Known(known) => {
-            let slot = Slot::Known(known.clone());
+        Slot::Known(evaluated) => {
+            let slot = Slot::Known(evaluated.clone());
             reader.locals.insert(name.to_owned(), slot);
-            reader.taint(known.taint);
-            known.value
+            reader.taint(evaluated.taint);
+            evaluated.value
         }
     }
 }
@@ -362,12 +365,12 @@ fn missing<T>(
         Some(right) => format!("write `{right}`"),
         None if entries.is_empty() => "the map is empty".to_owned(),
         None => {
-            let known: Vec<String> = entries
+            let names: Vec<String> = entries
                 .keys()
                 .take(10)
                 .map(|key| format!("`{key}`"))
                 .collect();
-            format!("it has {}", known.join(", "))
+            format!("it has {}", names.join(", "))
         }
     };
     unknown(reader, "key", name, place, "a key of the map", help)

@@ -231,7 +231,7 @@ impl<'a> Section<'a> {
             format!("kiln's word is `{ours}`")
         } else if let Some(ours) = suggest::ours(name, other.iter().copied()) {
             format!("there is {}", written(ours, !is_block))
-        } else if let Some(place) = suggest::elsewhere(name) {
+        } else if let Some(place) = suggest::right_place(name) {
             place.to_owned()
         } else {
             "remove it".to_owned()

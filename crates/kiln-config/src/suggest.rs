@@ -8,7 +8,8 @@ pub(crate) fn nearest<'a>(
     let near = (name.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .map(|candidate| (distance(name, candidate), candidate))
+        // Swapping two neighbours is one edit.
+        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
         .filter(|(distance, candidate)| {
             *distance <= near
                 || (name.len() >= 3 && (candidate.starts_with(name) || name.starts_with(candidate)))
@@ -83,7 +84,7 @@ const WORDS: &[(&str, &[&str])] = &[
 ];
 
 /// Attributes that stand in another place than one may look for them.
-pub(crate) fn elsewhere(name: &str) -> Option<&'static str> {
+pub(crate) fn right_place(name: &str) -> Option<&'static str> {
     match name {
         "bases" => Some("write `bases` at the top of the definition, outside of all blocks"),
         "project" => Some("write `project` at the top of the definition, outside of all blocks"),
@@ -99,31 +100,10 @@ pub(crate) fn ours<'a>(
     let bare = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
     let foreign = bare(name);
     candidates.into_iter().find(|candidate| {
-        let known = WORDS.iter().find(|(ours, _)| ours == candidate);
+        let words = WORDS.iter().find(|(ours, _)| ours == candidate);
         bare(candidate) == foreign
-            || known.is_some_and(|(_, others)| others.contains(&foreign.as_str()))
+            || words.is_some_and(|(_, others)| others.contains(&foreign.as_str()))
     })
-}
-
-/// Edits between two words, where swapping two neighbours is one edit (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(rows[i - 2][j - 2] + 1);
-                }
-                best
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

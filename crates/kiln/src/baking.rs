@@ -4,7 +4,6 @@ mod of_dockerfile;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use kiln_bake::{BakeRequest, Baked, CommitInfo, Deferred, Listings, Lock, StepReport, Update};
 use kiln_config::dockerfile::Ignore;
@@ -14,13 +13,14 @@ use kiln_model::{
 };
 use kiln_oci::{Output, Store};
 
+use crate::baked::{tell, write_out};
 use crate::definition::Definition;
 use crate::failure::Failure;
-use crate::git::Beside;
+use crate::git::CommitLookup;
 use crate::locks::{self, Relocked};
 use crate::output;
 use crate::progress::{Live, Reporting};
-use crate::{git, rollout, settings, table, upkeep};
+use crate::{git, rollout, settings, upkeep};
 
 pub(crate) struct Baking<'a> {
     store: Store,
@@ -28,6 +28,7 @@ pub(crate) struct Baking<'a> {
     root: PathBuf,
     work: PathBuf,
     reporting: Reporting,
+    no_cache: bool,
 }
 
 /// A baked image, with what its commit was.
@@ -72,7 +73,14 @@ impl<'a> Baking<'a> {
             definition,
             root: root.to_owned(),
             reporting: reporting.into(),
+            no_cache: false,
         })
+    }
+
+    /// Every step is carried out, also one that the cache has.
+    pub(crate) fn without_cache(mut self, no_cache: bool) -> Self {
+        self.no_cache = no_cache;
+        self
     }
 
     /// Bakes the images that the environment's services run.
@@ -176,7 +184,7 @@ impl<'a> Baking<'a> {
 
     fn one(&self, spec: &ImageSpec, lock: &Lock) -> Result<Image, Failure> {
         std::thread::scope(|scope| {
-            let commit = Beside::look(scope, |listings| self.commit(spec, None, listings));
+            let commit = CommitLookup::start(scope, |listings| self.commit(spec, None, listings));
             let now = rollout::now();
             let made = self.bake(spec, lock, &commit, now)?;
             self.image(&spec.name, made, &commit, now)
@@ -187,7 +195,7 @@ impl<'a> Baking<'a> {
         &self,
         spec: &ImageSpec,
         lock: &Lock,
-        commit: &Beside<'_>,
+        commit: &CommitLookup<'_>,
         now: Timestamp,
     ) -> Result<Made, Failure> {
         let commit_info = || commit.found().map(|commit| self.commit_info(commit));
@@ -199,6 +207,7 @@ impl<'a> Baking<'a> {
             commit: Deferred::new(&commit_info),
             listings: commit.listings(),
             now,
+            no_cache: self.no_cache,
             move_clock: None,
         };
         let name = &spec.name;
@@ -240,7 +249,7 @@ impl<'a> Baking<'a> {
         &self,
         name: &ImageName,
         made: Made,
-        commit: &Beside<'_>,
+        commit: &CommitLookup<'_>,
         now: Timestamp,
     ) -> Result<Image, Failure> {
         let Made {
@@ -257,7 +266,7 @@ impl<'a> Baking<'a> {
             self.reporting,
         )?;
         // A repository that can't be read is no reason not to bake, but the image can't be called clean then.
-        let commit = commit.told("so the image is tagged as dirty");
+        let commit = commit.told("so the image is tagged as dirty", output::warning);
         if let Some(git::Commit {
             sha,
             changed: Some(path),
@@ -301,7 +310,7 @@ impl<'a> Baking<'a> {
         spec: &ImageSpec,
         ignore: Option<&Ignore>,
         listings: &Listings,
-    ) -> git::Looked {
+    ) -> git::LookupResult {
         let folder = &self.definition.folder;
         let first = self.definition.file.file_name().map(PathBuf::from);
         let mut inputs: Vec<PathBuf> = first.into_iter().collect();
@@ -321,40 +330,6 @@ impl<'a> Baking<'a> {
         }
         git::commit(folder, &inputs, listings)
     }
-}
-
-/// Tells that an image is baked.
-pub(crate) fn tell(
-    what: &str,
-    digest: &Digest,
-    steps: &[StepReport],
-    reporting: Reporting,
-) -> Result<(), Failure> {
-    let cached = steps.iter().filter(|step| step.cached).count();
-    let took = Duration::from_millis(steps.iter().map(|step| step.duration_ms).sum());
-    reporting.line(&format!(
-        "{what} ({}), {cached} of {} steps from the cache, {}",
-        digest.short(),
-        steps.len(),
-        table::duration(took)
-    ))
-}
-
-/// Writes an image out, and tells it of `name`.
-pub(crate) fn write_out(
-    store: &Store,
-    (digest, tag): (&Digest, &str),
-    name: &str,
-    output: &Output,
-    reporting: Reporting,
-) -> Result<(), Failure> {
-    let begun = Instant::now();
-    store.export(digest, tag, output)?;
-    reporting.line(&format!(
-        "{name}: written to {}, {}",
-        output.path().display(),
-        table::duration(begun.elapsed())
-    ))
 }
 
 /// What the environment is to run, with images known by their digest.

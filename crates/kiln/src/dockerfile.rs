@@ -13,9 +13,9 @@ use kiln_oci::{Output, Store};
 
 mod contexts;
 
-use crate::baking::{tell, write_out};
+use crate::baked::{tell, write_out};
 use crate::failure::Failure;
-use crate::git::Beside;
+use crate::git::CommitLookup;
 use crate::granted::{Entitlement, Network};
 use crate::output;
 use crate::progress::{Live, Reporting};
@@ -226,7 +226,7 @@ impl DockerfileSettings {
     }
 
     /// Where the Dockerfile and its context are in a repository. `None` also where nothing of one can be had again.
-    fn commit(&self, ignore: &Ignore, listings: &Listings) -> git::Looked {
+    fn commit(&self, ignore: &Ignore, listings: &Listings) -> git::LookupResult {
         if self.unpacked.is_some() {
             return Ok(None);
         }
@@ -273,7 +273,7 @@ impl DockerfileSettings {
         let bases = named::bases(&store, &self.bases)?;
         let tag = self.tag.clone().unwrap_or_default();
         let baked = std::thread::scope(|scope| {
-            let commit = Beside::look(scope, |listings| self.commit(&ignore, listings));
+            let commit = CommitLookup::start(scope, |listings| self.commit(&ignore, listings));
             let checkout = || self.checkout(commit.found()?);
             let request = DockerfileRequest {
                 dockerfile,
@@ -298,7 +298,7 @@ impl DockerfileSettings {
                 move_clock: None,
             };
             let baked = carry_out(&store, &request, &tag, reporting)?;
-            commit.told("so `kiln verify` will not know the commit");
+            commit.told("so `kiln verify` will not know the commit", output::warning);
             Ok::<_, Failure>(baked)
         })?;
         tell(

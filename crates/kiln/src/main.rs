@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)] // the edge: a bake is given the time of day, waits have deadlines
 
 mod args;
+mod baked;
 mod baking;
 mod client;
 mod cmd;

@@ -123,6 +123,7 @@ fn run(
         commit: Deferred::new(&commit),
         listings: &Listings::default(),
         now: Timestamp(0),
+        no_cache: false,
         move_clock,
     };
     bake(store, &request, &mut |_| {})

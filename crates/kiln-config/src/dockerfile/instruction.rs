@@ -165,13 +165,17 @@ struct Flags {
 }
 
 impl Flags {
-    fn known(keyword: &str, given: Vec<(Flag, Text)>, known: &[&str]) -> Result<Self, Complaint> {
+    fn checked(
+        keyword: &str,
+        given: Vec<(Flag, Text)>,
+        allowed: &[&str],
+    ) -> Result<Self, Complaint> {
         for (index, (flag, word)) in given.iter().enumerate() {
-            if !known.contains(&flag.name.as_str()) {
-                let help = match suggest::nearest(&flag.name, known.iter().copied()) {
+            if !allowed.contains(&flag.name.as_str()) {
+                let help = match suggest::nearest(&flag.name, allowed.iter().copied()) {
                     Some(near) => format!("did you mean `--{near}`?"),
-                    None if known.is_empty() => format!("{keyword} has no flags"),
-                    None => format!("it has --{}", known.join(", --")),
+                    None if allowed.is_empty() => format!("{keyword} has no flags"),
+                    None => format!("it has --{}", allowed.join(", --")),
                 };
                 return Err(word.complain(format!("{keyword} has no flag `--{}`", flag.name), help));
             }
@@ -339,7 +343,7 @@ pub(super) fn parse(raw: &Raw, escape: char) -> Result<Parsed, Complaint> {
         ],
         _ => &[],
     };
-    let flags = Flags::known(&keyword, given, known)?;
+    let flags = Flags::checked(&keyword, given, known)?;
     let lacks = |what: &str| {
         raw.keyword
             .complain(format!("{keyword} lacks {what}"), String::new())
@@ -521,12 +525,12 @@ fn copy(
         })
         .collect::<Vec<_>>();
     if heredocs.next().is_some() {
-        let mark = sources.iter().find_map(|source| match source {
+        let misplaced = sources.iter().find_map(|source| match source {
             Source::Path(path) if path.text == "<<" => Some(path),
             _ => None,
         });
-        if let Some(mark) = mark {
-            return Err(mark.complain(
+        if let Some(arrow) = misplaced {
+            return Err(arrow.complain(
                 format!("a here-document of {keyword} has its name right behind the <<"),
                 "take the space out",
             ));

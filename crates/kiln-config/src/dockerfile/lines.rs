@@ -236,7 +236,7 @@ fn directives(lines: &mut Lines<'_>) -> Result<Directives, Complaint> {
         syntax: None,
         check: None,
     };
-    let mut seen: Vec<String> = Vec::new();
+    let mut directives: Vec<String> = Vec::new();
     loop {
         let before = lines.at;
         let Some(line) = lines.next() else { break };
@@ -254,7 +254,7 @@ fn directives(lines: &mut Lines<'_>) -> Result<Directives, Complaint> {
         let mut piece = Text::default();
         let offset = line.text.rfind(value).unwrap_or(0);
         piece.push(value, line.at + offset);
-        if seen.contains(&name) {
+        if directives.contains(&name) {
             return Err(piece.complain(
                 format!("the parser directive `{name}` is there twice"),
                 "keep one of them",
@@ -276,7 +276,7 @@ fn directives(lines: &mut Lines<'_>) -> Result<Directives, Complaint> {
             "syntax" => found.syntax = Some(piece),
             _ => found.check = Some(piece),
         }
-        seen.push(name);
+        directives.push(name);
     }
     Ok(found)
 }

@@ -73,7 +73,7 @@ struct Expanded {
     lacked: BTreeSet<String>,
 }
 
-fn look(text: &str, escape: char, env: &BTreeMap<String, String>) -> Expanded {
+fn expand_and_note(text: &str, escape: char, env: &BTreeMap<String, String>) -> Expanded {
     let mut asked = Asked {
         env,
         had: RefCell::default(),
@@ -147,7 +147,9 @@ impl Dockerfile {
                 globals.declared.insert(name.clone());
                 let value = match (build_args.get(name), value) {
                     (Some(given), _) => Some(given.clone()),
-                    (None, Some(text)) => Some(look(&text.text, self.escape, &globals.env).value),
+                    (None, Some(text)) => {
+                        Some(expand_and_note(&text.text, self.escape, &globals.env).value)
+                    }
                     (None, None) => None,
                 };
                 globals.env.extend(value.map(|value| (name.clone(), value)));
@@ -176,7 +178,7 @@ impl Lint<'_> {
     }
 
     fn expanded(&self, text: &Text, env: &BTreeMap<String, String>) -> Expanded {
-        look(&text.text, self.file.escape, env)
+        expand_and_note(&text.text, self.file.escape, env)
     }
 
     /// With the defaults of the ARGs alone, each FROM names something that can be an image.

@@ -1,4 +1,7 @@
 //! Dates, in the form of RFC 3339. There is no clock here: "now" is the date of the lock.
+//!
+//! A date library (jiff) was tried against it and not taken: what is long here is Terraform's own letters of `formatdate` and what
+//! is said about a wrong one, which no library has; from one, only the count of days would come, which kiln-model has in 40 lines.
 
 use kiln_model::{date_of, days_of};
 
@@ -97,11 +100,14 @@ impl Date {
                 .all(|byte| byte.is_ascii_digit())
                 .then(|| part.parse().ok())?
         };
-        let mark =
+        let is_one_of =
             |at: usize, marks: &[u8]| text.as_bytes().get(at).is_some_and(|b| marks.contains(b));
-        let marks =
-            mark(4, b"-") && mark(7, b"-") && mark(10, b"T") && mark(13, b":") && mark(16, b":");
-        if !marks {
+        let is_laid_out = is_one_of(4, b"-")
+            && is_one_of(7, b"-")
+            && is_one_of(10, b"T")
+            && is_one_of(13, b":")
+            && is_one_of(16, b":");
+        if !is_laid_out {
             return None;
         }
         let zone = text.get(19..)?;
@@ -113,7 +119,7 @@ impl Date {
                     b'-' => -1,
                     _ => return None,
                 };
-                if zone.len() != 6 || !mark(22, b":") {
+                if zone.len() != 6 || !is_one_of(22, b":") {
                     return None;
                 }
                 let (hours, minutes) = (number(20..22)?, number(23..25)?);

@@ -1,4 +1,7 @@
 //! Networks in CIDR notation (RFC 4632, RFC 4291).
+//!
+//! The address is one number for both families, since Terraform's functions count in it. A library (ipnet) has a type for each
+//! family, and its subnets are iterators, so that it would make this longer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

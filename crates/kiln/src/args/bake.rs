@@ -133,7 +133,7 @@ pub(crate) struct Dockerfile {
     )]
     pub(crate) network: Network,
     /// Do every step anew
-    #[arg(long, requires = "dockerfile")]
+    #[arg(long)]
     pub(crate) no_cache: bool,
     /// Only read the Dockerfile, and show what is wrong and what is doubtful in it
     #[arg(long, requires = "dockerfile")]

@@ -12,7 +12,7 @@ use super::{Baking, Image, Made, Progress};
 use crate::definition::FOLDER;
 use crate::dockerfile::{carry_out, read_ignore, read_inside};
 use crate::failure::Failure;
-use crate::git::Beside;
+use crate::git::CommitLookup;
 use crate::settings;
 
 /// What the names that a Dockerfile has mean.
@@ -53,7 +53,7 @@ impl Baking<'_> {
         )?;
         let now = crate::rollout::now();
         std::thread::scope(|scope| {
-            let commit = Beside::look(scope, |listings| {
+            let commit = CommitLookup::start(scope, |listings| {
                 let mut commit = self.commit(spec, Some(&ignore), listings)?;
                 if let Some(commit) = &mut commit {
                     commit.dirty |= !is_clean;
@@ -82,7 +82,7 @@ impl Baking<'_> {
                 granted: &Granted::default(),
                 allow_leaks: &spec.allow_leak,
                 platform: None,
-                no_cache: false,
+                no_cache: self.no_cache,
                 checkout: Deferred::none(),
                 listings: commit.listings(),
                 move_clock: None,

@@ -67,7 +67,8 @@ pub(crate) fn run(args: args::Bake) -> Result<Exit, Failure> {
             images: names.iter().map(ImageName::to_string).collect(),
         });
     }
-    let baking = Baking::new(&root, &definition, reporting)?;
+    let baking =
+        Baking::new(&root, &definition, reporting)?.without_cache(args.dockerfile.no_cache);
     let baked = Interrupts::catch()?.during(
         || {
             let baked = baking.all(&names)?;

@@ -45,10 +45,10 @@ pub(crate) fn text(line: &LogLine) -> String {
         line,
         left_out: _,
     } = line;
-    let mark = match stream.as_str() {
+    let separator = match stream.as_str() {
         "stderr" => "!",
         "kiln" => "…",
         _ => "|",
     };
-    format!("{} {instance} {mark} {line}", at.rfc3339())
+    format!("{} {instance} {separator} {line}", at.rfc3339())
 }

@@ -160,6 +160,7 @@ impl Rebake {
                     commit: Deferred::none(),
                     listings: &Listings::default(),
                     now: rollout::now(),
+                    no_cache: false,
                     move_clock: self.move_clock,
                 };
                 let baked = bake(&store, &request, &mut progress).map_err(failed)?;

@@ -6,13 +6,16 @@
 //! leaves out is not. A `kiln.lock` that no commit has makes dirty too: nobody else has the packages that it names.
 //! Files that are as Git's index notes them are not read.
 //!
+//! The index and the objects are read here rather than by gix: reading them is 320 lines, and gix-index with gix-odb are 55 more
+//! crates, of which each month brings versions that break. What is compared with what would stay here either way.
+//!
 //! Limits: contents are compared as they are, so that a file that Git changes on checkout (line ends, LFS,
 //! filters) counts as dirty, as does a submodule; repositories with SHA-256 names or reftables are not read.
 
-mod beside;
 mod checkout;
 mod compare;
 mod index;
+mod lookup;
 mod objects;
 
 use std::path::{Path, PathBuf};
@@ -21,9 +24,9 @@ use kiln_bake::Listings;
 use kiln_config::dockerfile::Ignore;
 use kiln_git::object::Oid;
 
-pub(crate) use self::beside::{Beside, Looked};
 use self::compare::Comparing;
 use self::index::Index;
+pub(crate) use self::lookup::{CommitLookup, LookupResult};
 use self::objects::Objects;
 
 /// Beside the definition.
@@ -95,7 +98,7 @@ impl<'a> Input<'a> {
 
 /// `None`: in no repository, or in one without a commit. `inputs` are relative to `folder`, where they are not absolute; the lock
 /// beside them belongs to them.
-pub(crate) fn commit(folder: &Path, inputs: &[Input<'_>], listings: &Listings) -> Looked {
+pub(crate) fn commit(folder: &Path, inputs: &[Input<'_>], listings: &Listings) -> LookupResult {
     compared(folder, inputs, &[LOCK], listings)
 }
 
@@ -104,12 +107,17 @@ pub(crate) fn commit_without_lock(
     folder: &Path,
     inputs: &[Input<'_>],
     listings: &Listings,
-) -> Looked {
+) -> LookupResult {
     compared(folder, inputs, &[], listings)
 }
 
 /// `optional`: files of `folder` that there may be, and that are inputs then.
-fn compared(folder: &Path, inputs: &[Input<'_>], optional: &[&str], listings: &Listings) -> Looked {
+fn compared(
+    folder: &Path,
+    inputs: &[Input<'_>],
+    optional: &[&str],
+    listings: &Listings,
+) -> LookupResult {
     let folder = folder.canonicalize().map_err(|source| GitError::Io {
         path: folder.to_owned(),
         source,

@@ -206,3 +206,39 @@ fn a_journal_that_was_changed_is_told() {
     assert!(said.contains("the journal was changed"), "{said}");
     world.down();
 }
+
+#[test]
+fn a_bake_without_the_cache_does_every_step_and_gives_the_same() {
+    let world = world();
+    let plain = r#"
+image "plain" {
+  version = "1"
+  from    = "scratch"
+  copy {
+    from = "server"
+    to   = "/server"
+  }
+  cmd = ["/server"]
+}
+"#;
+    world.write("kiln.hcl", &format!("{DEFINITION}{plain}"));
+    let bake = |more: &[&str]| {
+        let answer = world.json(&[&["bake", "--json"], more].concat());
+        let images = answer["images"].as_array().unwrap().clone();
+        assert_eq!(images.len(), 2);
+        let cached: Vec<bool> = images
+            .iter()
+            .flat_map(|image| image["steps"].as_array().unwrap().clone())
+            .map(|step| step["cached"].as_bool().unwrap())
+            .collect();
+        let digests: Vec<String> = images
+            .iter()
+            .map(|image| image["digest"].to_string())
+            .collect();
+        (cached, digests)
+    };
+    let (first, digests) = bake(&[]);
+    assert_eq!(first, [false, false]);
+    assert_eq!(bake(&[]), (vec![true, true], digests.clone()));
+    assert_eq!(bake(&["--no-cache"]), (vec![false, false], digests));
+}

@@ -91,7 +91,14 @@ pub fn bake(
         let began = Instant::now();
         let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         let key = step.key(&below, locked.date)?;
-        let known = recorded(store, &key);
+        let from_cache = || {
+            if request.no_cache {
+                None
+            } else {
+                recorded(store, &key)
+            }
+        };
+        let known = from_cache();
         let cached = known.is_some();
         progress(BakeProgress::Step {
             name: step.name.clone(),
@@ -102,7 +109,7 @@ pub fn bake(
             None => {
                 let _only_one = StepLock::take(store, &key)?;
                 // Another bake may have done it while this one waited.
-                match recorded(store, &key) {
+                match from_cache() {
                     Some(layer) => layer,
                     None => {
                         let step = (part, step);

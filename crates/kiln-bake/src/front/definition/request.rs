@@ -21,6 +21,8 @@ pub struct BakeRequest<'a> {
     /// Of the context's folders, with whoever looks through them beside the bake.
     pub listings: &'a Listings,
     pub now: Timestamp,
+    /// Every step is carried out, also one that the cache has.
+    pub no_cache: bool,
     /// Seconds that the clock of the steps' programs is moved by, to find out what depends on it.
     pub move_clock: Option<i32>,
 }

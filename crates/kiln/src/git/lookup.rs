@@ -7,32 +7,31 @@ use std::thread::Scope;
 use kiln_bake::Listings;
 
 use super::{Commit, GitError};
-use crate::output;
 
-pub(crate) type Looked = Result<Option<Commit>, GitError>;
+pub(crate) type LookupResult = Result<Option<Commit>, GitError>;
 
 /// A commit that is found out on a thread of its own; whoever asks for it waits.
-pub(crate) struct Beside<'scope> {
-    looked: LazyLock<Looked, Box<dyn FnOnce() -> Looked + Send + 'scope>>,
+pub(crate) struct CommitLookup<'scope> {
+    result: LazyLock<LookupResult, Box<dyn FnOnce() -> LookupResult + Send + 'scope>>,
     /// Of the folders that both look through.
     listings: Listings,
 }
 
-impl<'scope> Beside<'scope> {
-    pub(crate) fn look(
+impl<'scope> CommitLookup<'scope> {
+    pub(crate) fn start(
         scope: &'scope Scope<'scope, '_>,
-        look: impl FnOnce(&Listings) -> Looked + Send + 'scope,
+        find: impl FnOnce(&Listings) -> LookupResult + Send + 'scope,
     ) -> Self {
         let listings = Listings::default();
         listings.share();
         let shared = listings.clone();
         let thread = scope.spawn(move || {
-            let looked = look(&shared);
+            let found = find(&shared);
             shared.end_sharing();
-            looked
+            found
         });
         Self {
-            looked: LazyLock::new(Box::new(move || {
+            result: LazyLock::new(Box::new(move || {
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic))
             })),
             listings,
@@ -45,16 +44,16 @@ impl<'scope> Beside<'scope> {
 
     /// `None` also where the repository can't be read, of which nothing is said while a bake says what it does.
     pub(crate) fn found(&self) -> Option<&Commit> {
-        self.looked.as_ref().ok()?.as_ref()
+        self.result.as_ref().ok()?.as_ref()
     }
 
     /// As `found`, with a warning where the repository can't be read.
-    pub(crate) fn told(&self, so: &str) -> Option<&Commit> {
-        if let Err(error) = &*self.looked {
+    pub(crate) fn told(&self, so: &str, warn: impl FnOnce(&str)) -> Option<&Commit> {
+        if let Err(error) = &*self.result {
             let cause = std::error::Error::source(error)
                 .map(|cause| format!(": {cause}"))
                 .unwrap_or_default();
-            output::warning(&format!(
+            warn(&format!(
                 "the Git repository can't be read, {so}: {error}{cause}"
             ));
         }
