@@ -1,5 +1,9 @@
 //! Tasks of the workspace: checks that every commit has to pass, and benchmarks. `cargo xtask help`.
-#![allow(clippy::disallowed_methods)] // a tool that measures: this is where the clock is read
+#![warn(clippy::allow_attributes, clippy::too_many_lines)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a tool that measures: this is where the clock is read"
+)]
 
 mod apt_choice;
 mod args;

@@ -3,7 +3,12 @@
 //! One file for each command in `cmd`. What was typed ([`args`]) and what it means ([`settings`]) are two types;
 //! every error ends in [`failure`], which knows its exit code and what to type next. Libraries never print.
 
-#![allow(clippy::disallowed_methods)] // the edge: a bake is given the time of day, waits have deadlines
+// What is allowed is expected, so that it goes when it is no longer needed.
+#![warn(clippy::allow_attributes, clippy::too_many_lines)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the edge: a bake is given the time of day, waits have deadlines"
+)]
 
 mod args;
 mod baked;

@@ -1,8 +1,8 @@
 //! What a bake is doing, as it does it: on a terminal a line for each step that is carried out, drawn again as time goes by; whole
 //! lines elsewhere.
 //!
-//! Drawn here rather than by indicatif: it has bars of its own threads and knows no rows that other output scrolls past, no terminal
-//! that is lent to a shell in the middle (`--shell-on-error`), and no form of whole lines, which are most of this file.
+//! Drawn here rather than by indicatif: that would take over the rows of a terminal alone. What is told, in whole lines or not at all,
+//! and what a step said last, is most of this file and would stay.
 
 use std::io::{IsTerminal, Stderr, Write};
 use std::str::FromStr;

@@ -12,7 +12,7 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Kills a command that does not end; the pidfd names that process even when its number is used again.
 pub(super) struct Watchdog(
-    #[allow(dead_code, reason = "dropping it ends the thread")] mpsc::Sender<()>,
+    #[expect(dead_code, reason = "dropping it ends the thread")] mpsc::Sender<()>,
 );
 
 impl Watchdog {
