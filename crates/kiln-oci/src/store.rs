@@ -150,7 +150,7 @@ impl Store {
 
     /// The bytes of a small blob, checked against its digest. Larger than `limit` is an error.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
-        let path = self.blob_path(digest);
+        let path = self.stored_path(digest);
         let mut bytes = Vec::new();
         let whole = crate::content::read_bounded(self.open_blob(digest)?, limit, &mut bytes)
             .map_err(io_error("read", &path))?;
@@ -173,7 +173,7 @@ impl Store {
 
     /// Reads a blob through and checks it against its digest.
     pub fn verify_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        let path = self.blob_path(digest);
+        let path = self.stored_path(digest);
         let actual = hash_file(self.open_blob(digest)?).map_err(io_error("read", &path))?;
         if actual != *digest {
             return Err(StoreError::BlobCorrupt {

@@ -155,6 +155,16 @@ impl Store {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
+    /// The file that the blob is read from: its own one, else the sparse one's.
+    pub(super) fn stored_path(&self, digest: &Digest) -> PathBuf {
+        let (own, sparse) = (self.blob_path(digest), self.sparse_path(digest));
+        if !own.is_file() && sparse.is_file() {
+            sparse
+        } else {
+            own
+        }
+    }
+
     pub(super) fn sparse_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs/sparse").join(digest.hex())
     }

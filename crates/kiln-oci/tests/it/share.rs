@@ -175,6 +175,27 @@ fn a_blob_whose_donor_is_gone_is_told_and_mended_by_the_next_bake() {
 }
 
 #[test]
+fn a_sparse_blob_that_was_changed_is_told_with_its_own_file() {
+    let (_dir, store) = open();
+    store.add_layer(&version(1)).unwrap();
+    let second = store.add_layer(&version(2)).unwrap();
+    let sparse = store.dir().join("blobs/sparse");
+    let sparse = sparse.join(second.blob.digest.hex());
+    let mut bytes = fs::read(&sparse).unwrap();
+    bytes[10] ^= 1;
+    fs::write(&sparse, bytes).unwrap();
+    let error = store.verify_blob(&second.blob.digest).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::BlobCorrupt { path, .. } if *path == sparse),
+        "{error}"
+    );
+    // As the message says.
+    fs::remove_file(&sparse).unwrap();
+    assert_eq!(store.add_layer(&version(2)).unwrap().blob, second.blob);
+    store.verify_blob(&second.blob.digest).unwrap();
+}
+
+#[test]
 fn damage_is_not_passed_on_to_a_new_blob() {
     let (_dir, store) = open();
     let first = store.add_layer(&version(1)).unwrap();
