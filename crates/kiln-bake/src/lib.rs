@@ -4,6 +4,7 @@
 //! commands in sealed containers ([`step`]). Before an image gets its tag it is searched for secrets ([`leaks`]) and tested
 //! ([`image_tests`]); then its origin and its content are recorded ([`record`]).
 
+#![warn(clippy::too_many_lines)] // of more than 120 (clippy.toml) a function is several
 #![allow(clippy::disallowed_methods)] // the edge: step times are measured, and expiry is compared with the wall clock
 
 mod arch;

@@ -108,12 +108,10 @@ fn private_repository(host: &str) {
     assert!(told(&other).contains("401"), "{}", told(&other));
 }
 
-fn repositories() {
-    let bench = Bench::new();
-    let root = bench.root.path().join("repositories");
-    let work = root.join("a.git");
+/// A repository of two branches and a tag, packed with deltas. The commit of `main`.
+fn branches_and_a_tag(work: &Path) -> String {
     fs::create_dir_all(work.join("sub/deep")).unwrap();
-    git(&work, &["init", "-q"]);
+    git(work, &["init", "-q"]);
     fs::write(work.join("file"), "one").unwrap();
     fs::write(work.join("sub/deep/big"), "line of a file\n".repeat(10_000)).unwrap();
     symlink("../file", work.join("sub/link")).unwrap();
@@ -123,21 +121,26 @@ fn repositories() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    git(&work, &["add", "."]);
-    git(&work, &["commit", "-qm", "one"]);
-    git(&work, &["tag", "-a", "v1", "-m", "v1"]);
-    let first = git(&work, &["rev-parse", "HEAD"]);
-    git(&work, &["checkout", "-qb", "next"]);
+    git(work, &["add", "."]);
+    git(work, &["commit", "-qm", "one"]);
+    git(work, &["tag", "-a", "v1", "-m", "v1"]);
+    let first = git(work, &["rev-parse", "HEAD"]);
+    git(work, &["checkout", "-qb", "next"]);
     fs::write(work.join("file"), "two").unwrap();
     fs::write(work.join("sub/deep/big"), "line of a file\n".repeat(10_001)).unwrap();
-    git(&work, &["commit", "-qam", "two"]);
-    git(&work, &["checkout", "-q", "main"]);
+    git(work, &["commit", "-qam", "two"]);
+    git(work, &["checkout", "-q", "main"]);
     // Packed, with deltas.
-    git(&work, &["gc", "-q"]);
-    let served = root.clone();
+    git(work, &["gc", "-q"]);
+    first
+}
+
+/// Everything below `root`; once more below `/private` for who has the password, and below `/moved` at another place.
+fn serve_with_a_private_one(root: &Path) -> Server {
+    let served = root.to_owned();
     // `x-access-token:sesame`
     let right = "Basic eC1hY2Nlc3MtdG9rZW46c2VzYW1l";
-    let server = Server::start(move |asked| {
+    Server::start(move |asked| {
         if let Some(rest) = asked.path.strip_prefix("/moved") {
             let place = format!("http://{}{rest}", asked.header("host").unwrap());
             return Answer::new(301, "").with("Location", place);
@@ -158,7 +161,14 @@ fn repositories() {
                 body: asked.body.clone(),
             },
         )
-    });
+    })
+}
+
+fn repositories() {
+    let bench = Bench::new();
+    let root = bench.root.path().join("repositories");
+    let first = branches_and_a_tag(&root.join("a.git"));
+    let server = serve_with_a_private_one(&root);
     let url = format!("http://{}/a.git", server.host);
     let moved = format!("http://{}/moved/a.git", server.host);
     let run = "run \"#!/bin/sh\" 0:0 755";

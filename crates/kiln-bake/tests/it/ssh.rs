@@ -74,6 +74,31 @@ fn serve(folder: &Path, name: &str, user: &Path, settings: &str) -> Server {
     }
 }
 
+/// An agent of the user's that has the key, and its socket.
+fn agent(folder: &Path, key: &Path) -> (Daemon, PathBuf) {
+    let socket = folder.join("agent");
+    let agent = Daemon(
+        Command::new("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let began = Instant::now();
+    while !socket.exists() {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let added = Command::new("ssh-add")
+        .arg("-q")
+        .arg(key)
+        .env("SSH_AUTH_SOCK", &socket)
+        .status();
+    assert!(added.unwrap().success());
+    (agent, socket)
+}
+
 fn by_ssh() {
     let mut bench = Bench::new();
     let root = bench.root.path().join("repositories");
@@ -162,26 +187,7 @@ fn by_ssh() {
     assert_eq!(bench.tree(&first, "o"), ["file \"of it's a.git\" 0:0 644"]);
 
     // By an agent of the user's, and as a context.
-    let socket = folder.join("agent");
-    let _agent = Daemon(
-        Command::new("ssh-agent")
-            .args(["-D", "-a"])
-            .arg(&socket)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    let began = Instant::now();
-    while !socket.exists() {
-        assert!(began.elapsed() < Duration::from_secs(30));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let added = Command::new("ssh-add")
-        .arg("-q")
-        .arg(&own)
-        .env("SSH_AUTH_SOCK", &socket)
-        .status();
-    assert!(added.unwrap().success());
+    let (_agent, socket) = agent(&folder, &own);
     give(&mut bench, SshAgent::Socket(socket));
     let scratch = bench.root.path().join("work");
     fs::create_dir(&scratch).unwrap();

@@ -19,7 +19,7 @@ use crate::front::definition::apt_sources;
 use crate::front::definition::carry_out::{Supply, carry_out, recorded};
 use crate::front::definition::command_check::check_command;
 use crate::front::definition::copy;
-use crate::front::definition::graph::{self, Work};
+use crate::front::definition::graph::{self, Step, Work};
 use crate::front::definition::request::BakeRequest;
 use crate::image_tests::{self, Subject};
 use crate::leaks;
@@ -61,125 +61,30 @@ pub fn bake(
         SystemTime::now(),
         request.listings,
     );
-    let chain = image.chain();
-    let mut steps = Vec::new();
-    for (index, part) in chain.iter().enumerate() {
-        let copies = part
-            .copies
-            .iter()
-            .map(|copy| copy::list(part, copy, request.context, &mut stat_cache))
-            .collect::<Result<Vec<_>, _>>()?;
-        // Debian is the first image's of the chain.
-        let debian = part.debian.as_ref().filter(|_| index == 0);
-        if let Some(debian) = debian {
-            let apt = apt_sources::wanted(part, debian, &locked, &copies, request.context)?;
-            steps.extend(
-                graph::debian(debian, &locked, apt)
-                    .into_iter()
-                    .map(|s| (*part, s)),
-            );
-        }
-        steps.extend(graph::steps(part, copies).into_iter().map(|s| (*part, s)));
-    }
+    let steps = steps_of(request, &locked, &mut stat_cache)?;
     stat_cache.save(store);
-    let mut layers: Vec<Layer> = Vec::new();
-    // The names of the steps that made them.
-    let mut by: Vec<&str> = Vec::new();
-    let mut reports = Vec::new();
-    let mut done = Vec::new();
-    for (part, step) in steps.iter().map(|(part, step)| (*part, step)) {
-        let began = Instant::now();
-        let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
-        let key = step.key(&below, locked.date)?;
-        let from_cache = || {
-            if request.no_cache {
-                None
-            } else {
-                recorded(store, &key)
-            }
-        };
-        let known = from_cache();
-        let cached = known.is_some();
-        progress(BakeProgress::Step {
-            name: step.name.clone(),
-            cached,
-        });
-        let layer = match known {
-            Some(layer) => layer,
-            None => {
-                let _only_one = StepLock::take(store, &key)?;
-                // Another bake may have done it while this one waited.
-                match from_cache() {
-                    Some(layer) => layer,
-                    None => {
-                        let step = (part, step);
-                        let ground = (&locked, &layers[..]);
-                        let supply = Supply {
-                            client: &client,
-                            repacking: &repacking,
-                        };
-                        let layer = carry_out(
-                            store,
-                            request,
-                            supply,
-                            ground,
-                            step,
-                            &mut stat_cache,
-                            progress,
-                        )?;
-                        store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
-                        explain::keep(store, &key, &below, locked.date, &step.1.work)?;
-                        layer
-                    }
-                }
-            }
-        };
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let report = StepReport {
-            name: step.name.clone(),
-            cached,
-            duration_ms,
-            key: Some(key),
-            reasons: Vec::new(),
-        };
-        progress(BakeProgress::Ended(report.clone()));
-        reports.push(report);
-        done.push(Done {
-            name: step.name.clone(),
-            key,
-            diff_id: layer.diff_id,
-        });
-        if matches!(step.work, Work::Minimal { .. }) {
-            // What it was taken from is not in the image.
-            layers.clear();
-            by.clear();
-        }
-        layers.push(layer);
-        by.push(step.name.as_str());
-    }
+    let supply = Supply {
+        client: &client,
+        repacking: &repacking,
+    };
+    let Built {
+        layers,
+        made_by,
+        mut reports,
+        done,
+    } = build(
+        store,
+        request,
+        supply,
+        &locked,
+        &steps,
+        &mut stat_cache,
+        progress,
+    )?;
     stat_cache.save(store);
     explain::fill(store, &name, &mut reports)?;
     let config = config(image, &locked.arch, locked.date);
-    let commands: Vec<String> = chain
-        .iter()
-        .flat_map(|part| part.run.iter().cloned())
-        .collect();
-    leaks::Search {
-        store,
-        image: &name,
-        allowed: &image.allow_leak,
-        excuse: "image { allow_leak = [",
-        layers: &layers,
-        by: &by,
-    }
-    .check(leaks::in_config(&config, &commands))?;
-    // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
-    let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
-    let checked = Digest::of(&canonical_json(&("command", &below, &config))?);
-    if store.cache_get(&checked).is_none() {
-        check_command(store, request, &layers, &config)?;
-        store.cache_put(&checked, b"")?;
-    }
+    check(store, request, &layers, &made_by, &config)?;
     let digest = store.put_image(&config, &layers)?;
     let subject = Subject {
         store,
@@ -210,6 +115,150 @@ pub fn bake(
         lock,
         config,
     })
+}
+
+/// Every step of the image, with the image of its chain that it is of.
+fn steps_of<'a>(
+    request: &BakeRequest<'a>,
+    locked: &ImageLock,
+    stat_cache: &mut StatCache,
+) -> Result<Vec<(&'a ImageSpec, Step)>, BakeError> {
+    let mut steps = Vec::new();
+    for (index, part) in request.image.chain().into_iter().enumerate() {
+        let copies = part
+            .copies
+            .iter()
+            .map(|copy| copy::list(part, copy, request.context, stat_cache))
+            .collect::<Result<Vec<_>, _>>()?;
+        // Debian is the first image's of the chain.
+        if let Some(debian) = part.debian.as_ref().filter(|_| index == 0) {
+            let apt = apt_sources::wanted(part, debian, locked, &copies, request.context)?;
+            let debian = graph::debian(debian, locked, apt).into_iter();
+            steps.extend(debian.map(|step| (part, step)));
+        }
+        let own = graph::steps(part, copies).into_iter();
+        steps.extend(own.map(|step| (part, step)));
+    }
+    Ok(steps)
+}
+
+/// What the steps gave.
+struct Built<'a> {
+    layers: Vec<Layer>,
+    /// The names of the steps that made them.
+    made_by: Vec<&'a str>,
+    reports: Vec<StepReport>,
+    done: Vec<Done>,
+}
+
+/// Carries out the steps in their order, or takes their layers from the cache.
+fn build<'a>(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    supply: Supply<'_>,
+    locked: &ImageLock,
+    steps: &'a [(&ImageSpec, Step)],
+    stat_cache: &mut StatCache,
+    progress: &mut dyn FnMut(BakeProgress),
+) -> Result<Built<'a>, BakeError> {
+    let mut built = Built {
+        layers: Vec::new(),
+        made_by: Vec::new(),
+        reports: Vec::new(),
+        done: Vec::new(),
+    };
+    for (part, step) in steps {
+        let began = Instant::now();
+        let below: Vec<_> = built.layers.iter().map(|layer| layer.diff_id).collect();
+        let key = step.key(&below, locked.date)?;
+        let from_cache = || {
+            if request.no_cache {
+                None
+            } else {
+                recorded(store, &key)
+            }
+        };
+        let known = from_cache();
+        let cached = known.is_some();
+        progress(BakeProgress::Step {
+            name: step.name.clone(),
+            cached,
+        });
+        let layer = match known {
+            Some(layer) => layer,
+            None => {
+                let _only_one = StepLock::take(store, &key)?;
+                // Another bake may have done it while this one waited.
+                match from_cache() {
+                    Some(layer) => layer,
+                    None => {
+                        let step = (*part, step);
+                        let ground = (locked, &built.layers[..]);
+                        let layer =
+                            carry_out(store, request, supply, ground, step, stat_cache, progress)?;
+                        store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
+                        explain::keep(store, &key, &below, locked.date, &step.1.work)?;
+                        layer
+                    }
+                }
+            }
+        };
+        let report = StepReport {
+            name: step.name.clone(),
+            cached,
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            key: Some(key),
+            reasons: Vec::new(),
+        };
+        progress(BakeProgress::Ended(report.clone()));
+        built.reports.push(report);
+        built.done.push(Done {
+            name: step.name.clone(),
+            key,
+            diff_id: layer.diff_id,
+        });
+        if matches!(step.work, Work::Minimal { .. }) {
+            // What it was taken from is not in the image.
+            built.layers.clear();
+            built.made_by.clear();
+        }
+        built.layers.push(layer);
+        built.made_by.push(step.name.as_str());
+    }
+    Ok(built)
+}
+
+/// Nothing secret is in the image, and its command is.
+fn check(
+    store: &Store,
+    request: &BakeRequest<'_>,
+    layers: &[Layer],
+    made_by: &[&str],
+    config: &ImageConfig,
+) -> Result<(), BakeError> {
+    let image = request.image;
+    let commands: Vec<String> = image
+        .chain()
+        .iter()
+        .flat_map(|part| part.run.iter().cloned())
+        .collect();
+    leaks::Search {
+        store,
+        image: &image.name.to_string(),
+        allowed: &image.allow_leak,
+        excuse: "image { allow_leak = [",
+        layers,
+        by: made_by,
+    }
+    .check(leaks::in_config(config, &commands))?;
+    // Once for these layers and this configuration: looking into an image costs a mount for each of its layers.
+    let below: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+    let checked = Digest::of(&canonical_json(&("command", &below, config))?);
+    if store.cache_get(&checked).is_none() {
+        check_command(store, request, layers, config)?;
+        store.cache_put(&checked, b"")?;
+    }
+    Ok(())
 }
 
 /// What the image is made of. One that starts from nothing has no packages.

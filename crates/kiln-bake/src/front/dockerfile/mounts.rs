@@ -297,73 +297,14 @@ impl Bake<'_> {
                     }
                     _ => continue,
                 },
-                MountKind::Secret => {
-                    let id = one.id().unwrap_or_default();
-                    let Some(content) = self.request.granted.secrets.get(&id) else {
-                        if mount.required {
-                            return Err(wrong(
-                                file,
-                                one.place,
-                                format!("the secret `{id}` is required, and was not given"),
-                                format!(
-                                    "give it: --secret id={id},src=FILE or --secret id={id},env=VARIABLE"
-                                ),
-                            ));
-                        }
-                        continue;
-                    };
-                    if let Some(name) = &mount.env {
-                        let value = String::from_utf8(content.clone()).map_err(|_| {
-                            wrong(
-                                file,
-                                one.place,
-                                format!("the secret `{id}` is no text, and can't be a variable"),
-                                "mount it as a file: target=/path",
-                            )
-                        })?;
-                        let name = if name.is_empty() { &id } else { name };
-                        mounted.env.push((name.clone(), value));
-                    }
-                    MountSource::Secret {
-                        content: content.clone(),
-                        mode: mount.mode.unwrap_or(SECRET_MODE),
-                        uid: mount.uid.unwrap_or(0),
-                        gid: mount.gid.unwrap_or(0),
-                    }
-                }
-                MountKind::Ssh => {
-                    let id = one.id().unwrap_or_default();
-                    let Some(agent) = self.request.granted.ssh.get(&id) else {
-                        if mount.required {
-                            return Err(wrong(
-                                file,
-                                one.place,
-                                format!("the SSH agent `{id}` is required, and was not given"),
-                                format!(
-                                    "give it: --ssh {id}, --ssh {id}=SOCKET or --ssh {id}=KEYFILE"
-                                ),
-                            ));
-                        }
-                        continue;
-                    };
-                    let root = folder("agent")?;
-                    let owner = (
-                        mount.mode.unwrap_or(AGENT_MODE),
-                        mount.uid.unwrap_or(0),
-                        mount.gid.unwrap_or(0),
-                    );
-                    let forwarded = ForwardedAgent::forward(&root, "agent", agent.clone(), owner)
-                        .map_err(BakeError::io(&root))?;
-                    mounted.agents.push(forwarded);
-                    if let (Some(target), true) = (&one.target, mounted.agents.len() == 1) {
-                        let variable = ("SSH_AUTH_SOCK".to_owned(), target.clone());
-                        mounted.env.push(variable);
-                    }
-                    MountSource::Folder {
-                        root,
-                        inside: "agent".into(),
-                    }
-                }
+                MountKind::Secret => match self.secret(file, one, &mut mounted.env)? {
+                    Some(source) => source,
+                    None => continue,
+                },
+                MountKind::Ssh => match self.agent(file, one, &folder("agent")?, &mut mounted)? {
+                    Some(source) => source,
+                    None => continue,
+                },
             };
             // A secret that is only a variable is nowhere.
             if let Some(to) = &one.target {
@@ -376,6 +317,85 @@ impl Bake<'_> {
             }
         }
         Ok(mounted)
+    }
+
+    /// None: it was not given, and is not required. With `env` it is a variable, too.
+    fn secret(
+        &self,
+        file: &Dockerfile,
+        one: &Planned<'_>,
+        env: &mut Vec<(String, String)>,
+    ) -> Result<Option<MountSource>, BakeError> {
+        let mount = &one.mount;
+        let id = one.id().unwrap_or_default();
+        let Some(content) = self.request.granted.secrets.get(&id) else {
+            if mount.required {
+                return Err(wrong(
+                    file,
+                    one.place,
+                    format!("the secret `{id}` is required, and was not given"),
+                    format!("give it: --secret id={id},src=FILE or --secret id={id},env=VARIABLE"),
+                ));
+            }
+            return Ok(None);
+        };
+        if let Some(name) = &mount.env {
+            let value = String::from_utf8(content.clone()).map_err(|_| {
+                wrong(
+                    file,
+                    one.place,
+                    format!("the secret `{id}` is no text, and can't be a variable"),
+                    "mount it as a file: target=/path",
+                )
+            })?;
+            let name = if name.is_empty() { &id } else { name };
+            env.push((name.clone(), value));
+        }
+        Ok(Some(MountSource::Secret {
+            content: content.clone(),
+            mode: mount.mode.unwrap_or(SECRET_MODE),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        }))
+    }
+
+    /// None: it was not given, and is not required. The first of a step's agents is that of SSH_AUTH_SOCK.
+    fn agent(
+        &self,
+        file: &Dockerfile,
+        one: &Planned<'_>,
+        root: &Path,
+        mounted: &mut Mounted,
+    ) -> Result<Option<MountSource>, BakeError> {
+        let mount = &one.mount;
+        let id = one.id().unwrap_or_default();
+        let Some(agent) = self.request.granted.ssh.get(&id) else {
+            if mount.required {
+                return Err(wrong(
+                    file,
+                    one.place,
+                    format!("the SSH agent `{id}` is required, and was not given"),
+                    format!("give it: --ssh {id}, --ssh {id}=SOCKET or --ssh {id}=KEYFILE"),
+                ));
+            }
+            return Ok(None);
+        };
+        let owner = (
+            mount.mode.unwrap_or(AGENT_MODE),
+            mount.uid.unwrap_or(0),
+            mount.gid.unwrap_or(0),
+        );
+        let forwarded = ForwardedAgent::forward(root, "agent", agent.clone(), owner)
+            .map_err(BakeError::io(root))?;
+        mounted.agents.push(forwarded);
+        if let (Some(target), true) = (&one.target, mounted.agents.len() == 1) {
+            let variable = ("SSH_AUTH_SOCK".to_owned(), target.clone());
+            mounted.env.push(variable);
+        }
+        Ok(Some(MountSource::Folder {
+            root: root.to_owned(),
+            inside: "agent".into(),
+        }))
     }
 
     fn cache(

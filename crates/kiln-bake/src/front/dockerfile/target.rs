@@ -1,6 +1,6 @@
 //! A Dockerfile's target, baked: its stages, then the tests, the records and the tag of the image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, mpsc};
 use std::time::SystemTime;
 
@@ -38,34 +38,8 @@ pub fn bake_dockerfile(
     progress: &mut dyn FnMut(BakeProgress),
 ) -> Result<BakedDockerfile, BakeError> {
     let file = request.dockerfile;
-    let target = match request.target {
-        None => file.stages.len() - 1,
-        Some(name) => file.stage(name, file.stages.len()).ok_or_else(|| {
-            let names: Vec<_> = file
-                .stages
-                .iter()
-                .flat_map(|stage| stage.name.clone())
-                .collect();
-            let last = file.stages[file.stages.len() - 1].from.span.clone();
-            file.error(Complaint::error(
-                last,
-                format!("the Dockerfile has no stage `{name}`"),
-                match &names[..] {
-                    [] => "none of its stages has a name: FROM IMAGE AS NAME gives one".to_owned(),
-                    names => format!("it has: {}", names.join(", ")),
-                },
-            ))
-        })?,
-    };
-    if let Some(error) = file.refused_for(&request.warnings()) {
-        return Err(BakeError::Dockerfile(error));
-    }
-    if let Some(wanted) = request.platform.filter(|wanted| !platform::is_here(wanted)) {
-        let place = file.stages[target].from.span.clone();
-        return Err(BakeError::Dockerfile(
-            file.error(platform::another(place, wanted)),
-        ));
-    }
+    let target = target_stage(request)?;
+    refuse(request, target)?;
     sweep(request.work);
     // Who bakes waits for who hears: a step may say more than memory holds.
     let (heard, told) = mpsc::sync_channel(1024);
@@ -129,23 +103,7 @@ pub fn bake_dockerfile(
     if let Some(error) = file.refused_for(&warnings) {
         return Err(BakeError::Dockerfile(error));
     }
-    let unused: Vec<&str> = request
-        .build_args
-        .keys()
-        .map(String::as_str)
-        .filter(|name| !used_args.contains(*name))
-        .filter(|name| !PROXIES.contains(name) && !PREDECLARED.contains(name))
-        .filter(|name| !name.starts_with(OF_BUILDER))
-        .collect();
-    if !unused.is_empty() {
-        let span = file.stages[target].from.span.clone();
-        warnings.push(Complaint::warning(
-            "UnusedBuildArg",
-            span,
-            format!("no ARG takes the build argument {}", unused.join(", ")),
-            "is its name right?",
-        ));
-    }
+    warnings.extend(unused_arguments(request, target, &used_args));
     check_leaks(store, request, &stage, &done, &given)?;
     let digest = store.put_image(&stage.config, &stage.layers)?;
     let subject = Subject {
@@ -198,6 +156,70 @@ pub fn bake_dockerfile(
         warnings,
         bases,
         networked,
+    })
+}
+
+/// The number of the stage that is baked.
+fn target_stage(request: &DockerfileRequest<'_>) -> Result<usize, BakeError> {
+    let file = request.dockerfile;
+    match request.target {
+        None => Ok(file.stages.len() - 1),
+        Some(name) => file.stage(name, file.stages.len()).ok_or_else(|| {
+            let names: Vec<_> = file
+                .stages
+                .iter()
+                .flat_map(|stage| stage.name.clone())
+                .collect();
+            let last = file.stages[file.stages.len() - 1].from.span.clone();
+            BakeError::Dockerfile(file.error(Complaint::error(
+                last,
+                format!("the Dockerfile has no stage `{name}`"),
+                match &names[..] {
+                    [] => "none of its stages has a name: FROM IMAGE AS NAME gives one".to_owned(),
+                    names => format!("it has: {}", names.join(", ")),
+                },
+            )))
+        }),
+    }
+}
+
+/// What is wrong before anything is baked.
+fn refuse(request: &DockerfileRequest<'_>, target: usize) -> Result<(), BakeError> {
+    let file = request.dockerfile;
+    if let Some(error) = file.refused_for(&request.warnings()) {
+        return Err(BakeError::Dockerfile(error));
+    }
+    if let Some(wanted) = request.platform.filter(|wanted| !platform::is_here(wanted)) {
+        let place = file.stages[target].from.span.clone();
+        return Err(BakeError::Dockerfile(
+            file.error(platform::another(place, wanted)),
+        ));
+    }
+    Ok(())
+}
+
+/// The warning of build arguments that no ARG takes.
+fn unused_arguments(
+    request: &DockerfileRequest<'_>,
+    target: usize,
+    used: &BTreeSet<String>,
+) -> Option<Complaint> {
+    let unused: Vec<&str> = request
+        .build_args
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !used.contains(*name))
+        .filter(|name| !PROXIES.contains(name) && !PREDECLARED.contains(name))
+        .filter(|name| !name.starts_with(OF_BUILDER))
+        .collect();
+    (!unused.is_empty()).then(|| {
+        let span = request.dockerfile.stages[target].from.span.clone();
+        Complaint::warning(
+            "UnusedBuildArg",
+            span,
+            format!("no ARG takes the build argument {}", unused.join(", ")),
+            "is its name right?",
+        )
     })
 }
 
