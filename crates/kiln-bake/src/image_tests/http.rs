@@ -1,7 +1,7 @@
 //! What the image's own command answers, asked from inside its network, again until it is right or the time is over.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kiln_engine::sandbox::{self, Running, SandboxError, SandboxExit};
 use kiln_model::{HttpCheck, TestSpec};
 
+use super::client::get;
 use super::command;
 use super::log::Log;
 use super::subject::{SAID_MAX, Subject};
@@ -19,7 +20,6 @@ use crate::error::BakeError;
 /// Not the address that `localhost` is: what listens on that alone is not reached by anybody when it runs.
 const ASKED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const PAUSE: Duration = Duration::from_millis(25);
-const HEADERS: usize = 100;
 
 enum Question<'a> {
     Http(&'a HttpCheck),
@@ -214,151 +214,5 @@ fn ask(
         Ok(())
     } else {
         Err(Wrong::Answer(failures))
-    }
-}
-
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-/// One request, of which the connection's end is the end.
-fn get(mut stream: TcpStream, path: &str, port: u16, left: Duration) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(left))?;
-    stream.set_write_timeout(Some(left))?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: kiln-test\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
-    let mut bytes = Vec::new();
-    let mut chunk = vec![0; 64 << 10];
-    let deadline = Instant::now() + left;
-    loop {
-        if let Some(answer) = parse(&bytes, false)? {
-            return Ok(answer);
-        }
-        if Instant::now() > deadline {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the answer takes too long",
-            ));
-        }
-        if bytes.len() > 2 * SAID_MAX {
-            return Err(io::Error::other("the answer is larger than 2 MiB"));
-        }
-        let count = match stream.read(&mut chunk) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // What a timeout on a socket is told as.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
-            }
-            read => read?,
-        };
-        if count == 0 {
-            return parse(&bytes, true)?
-                .ok_or_else(|| io::Error::other("the connection ended within the answer"));
-        }
-        bytes.extend_from_slice(&chunk[..count]);
-    }
-}
-
-/// `None`: there has to come more. `ended`: nothing will.
-fn parse(bytes: &[u8], ended: bool) -> io::Result<Option<Answer>> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let no_http =
-        |error: httparse::Error| io::Error::other(format!("the answer is no HTTP: {error}"));
-    let start = match response.parse(bytes).map_err(no_http)? {
-        httparse::Status::Complete(start) => start,
-        httparse::Status::Partial => return Ok(None),
-    };
-    let headers: Vec<(String, String)> = response
-        .headers
-        .iter()
-        .map(|header| {
-            let value = String::from_utf8_lossy(header.value).into_owned();
-            (header.name.to_owned(), value)
-        })
-        .collect();
-    let header = |wanted: &str| {
-        let mut all = headers.iter();
-        all.find(|(name, _)| name.eq_ignore_ascii_case(wanted))
-            .map(|(_, value)| value.trim().to_ascii_lowercase())
-    };
-    let rest = &bytes[start..];
-    let status = response.code.unwrap_or_default();
-    let length = header("content-length").and_then(|length| length.parse::<usize>().ok());
-    let is_chunked = header("transfer-encoding").is_some_and(|value| value.ends_with("chunked"));
-    let body = if (100..200).contains(&status) || status == 204 || status == 304 {
-        Some(Vec::new())
-    } else if is_chunked {
-        unchunk(rest)?
-    } else if let Some(length) = length {
-        rest.get(..length).map(<[u8]>::to_vec)
-    } else {
-        ended.then(|| rest.to_vec())
-    };
-    Ok(body.map(|body| Answer {
-        status,
-        body: String::from_utf8_lossy(&body).into_owned(),
-        headers: headers.clone(),
-    }))
-}
-
-fn unchunk(mut rest: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
-    loop {
-        let wrong = |_| io::Error::other("the answer has a chunk without a size");
-        let httparse::Status::Complete((start, size)) =
-            httparse::parse_chunk_size(rest).map_err(wrong)?
-        else {
-            return Ok(None);
-        };
-        if size == 0 {
-            return Ok(Some(body));
-        }
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let end = start.saturating_add(size);
-        let (Some(data), Some(behind)) = (rest.get(start..end), rest.get(end.saturating_add(2)..))
-        else {
-            return Ok(None);
-        };
-        body.extend_from_slice(data);
-        rest = behind;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_ends_with_its_length_its_last_chunk_or_its_connection() {
-        let body = |text: &str, ended| {
-            let parsed = parse(text.as_bytes(), ended).unwrap();
-            parsed.map(|answer| (answer.status, answer.body))
-        };
-        let head = "HTTP/1.1 200 OK\r\nA: b\r\n";
-        let all = |body: &str| Some((200, body.to_owned()));
-        assert_eq!(body(head, true), None);
-        assert_eq!(
-            body(&format!("{head}Content-Length: 3\r\n\r\nab"), false),
-            None
-        );
-        assert_eq!(
-            body(&format!("{head}Content-Length: 3\r\n\r\nabcd"), false),
-            all("abc")
-        );
-        let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x\r\nc\r\n");
-        assert_eq!(body(&chunked, false), None);
-        assert_eq!(body(&format!("{chunked}0\r\n\r\n"), false), all("abc"));
-        assert_eq!(body(&format!("{head}\r\nabc"), false), None);
-        assert_eq!(body(&format!("{head}\r\nabc"), true), all("abc"));
-        assert_eq!(
-            body("HTTP/1.0 204 No\r\n\r\n", false),
-            Some((204, String::new()))
-        );
-        assert!(parse(b"SSH-2.0-x\r\n", false).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! network of its own that leads nowhere; HTTP and ports are asked from inside that network. A test that passed is known by the
 //! digests of image and test and isn't run again; one that failed is.
 
+mod client;
 mod command;
 mod files;
 mod http;
