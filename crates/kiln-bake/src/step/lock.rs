@@ -1,47 +1,33 @@
 //! One bake at a time carries out a step; another one that wants it waits.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::fs;
 
+use kiln_fs::LockFile;
 use kiln_model::Digest;
 use kiln_oci::Store;
 
 use crate::error::BakeError;
 
 /// The right to carry out a step, until it is dropped.
-pub(crate) struct StepLock {
-    path: PathBuf,
-    _file: File,
-}
+pub(crate) struct StepLock(Option<LockFile>);
 
 impl StepLock {
     pub(crate) fn take(store: &Store, key: &Digest) -> Result<Self, BakeError> {
         let folder = store.dir().join("locks");
         fs::create_dir_all(&folder).map_err(BakeError::io(&folder))?;
         let path = folder.join(key.hex());
-        loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .map_err(BakeError::io(&path))?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-                .map_err(|errno| BakeError::io(&path)(errno.into()))?;
-            let own = file.metadata().map_err(BakeError::io(&path))?;
-            // Who had it took the file along; who comes now has another one.
-            if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
-                return Ok(Self { path, _file: file });
-            }
-        }
+        LockFile::take(&path)
+            .map(|lock| Self(Some(lock)))
+            .map_err(BakeError::io(&path))
     }
 }
 
 impl Drop for StepLock {
     fn drop(&mut self) {
-        // While it is still locked. One that stays is used by the next.
-        let _ = fs::remove_file(&self.path);
+        if let Some(lock) = self.0.take() {
+            // A file that stays is used by the next.
+            let _ = lock.remove();
+        }
     }
 }
 

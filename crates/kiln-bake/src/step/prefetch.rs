@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use kiln_model::Digest;
 use kiln_oci::{Content, ContentReader, Kind, KnownFile, Prepared, Stamp, Store, Tree};
@@ -97,8 +96,7 @@ fn read(content: &Content, size: u64, buffer: &mut [u8]) -> io::Result<Option<(K
         return Ok(None);
     };
     let stamp = Stamp::of_file(open)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(0));
+    let now = i128::try_from(kiln_fs::clock::wall().as_nanos()).unwrap_or(i128::MAX);
     if stamp.size() != size || stamp.changed_ns() + TICK_NS > now {
         return Ok(None);
     }
@@ -124,6 +122,7 @@ fn read(content: &Content, size: u64, buffer: &mut [u8]) -> io::Result<Option<(K
 mod tests {
     use std::fs;
     use std::time::Duration;
+    use std::time::SystemTime;
 
     use super::*;
 

@@ -321,7 +321,7 @@ impl Bake<'_> {
             let shell = [shell.as_str()];
             if let Err(failed) = interact(&container, &shell, env, user, workdir) {
                 self.tell(BakeProgress::Shell {
-                    why: crate::error::told(&failed),
+                    why: kiln_fs::with_causes(&failed),
                 });
             }
         }
