@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use kiln_http::{client, percent_decoded, seconds_of};
-use kiln_model::Digest;
+use kiln_model::{CanonicalError, Digest};
 use kiln_oci::Store;
 use serde::{Deserialize, Serialize};
 use ureq::http::StatusCode;
@@ -91,7 +91,7 @@ pub(crate) fn fetch(
             found: found.digest,
         });
     }
-    let record = serde_json::to_vec(&found).unwrap_or_default();
+    let record = serde_json::to_vec(&found).map_err(CanonicalError::Json)?;
     store.cache_put(&key, &record)?;
     Ok(found)
 }

@@ -4,7 +4,7 @@ use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
-use kiln_model::{Digest, ImageSpec, Timestamp, canonical_json};
+use kiln_model::{CanonicalError, Digest, ImageSpec, Timestamp, canonical_json};
 use kiln_oci::{ImageConfig, Layer, RunConfig, Store};
 
 use crate::arch;
@@ -196,7 +196,8 @@ fn build<'a>(
                         let ground = (locked, &built.layers[..]);
                         let layer =
                             carry_out(store, request, supply, ground, step, stat_cache, progress)?;
-                        store.cache_put(&key, &serde_json::to_vec(&layer).unwrap_or_default())?;
+                        let record = serde_json::to_vec(&layer).map_err(CanonicalError::Json)?;
+                        store.cache_put(&key, &record)?;
                         explain::keep(store, &key, &below, locked.date, &step.1.work)?;
                         layer
                     }

@@ -14,6 +14,10 @@ use crate::context::listing::FileStat;
 use crate::context::stat_cache::{StatCache, UnreadFile};
 use crate::error::BakeError;
 use crate::front::definition::graph::{CopiedFile, CopiedKind};
+use crate::in_root;
+
+/// A passwd file of a real image is a few kilobytes.
+const PASSWD_MAX: u64 = 1 << 20;
 
 /// What a `copy` takes: every path below its source, ordered, with the digest of its content.
 pub(crate) fn list(
@@ -222,7 +226,9 @@ pub(crate) fn folder(tree: &mut Tree, view: &Path, path: &Path) -> Result<(), Ba
 }
 
 fn owner_of(owner: &str, view: &Path) -> Result<(u32, u32), String> {
-    let passwd = fs::read_to_string(view.join("etc/passwd")).unwrap_or_default();
+    let passwd = in_root::text(view, Path::new("etc/passwd"), PASSWD_MAX)
+        .map_err(|error| format!("the image's /etc/passwd can't be read: {error}"))?
+        .unwrap_or_default();
     let found = passwd
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())

@@ -1,21 +1,21 @@
 //! Users and groups written into the image's own files, without a program.
 
-use std::fs;
+use std::io;
 use std::path::Path;
 
 use kiln_model::{ImageSpec, UserSpec};
 use kiln_oci::{Entry, Tree};
 
 use crate::error::BakeError;
+use crate::in_root;
 
 /// The layer that adds the users to what `view`, the image so far, has.
 pub(crate) fn layer(image: &ImageSpec, view: &Path, date: i64) -> Result<Tree, BakeError> {
-    let read = |name: &str| fs::read_to_string(view.join("etc").join(name)).unwrap_or_default();
     let (mut passwd, mut group, mut shadow, mut gshadow) = (
-        read("passwd"),
-        read("group"),
-        read("shadow"),
-        read("gshadow"),
+        read(view, "passwd")?,
+        read(view, "group")?,
+        read(view, "shadow")?,
+        read(view, "gshadow")?,
     );
     for user in &image.users {
         let failed = |reason: String| BakeError::User {
@@ -48,6 +48,19 @@ pub(crate) fn layer(image: &ImageSpec, view: &Path, date: i64) -> Result<Tree, B
         tree.insert(Path::new("etc").join(name), entry)?;
     }
     Ok(tree)
+}
+
+/// A file of the image's `/etc`, empty where it is not there. The layer replaces the file: one that can't be read must not lose what it has.
+fn read(view: &Path, name: &str) -> Result<String, BakeError> {
+    let path = Path::new("etc").join(name);
+    let bytes = match in_root::bytes(view, &path) {
+        Err(error) if in_root::is_absent(&error) => return Ok(String::new()),
+        read => read.map_err(BakeError::io(Path::new("/").join(&path)))?,
+    };
+    let no_text = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    String::from_utf8(bytes)
+        .map_err(no_text)
+        .map_err(BakeError::io(Path::new("/").join(&path)))
 }
 
 fn add(
@@ -90,7 +103,27 @@ fn add(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
+
+    #[test]
+    fn files_of_users_are_the_images_own_and_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (view, outside) = (folder.path().join("view"), folder.path().join("outside"));
+        fs::create_dir_all(view.join("etc")).unwrap();
+        fs::write(&outside, "host:x:7:7::/:/bin/sh\n").unwrap();
+        symlink(&outside, view.join("etc/passwd")).unwrap();
+        assert_eq!(read(&view, "passwd").unwrap(), "");
+        fs::write(view.join("etc/group"), b"caf\xe9:x:1:\n").unwrap();
+        let error = read(&view, "group").unwrap_err();
+        assert!(
+            matches!(&error, BakeError::Io { path, .. } if path == Path::new("/etc/group")),
+            "{error}"
+        );
+        assert_eq!(read(&view, "shadow").unwrap(), "");
+    }
 
     #[test]
     fn a_user_gets_a_group_and_what_is_taken_is_refused() {
