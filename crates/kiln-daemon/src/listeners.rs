@@ -4,7 +4,7 @@
 //! A socket is never closed and bound again while its service lives: closing one loses what waits in its accept
 //! queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -103,27 +103,26 @@ impl Listeners {
         Ok(self.held.entry(name).or_insert(held))
     }
 
-    /// Closes what no service listens on any more.
-    pub(crate) fn keep_only(&mut self, wanted: &[SocketAddr]) -> Result<(), ListenError> {
-        let gone: Vec<_> = self
-            .held
-            .keys()
-            .filter(
-                |name| matches!(name, SocketName::Address(address) if !wanted.contains(address)),
-            )
-            .copied()
-            .collect();
-        if gone.is_empty() {
-            return Ok(());
+    /// Sockets listen on these addresses when this returns, and on no others, whoever opened them.
+    pub(crate) fn listen_only(&mut self, wanted: &BTreeSet<SocketAddr>) -> Result<(), ListenError> {
+        let mut failed = None;
+        for address in wanted {
+            if let Err(error) = self.ensure(*address) {
+                failed = Some(error);
+            }
         }
         let mut client = handoff::Client::connect(&self.root).map_err(ListenError::Supervisor)?;
-        for name in gone {
-            client
-                .remove(&name.to_string())
-                .map_err(ListenError::Supervisor)?;
-            self.held.remove(&name);
+        for text in client.names().map_err(ListenError::Supervisor)? {
+            // What is named otherwise serves instances.
+            let Ok(address) = text.parse::<SocketAddr>() else {
+                continue;
+            };
+            if !wanted.contains(&address) {
+                client.remove(&text).map_err(ListenError::Supervisor)?;
+                self.held.remove(&SocketName::Address(address));
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -1,41 +1,37 @@
-//! The one owner of all state. Everything that can happen arrives here as one [`Input`], in one order; what it
-//! decides is journalled before it is carried out.
-//!
-//! The loop is: wait for an input or a deadline, turn it into events for services, and for each event take one
-//! step: the planner decides, the journal commits, the effects start. A step whose entry can't be written
-//! changes nothing: the old state stays, what was observed is kept and tried again, and callers are told.
+//! The one owner of the controller's core. Everything that can happen arrives here as one [`Input`], in one order, is handed to
+//! the core, and what the core decided is carried out. Nothing is decided here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_engine::{EngineError, NetError};
+use kiln_control::{Ask, Concern, Controller, Effect, ProxyId};
+use kiln_engine::NetError;
+use kiln_fs::with_causes;
 use kiln_model::api::{ApiError, DownRequest, HistoryRelease, RollbackRequest, Status};
 use kiln_model::{
-    Actor, Digest, EnvName, EnvironmentSpec, Fact, InstanceId, Observation, Plan, ServiceKey,
-    ServiceName, StateId, Subject, Timestamp,
+    Actor, EnvName, EnvironmentSpec, FromProxy, InstanceId, Observation, Plan, RoutingTable,
+    ServiceKey, ServiceName, ToProxy,
 };
-use kiln_plan::{Action, Event, ProbeKind, Service, StepRecord};
+use kiln_plan::ProbeKind;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::crash;
-use crate::effects::Effects;
-use crate::journal::{Entry, Journal, JournalError, Recovered, Upkeep};
+use crate::engines::local::LocalEngine;
+use crate::journal::{Journal, JournalError, Recovered, Upkeep};
 use crate::listeners::Listeners;
 use crate::probes::Probes;
 use crate::progress::Lines;
-use crate::proxies::{Links, ProxyId, ProxyInput};
-use crate::traffic::Traffic;
-use crate::watch::{Step, Waiting};
-
-/// How long after a refused write the journal is tried again.
-const RETRY_JOURNAL: Duration = Duration::from_secs(1);
+use crate::proxies::{Links, ProxyInput};
 
 /// Everything that can happen.
 pub(crate) enum Input {
     Call(Call),
     /// The engine has seen something.
-    Observed(ServiceKey, Observation),
+    Observed(Observation),
     /// A probe passes now, or no longer.
     Probed {
         service: ServiceKey,
@@ -44,12 +40,8 @@ pub(crate) enum Input {
         passing: bool,
     },
     Proxy(ProxyId, ProxyInput),
-    /// The counters that an outcome waits for have had their time.
-    Settle,
     /// The network was looked at, and mended where something had taken of it.
     Mended(Result<(), NetError>),
-    /// Whether the engine could do what it was asked to, last time; it is tried again.
-    Tried(&'static str, Result<(), EngineError>),
     /// Somebody has read the journal.
     Journal(Upkeep),
     /// SIGTERM.
@@ -103,39 +95,26 @@ pub(crate) enum Call {
 }
 
 pub(crate) struct Owner {
-    pub(crate) journal: Journal,
+    pub(crate) root: PathBuf,
+    pub(crate) core: Controller,
     clock: Clock,
-    pub(crate) services: BTreeMap<ServiceKey, Service>,
-    pub(crate) effects: Effects,
+    pub(crate) journal: Journal,
+    pub(crate) engine: LocalEngine,
     pub(crate) listeners: Listeners,
     probes: Probes,
-    pub(crate) links: Links,
-    pub(crate) traffic: Traffic,
-    pub(crate) waiting: Waiting,
+    links: Links,
+    callers: Callers,
     inputs: mpsc::UnboundedSender<Input>,
-    /// The entry that last changed a route: the generation of the present table.
-    pub(crate) table: StateId,
-    /// For each service with a route that is not confirmed: the table's generation that has it.
-    pub(crate) unconfirmed: BTreeMap<ServiceKey, StateId>,
-    /// Which proxies have nothing more in flight for an instance, and how many requests were cut.
-    pub(crate) drained: BTreeMap<InstanceId, BTreeMap<ProxyId, u64>>,
-    /// Which proxies send an instance nothing at the moment, because it failed requests.
-    pub(crate) ejected: BTreeMap<InstanceId, BTreeSet<ProxyId>>,
-    /// The last entry in which something was decided about an environment: what its plans name as parent.
-    pub(crate) decided: BTreeMap<EnvName, StateId>,
-    /// Decided about anything before this controller started.
-    pub(crate) decided_before: StateId,
-    /// What was observed while the journal could not be written.
-    backlog: VecDeque<(ServiceKey, Event)>,
-    /// What is wrong with kiln itself, by what is affected.
-    pub(crate) problems: BTreeMap<&'static str, String>,
+    /// Where sockets should listen; kept for as long as that could not be done.
+    listen_again: Option<BTreeSet<SocketAddr>>,
 }
 
 impl Owner {
     pub(crate) fn new(
+        root: &Path,
         journal: Journal,
         recovered: Recovered,
-        effects: Effects,
+        engine: LocalEngine,
         listeners: Listeners,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> Self {
@@ -145,84 +124,52 @@ impl Owner {
             table,
             changed,
         } = recovered;
-        let spoilt = changed
-            .into_iter()
-            .map(|service| JournalError::StateChanged { service }.to_string());
-        let problems = spoilt.map(|text| ("history", text)).collect();
-        let decided_before = journal.last();
-        Self {
-            journal,
-            clock: Clock::start(at),
+        let clock = Clock::start();
+        let recovered = kiln_control::Recovered {
             services,
-            effects,
+            at,
+            last: journal.last(),
+            table,
+        };
+        let mut owner = Self {
+            root: root.to_owned(),
+            core: Controller::new(recovered, clock.now()),
+            clock,
+            journal,
+            engine,
             listeners,
             probes: Probes::default(),
             links: Links::default(),
-            traffic: Traffic::default(),
-            waiting: Waiting::default(),
+            callers: Callers::default(),
             inputs,
-            table,
-            unconfirmed: BTreeMap::new(),
-            drained: BTreeMap::new(),
-            ejected: BTreeMap::new(),
-            decided: BTreeMap::new(),
-            decided_before,
-            backlog: VecDeque::new(),
-            problems,
+            listen_again: None,
+        };
+        for service in changed {
+            let error = JournalError::StateChanged { service };
+            owner.note(Concern::Chain, Some(error.to_string()));
         }
+        owner
     }
 
-    /// Takes up where the journal ends: tells the services which of their instances are gone, then issues again
-    /// every action that has no outcome.
+    /// Takes up where the journal ends.
     pub(crate) fn resume(&mut self) {
-        self.open_inside();
-        let keys: Vec<_> = self.services.keys().cloned().collect();
-        for key in &keys {
-            for address in self.services[key].listens() {
-                self.listen(address);
-            }
-            self.unconfirmed.insert(key.clone(), self.table);
-        }
-        self.adopt(&keys);
-        for key in &keys {
-            for action in self.services[key].outstanding() {
-                self.carry_out(key, action);
-            }
-            let service = &self.services[key];
-            self.probes.reconcile(key, service, &self.inputs);
-        }
-    }
-
-    fn adopt(&mut self, keys: &[ServiceKey]) {
-        let known: Vec<(ServiceKey, InstanceId)> = keys
-            .iter()
-            .flat_map(|key| {
-                self.services[key]
-                    .instances()
-                    .map(|instance| (key.clone(), instance.id.clone()))
-            })
-            .collect();
-        let (lost, errors) = self.effects.adopt(&known);
-        if !errors.is_empty() {
-            let errors: Vec<String> = errors.iter().map(|error| chain_of(error)).collect();
-            self.problems.insert("engine", errors.join("; "));
-        }
-        for (key, observation) in lost {
-            self.observed(key, observation);
-        }
+        let opened = self.open_inside();
+        self.note(Concern::Network, opened.err());
+        self.note_proxies();
     }
 
     /// Runs until the last sender is gone or kiln is told to end.
     pub(crate) async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<Input>) {
         loop {
-            let wait = self.next_deadline();
+            let now = self.clock.now();
+            let wait = self.core.poll_timeout().map(|at| at.since(now));
             let input = tokio::select! {
                 biased;
-                input = incoming.recv() => input,
                 () = sleep_or_never(wait) => {
-                    self.fire();
+                    self.tell(kiln_control::Input::Timer);
                     continue;
                 }
+                input = incoming.recv() => input,
             };
             match input {
                 None | Some(Input::Terminate) => return,
@@ -231,258 +178,213 @@ impl Owner {
         }
     }
 
-    fn next_deadline(&mut self) -> Option<Duration> {
-        if !self.backlog.is_empty() {
-            return Some(RETRY_JOURNAL);
-        }
-        let next = self
-            .services
-            .values()
-            .filter_map(Service::poll_timeout)
-            .min()?;
-        Some(next.since(self.clock.now()))
-    }
-
-    /// A deadline has passed.
-    fn fire(&mut self) {
-        self.retry_backlog();
-        let now = self.clock.now();
-        let due: Vec<_> = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.poll_timeout().is_some_and(|at| at <= now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in due {
-            self.happened(key, Event::Timer);
-        }
-    }
-
     fn handle(&mut self, input: Input) {
         match input {
             Input::Call(call) => self.call(call),
-            Input::Observed(key, observation) => self.observed(key, observation),
+            Input::Observed(observation) => {
+                crash_point_of(&observation);
+                self.tell(kiln_control::Input::Observed(observation));
+            }
             Input::Probed {
                 service,
                 instance,
                 probe,
                 passing,
-            } => {
-                let event = Event::Probed {
-                    instance,
-                    probe,
-                    passes: passing,
-                };
-                self.happened(service, event);
-            }
+            } => self.tell(kiln_control::Input::Probed {
+                service,
+                instance,
+                probe,
+                passes: passing,
+            }),
             Input::Proxy(id, input) => self.proxy(id, input),
-            Input::Mended(mended) => self.noted("network", mended),
-            Input::Tried(what, result) => self.noted(what, result),
-            Input::Journal(Upkeep::Spoilt(error)) => self.noted("history", Err(error)),
+            Input::Mended(mended) => {
+                self.note(Concern::Network, mended.err().map(|e| with_causes(&e)));
+                if let Some(wanted) = self.listen_again.take() {
+                    self.listen(wanted);
+                }
+            }
+            Input::Journal(Upkeep::Spoilt(error)) => {
+                self.note(Concern::Chain, Some(with_causes(&error)));
+            }
             Input::Journal(Upkeep::Foldable(foldable)) => {
                 let folded = self.journal.fold(foldable, self.clock.now());
-                self.noted("journal", folded);
+                self.note(Concern::Journal, folded.err().map(|e| with_causes(&e)));
             }
-            Input::Settle => self.waiting.settle_all(&self.traffic),
             // The loop ends before it hands this on.
             Input::Terminate => {}
         }
     }
 
-    fn observed(&mut self, key: ServiceKey, observation: Observation) {
-        let event = match observation {
-            Observation::Started {
-                instance,
-                pid,
-                endpoint,
-                at,
-            } => {
-                crash::point("start");
-                self.effects.watch(&key, &instance);
-                Event::Started {
-                    instance,
-                    pid,
-                    endpoint,
-                    at,
+    fn proxy(&mut self, id: ProxyId, input: ProxyInput) {
+        match input {
+            ProxyInput::Connected { sender } => {
+                self.links.connected(id, sender);
+                self.tell(kiln_control::Input::ProxyConnected(id));
+                self.note_proxies();
+            }
+            ProxyInput::Said(said) => {
+                match &said {
+                    FromProxy::Confirmed { .. } => crash::point("confirm"),
+                    FromProxy::Drained { .. } => crash::point("drain"),
+                    FromProxy::Hello { .. }
+                    | FromProxy::Refused { .. }
+                    | FromProxy::Counters { .. }
+                    | FromProxy::Ejected { .. } => {}
+                }
+                self.tell(kiln_control::Input::ProxySaid(id, said));
+            }
+            ProxyInput::Gone => {
+                self.links.gone(id);
+                self.tell(kiln_control::Input::ProxyGone(id));
+                self.note_proxies();
+            }
+        }
+    }
+
+    fn note_proxies(&mut self) {
+        let missing = (!self.core.has_proxy()).then(|| {
+            "no proxy is connected: traffic goes on by the table it last confirmed, and no switch can happen; \
+             the supervisor starts it again, see log/proxy.log"
+                .to_owned()
+        });
+        self.note(Concern::Proxy, missing);
+    }
+
+    pub(crate) fn note(&mut self, concern: Concern, problem: Option<String>) {
+        self.tell(kiln_control::Input::Noted { concern, problem });
+    }
+
+    /// Hands a call on that takes time.
+    pub(crate) fn begin(
+        &mut self,
+        ask: Ask,
+        actor: Actor,
+        lines: Lines,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    ) {
+        let call = self.callers.begin(lines, reply);
+        self.tell(kiln_control::Input::Call {
+            call,
+            actor: Some(actor),
+            ask,
+        });
+    }
+
+    /// One input of the core, and everything that it leads to.
+    fn tell(&mut self, input: kiln_control::Input) {
+        self.core.handle_input(self.clock.now(), input);
+        while let Some(effect) = self.core.poll_effect() {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Journal => {
+                let written = match self.core.draft() {
+                    Some(draft) => self.journal.write(draft).map_err(|e| with_causes(&e)),
+                    None => return,
+                };
+                crash::point("commit");
+                let input = kiln_control::Input::Journalled(written);
+                self.core.handle_input(self.clock.now(), input);
+            }
+            Effect::Prepare { images, listen } => {
+                let prepared = self.prepare(&images, &listen);
+                let input = kiln_control::Input::Prepared(prepared);
+                self.core.handle_input(self.clock.now(), input);
+            }
+            Effect::Engine(command) => self.engine.send(command),
+            Effect::Table { proxy, mut table } => {
+                self.fill_addresses(&mut table);
+                self.links.send_to(proxy, ToProxy::Table { table });
+                crash::point("route");
+            }
+            Effect::Count { proxy } => self.links.send_to(proxy, ToProxy::Count),
+            Effect::Listen(wanted) => self.listen(wanted),
+            Effect::Probe(key) => {
+                if let Some(service) = self.core.service(&key) {
+                    self.probes.reconcile(&key, service, &self.inputs);
                 }
             }
-            Observation::StartFailed { instance, failure } => {
-                Event::StartFailed { instance, failure }
+            Effect::Reply { call, answer } => self.callers.reply(call, answer),
+            Effect::Tell {
+                call,
+                service,
+                told,
+            } => {
+                if let Some(found) = self.core.service(&service) {
+                    self.callers.tell(call, &service, found, told);
+                }
             }
-            Observation::Exited { instance, record } => {
-                crash::point("stop");
-                Event::Exited { instance, record }
+            Effect::Finished(call) => self.callers.finish(call),
+            Effect::Forget(key) => {
+                let forgotten = self.engine.engine().forget_service(&key);
+                if let Err(error) = forgotten {
+                    let problem = Some(with_causes(&error));
+                    let concern = Concern::Network;
+                    let input = kiln_control::Input::Noted { concern, problem };
+                    self.core.handle_input(self.clock.now(), input);
+                }
             }
-            Observation::Removed { instance } => {
-                crash::point("remove");
-                self.drained.remove(&instance);
-                self.ejected.remove(&instance);
-                Event::Removed { instance }
-            }
-        };
-        self.happened(key, event);
-    }
-
-    /// Something that is so, whether or not it can be written down now.
-    pub(crate) fn happened(&mut self, key: ServiceKey, event: Event) {
-        if !self.backlog.is_empty() {
-            // A timer fires again by itself; everything else keeps its order.
-            if event != Event::Timer {
-                self.backlog.push_back((key, event));
-            }
-            return;
-        }
-        if self.step(&key, event.clone(), None).is_err() && event != Event::Timer {
-            self.backlog.push_back((key, event));
         }
     }
 
-    fn retry_backlog(&mut self) {
-        while let Some((key, event)) = self.backlog.front().cloned() {
-            if self.step(&key, event, None).is_err() {
-                return;
-            }
-            self.backlog.pop_front();
-        }
-    }
-
-    /// One step of one service: decide, journal, act. Nothing has changed when it fails.
-    pub(crate) fn step(
-        &mut self,
-        key: &ServiceKey,
-        event: Event,
-        actor: Option<Actor>,
-    ) -> Result<(), JournalError> {
-        let Some(mut service) = self.services.get(key).cloned() else {
-            return Ok(());
-        };
-        let result = self.take(key, &mut service, event, actor);
-        match &result {
-            Ok(_) => {
-                self.problems.remove("journal");
-            }
-            Err(error) => {
-                self.problems.insert("journal", chain_of(error));
-            }
-        }
-        let (at, actions, notices) = result?;
-        let routes = actions
-            .iter()
-            .any(|action| matches!(action, Action::Route { .. }));
-        self.services.insert(key.clone(), service);
-        if routes {
-            self.unconfirmed.insert(key.clone(), self.table);
-            self.push_table();
-        }
-        for action in actions {
-            self.carry_out(key, action);
-        }
-        let service = &self.services[key];
-        self.probes.reconcile(key, service, &self.inputs);
-        let step = Step {
-            key,
-            service,
-            at,
-            notices: &notices,
-            links: &self.links,
-            traffic: &self.traffic,
-        };
-        self.waiting.notices(&step, &self.inputs);
-        let ended = notices.iter().any(kiln_plan::Notice::ends_rollout);
-        let is_gone = service.is_gone();
-        if ended || is_gone {
-            self.release_listeners();
-        }
-        if is_gone && let Err(error) = self.effects.engine.forget_service(key) {
-            self.problems.insert("network", chain_of(&error));
-        }
-        Ok(())
-    }
-
-    /// Decides and journals.
-    fn take(
-        &mut self,
-        key: &ServiceKey,
-        service: &mut Service,
-        event: Event,
-        actor: Option<Actor>,
-    ) -> Result<(Timestamp, Vec<Action>, Vec<kiln_plan::Notice>), JournalError> {
-        let at = self.clock.now();
-        service.handle_event(at, event.clone());
-        let actions: Vec<_> = std::iter::from_fn(|| service.poll_action()).collect();
-        let notices: Vec<_> = std::iter::from_fn(|| service.poll_notice()).collect();
-        if cfg!(debug_assertions)
-            && let Some(before) = self.services.get(key)
-        {
-            let (actions, notices) = (&actions[..], &notices[..]);
-            let step = kiln_plan::Step {
-                before,
-                after: service,
-                now: at,
-                event: &event,
-                actions,
-                notices,
+    /// The engine gives services their virtual addresses.
+    fn fill_addresses(&mut self, table: &mut RoutingTable) {
+        let engine = self.engine.engine();
+        let mut problem = None;
+        for route in &mut table.routes {
+            let Some(inside) = route.inside else { continue };
+            route.inside = match engine.service_address(&route.service) {
+                Ok(address) => Some((address, inside.port()).into()),
+                Err(error) => {
+                    problem = Some(with_causes(&error));
+                    None
+                }
             };
-            if let Err(violation) = step.check() {
-                panic!("{key}: {violation}; after {event:?}: {actions:?}");
-            }
         }
-        let routes = actions
-            .iter()
-            .any(|action| matches!(action, Action::Route { .. }));
-        let decides = event.is_decision() || notices.iter().any(kiln_plan::Notice::ends_rollout);
-        let state = service
-            .write_state()
-            .map_err(|source| JournalError::State {
-                service: key.to_string(),
-                source,
-            })?;
-        let entry = Entry {
-            at,
-            actor,
-            subject: Subject::Service(key.clone()),
-            fact: Fact::Service(StepRecord {
-                event,
-                actions: actions.clone(),
-                notices: notices.clone(),
-                state: Digest::of(&state),
-            }),
-        };
-        let written = self.journal.append(&entry, &state, routes)?;
-        crash::point("commit");
-        if routes {
-            self.table = written.table;
+        if problem.is_some() {
+            let concern = Concern::Network;
+            let input = kiln_control::Input::Noted { concern, problem };
+            self.core.handle_input(self.clock.now(), input);
         }
-        if decides {
-            self.decided.insert(key.environment.clone(), written.state);
-        }
-        Ok((at, actions, notices))
     }
 
-    fn carry_out(&mut self, key: &ServiceKey, action: Action) {
-        match action {
-            // The table holds every service's last route and was pushed with the step.
-            Action::Route { .. } => {}
-            Action::Start { .. } | Action::Stop { .. } | Action::Remove { .. } => {
-                let Some(service) = self.services.get(key) else {
-                    return;
-                };
-                self.effects.carry_out(key, service, action);
-            }
-        }
+    fn listen(&mut self, wanted: BTreeSet<SocketAddr>) {
+        let problem = self.listeners.listen_only(&wanted).err();
+        self.listen_again = problem.is_some().then_some(wanted);
+        let input = kiln_control::Input::Noted {
+            concern: Concern::Listen,
+            problem: problem.map(|error| with_causes(&error)),
+        };
+        self.core.handle_input(self.clock.now(), input);
+    }
+
+    /// Instances reach services and names from now on.
+    pub(crate) fn open_inside(&mut self) -> Result<(), String> {
+        let engine = self.engine.engine();
+        let ports = self
+            .listeners
+            .ensure_inside(engine.gateway())
+            .map_err(|error| with_causes(&error))?;
+        engine
+            .open_inside(ports)
+            .map_err(|error| with_causes(&error))
     }
 }
 
-/// An error with its causes, on one line.
-pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+fn crash_point_of(observation: &Observation) {
+    match observation {
+        Observation::Started { .. } => crash::point("start"),
+        Observation::Exited { .. } => crash::point("stop"),
+        Observation::Removed { .. } => crash::point("remove"),
+        Observation::StartFailed { .. }
+        | Observation::Synced { .. }
+        | Observation::SyncFailed { .. }
+        | Observation::Failed { .. }
+        | Observation::Probed { .. } => {}
     }
-    text
 }
 
 async fn sleep_or_never(wait: Option<Duration>) {

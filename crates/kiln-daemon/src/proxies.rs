@@ -1,13 +1,14 @@
 //! The connections to the proxies: finds their control sockets, sends tables, hands on what they say.
 //!
 //! There is one proxy most of the time, two while one replaces the other, and none while the supervisor
-//! starts the next. A generation is confirmed when every connected proxy has confirmed it.
+//! starts the next.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_model::{FromProxy, Generation, ToProxy};
+use kiln_control::ProxyId;
+use kiln_model::{FromProxy, ToProxy};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -21,9 +22,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A line of a proxy is a few bytes for each release it counts.
 const LINE_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// A proxy process, by its pid as the name of its socket says it.
-pub(crate) type ProxyId = u32;
-
 pub(crate) enum ProxyInput {
     Connected {
         sender: mpsc::UnboundedSender<ToProxy>,
@@ -32,62 +30,25 @@ pub(crate) enum ProxyInput {
     Gone,
 }
 
-/// What the controller knows of one connected proxy.
-pub(crate) struct Link {
-    sender: mpsc::UnboundedSender<ToProxy>,
-    pub(crate) confirmed: Generation,
-}
-
 /// Every connected proxy.
 #[derive(Default)]
 pub(crate) struct Links {
-    links: BTreeMap<ProxyId, Link>,
+    links: BTreeMap<ProxyId, mpsc::UnboundedSender<ToProxy>>,
 }
 
 impl Links {
     pub(crate) fn connected(&mut self, id: ProxyId, sender: mpsc::UnboundedSender<ToProxy>) {
-        self.links.insert(
-            id,
-            Link {
-                sender,
-                confirmed: Generation(0),
-            },
-        );
+        self.links.insert(id, sender);
     }
 
     pub(crate) fn gone(&mut self, id: ProxyId) {
         self.links.remove(&id);
     }
 
-    pub(crate) fn confirmed(&mut self, id: ProxyId, generation: Generation) {
-        if let Some(link) = self.links.get_mut(&id) {
-            link.confirmed = link.confirmed.max(generation);
-        }
-    }
-
-    /// What every connected proxy has confirmed; `None` while there is none.
-    pub(crate) fn confirmed_by_all(&self) -> Option<Generation> {
-        self.links.values().map(|link| link.confirmed).min()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.links.is_empty()
-    }
-
-    pub(crate) fn ids(&self) -> impl Iterator<Item = ProxyId> + '_ {
-        self.links.keys().copied()
-    }
-
-    pub(crate) fn send(&self, message: &ToProxy) {
-        for link in self.links.values() {
-            // A closed channel is a proxy that is gone: its `Gone` is under way.
-            let _ = link.sender.send(message.clone());
-        }
-    }
-
     pub(crate) fn send_to(&self, id: ProxyId, message: ToProxy) {
-        if let Some(link) = self.links.get(&id) {
-            let _ = link.sender.send(message);
+        if let Some(sender) = self.links.get(&id) {
+            // A closed channel is a proxy that is gone: its `Gone` is under way.
+            drop(sender.send(message));
         }
     }
 }

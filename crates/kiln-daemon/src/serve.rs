@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::{self, Api};
-use crate::effects::Effects;
+use crate::engines::local::LocalEngine;
 use crate::journal::{Journal, JournalError, keep_small};
 use crate::listeners::Listeners;
 use crate::owner::{Input, Owner};
@@ -77,17 +77,27 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
             }
             let _ = ending.send(Input::Terminate);
         });
-        let effects = Effects::new(root.clone(), engine, store, inputs.clone());
+        let (observations, mut observed) = mpsc::unbounded_channel();
+        let engine = LocalEngine::new(engine, store, observations);
         let listeners = Listeners::new(root);
         let reader = journal.reader();
-        let mut owner = Owner::new(journal, recovered, effects, listeners, inputs.clone());
+        let mending = engine.clone();
+        let mut owner = Owner::new(root, journal, recovered, engine, listeners, inputs.clone());
         owner.resume();
+        let hears = inputs.clone();
+        tokio::spawn(async move {
+            while let Some(observation) = observed.recv().await {
+                if hears.send(Input::Observed(observation)).is_err() {
+                    return;
+                }
+            }
+        });
         tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
         let writer = inputs.clone();
         let tell = move |upkeep| writer.send(Input::Journal(upkeep)).is_ok();
         tokio::spawn(keep_small(reader.clone(), tell));
-        tokio::spawn(mend(owner.effects.engine.clone(), inputs.clone()));
-        let engine = owner.effects.engine.clone();
+        tokio::spawn(mend(mending.engine().clone(), inputs.clone()));
+        let engine = mending.engine().clone();
         api::start(listener, Api::new(inputs, reader, engine)).map_err(DaemonError::Runtime)?;
         owner.run(incoming).await;
         Ok(())

@@ -1,8 +1,9 @@
 //! The words of the API: what a person reads of facts. Nothing else in the controller makes sentences of them.
 
-use kiln_model::api::RolloutResult;
+use kiln_control::Refused;
+use kiln_model::api::{ApiError, ErrorCode, RolloutResult};
 use kiln_model::{ExitReason, InstanceEnd, Probed, Unready, Waiting, WaitsOn, Why};
-use kiln_plan::{Event, Notice, ProbeKind, RolloutEnd};
+use kiln_plan::{Event, Notice, ProbeKind, Refusal, RolloutEnd};
 
 /// What a person reads of an event that somebody asked for, or that explains what follows; `None`: nothing.
 pub(crate) fn event(event: &Event) -> Option<String> {
@@ -216,6 +217,99 @@ fn waits_on(on: &WaitsOn) -> String {
         WaitsOn::PolicyRoutes => "every proxy to confirm the routes of the new policy".to_owned(),
         WaitsOn::Removal { instances } => format!("{instances} instances to end"),
         WaitsOn::Words { text } => text.clone(),
+    }
+}
+
+/// Why a call is not carried out, and what to do.
+pub(crate) fn refused(refused: &Refused) -> ApiError {
+    let (code, message) = match refused {
+        Refused::OtherProject {
+            service,
+            theirs,
+            ours,
+        } => (
+            ErrorCode::Precondition,
+            format!(
+                "the service `{service}` belongs to project `{theirs}`, and this definition is of project `{ours}`: \
+                 give the service another name, or use another environment"
+            ),
+        ),
+        Refused::Stale {
+            environment,
+            parent,
+            current,
+        } => (
+            ErrorCode::StalePlan,
+            format!(
+                "the plan was made from state {parent}, and `{environment}` is at state {current} by now: plan again"
+            ),
+        ),
+        Refused::Refusal {
+            service,
+            refusal: reason,
+        } => {
+            let (code, reason) = refusal(reason);
+            (code, format!("{service}: {reason}"))
+        }
+        Refused::NotFound { service } => (
+            ErrorCode::NotFound,
+            format!(
+                "there is no service `{}` in environment `{}`: `kiln status` lists what there is",
+                service.service, service.environment
+            ),
+        ),
+        Refused::Contradiction { service } => (
+            ErrorCode::BadRequest,
+            format!("the plan contradicts itself about `{service}`: plan again"),
+        ),
+        Refused::ListenTaken {
+            address,
+            service,
+            by,
+        } => (
+            ErrorCode::Precondition,
+            format!(
+                "`{service}` wants to listen on {address}, where `{by}` listens: give one of them another `listen`"
+            ),
+        ),
+        Refused::Unknown { service, members } => (
+            ErrorCode::Precondition,
+            format!(
+                "`{service}` has {}, which this controller does not know: the command line is newer; \
+                 end the controller with `kiln down` and start the newer one with `kiln up`",
+                members.join(", ")
+            ),
+        ),
+        Refused::Prepare(error) => return error.clone(),
+        Refused::Journal { problem } => (ErrorCode::Unavailable, problem.clone()),
+    };
+    ApiError { code, message }
+}
+
+fn refusal(refusal: &Refusal) -> (ErrorCode, String) {
+    match refusal {
+        Refusal::Busy { to } => (
+            ErrorCode::Busy,
+            format!(
+                "a rollout to release {to} is running: wait for its end (`kiln status`), or turn it back with `kiln rollback`"
+            ),
+        ),
+        Refusal::NoPrevious => (
+            ErrorCode::Precondition,
+            "no release was current before this one, so there is nothing to go back to".to_owned(),
+        ),
+        Refusal::UnknownRelease { number } => (
+            ErrorCode::NotFound,
+            format!("there is no release {number}: `kiln history` lists the releases there are"),
+        ),
+        Refusal::AlreadyCurrent { number } => (
+            ErrorCode::Precondition,
+            format!("release {number} already has the traffic"),
+        ),
+        Refusal::Gone => (
+            ErrorCode::NotFound,
+            "the service was removed: apply its definition again".to_owned(),
+        ),
     }
 }
 

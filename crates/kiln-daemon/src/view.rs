@@ -1,45 +1,37 @@
 //! What the API shows of the state.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use kiln_control::Controller;
 use kiln_model::api::{
-    HistoryEvent, HistoryRelease, InstanceState, InstanceStatus, LastRollout, Outcome, PhaseTime,
-    ReleaseStatus, RequestCount, RolloutStatus, ServiceStatus, Status, WarmStatus,
+    HistoryEvent, HistoryRelease, InstanceState, InstanceStatus, LastRollout, ReleaseStatus,
+    RolloutStatus, ServiceStatus, Status, WarmStatus,
 };
-use kiln_model::{EnvName, Fact, InstanceId, ReleaseNumber, ServiceKey, Snapshot};
+use kiln_model::{EnvName, Fact, InstanceId, ServiceKey, Snapshot};
 use kiln_plan::{Instance, Phase, RolloutEnd, Routed, Service, StepRecord, Warm};
 
 use crate::journal::{Entry, Recorded};
-use crate::proxies::ProxyId;
 use crate::text;
 
 /// Entries that one answer shows at most.
 pub(crate) const HISTORY_ENTRIES: usize = 200;
 
-pub(crate) fn status(
-    services: &BTreeMap<ServiceKey, Service>,
-    environment: Option<&EnvName>,
-    problems: &BTreeMap<&'static str, String>,
-    ejected: &BTreeMap<InstanceId, BTreeSet<ProxyId>>,
-) -> Status {
+pub(crate) fn status(core: &Controller, environment: Option<&EnvName>) -> Status {
+    let mut problems: Vec<_> = core.problems().map(|(_, text)| text.to_owned()).collect();
+    problems.dedup();
     Status {
-        services: services
-            .iter()
+        services: core
+            .services()
             .filter(|(key, service)| {
                 !service.is_gone() && environment.is_none_or(|name| *name == key.environment)
             })
-            .map(|(key, service)| service_status(key, service, ejected))
+            .map(|(key, service)| service_status(core, key, service))
             .collect(),
-        problems: problems.values().cloned().collect(),
+        problems,
     }
 }
 
-fn service_status(
-    key: &ServiceKey,
-    service: &Service,
-    ejected: &BTreeMap<InstanceId, BTreeSet<ProxyId>>,
-) -> ServiceStatus {
+fn service_status(core: &Controller, key: &ServiceKey, service: &Service) -> ServiceStatus {
     ServiceStatus {
         name: key.service.clone(),
         environment: key.environment.clone(),
@@ -57,7 +49,7 @@ fn service_status(
         instances: service
             .instances()
             .map(|instance| {
-                let is_ejected = ejected.contains_key(&instance.id);
+                let is_ejected = core.is_ejected(&instance.id);
                 instance_status(service, instance, is_ejected)
             })
             .collect(),
@@ -127,39 +119,10 @@ pub(crate) fn url(service: &Service) -> Option<String> {
     Some(format!("http://{reached}/"))
 }
 
-fn warm(warm: &Warm) -> WarmStatus {
+pub(crate) fn warm(warm: &Warm) -> WarmStatus {
     WarmStatus {
         number: warm.release,
         until: warm.until,
-    }
-}
-
-/// The outcome of what a caller waited for. `requests` are filled in when the proxies have counted.
-pub(crate) fn outcome(
-    key: &ServiceKey,
-    service: &Service,
-    end: &RolloutEnd,
-    phases: Vec<PhaseTime>,
-    duration_ms: u64,
-) -> Outcome {
-    let RolloutEnd {
-        from,
-        to,
-        result,
-        why,
-    } = end.clone();
-    Outcome {
-        service: key.service.clone(),
-        environment: key.environment.clone(),
-        from,
-        to: Some(to).filter(|to| *to != ReleaseNumber(0)),
-        result,
-        reason: why.as_ref().map(text::why),
-        duration_ms,
-        requests: RequestCount::default(),
-        phases,
-        warm: service.warm().map(warm),
-        url: url(service),
     }
 }
 
@@ -173,11 +136,11 @@ pub(crate) fn logged(service: &Service) -> Vec<InstanceId> {
 
 /// The releases of the services that `wanted` picks, newest first.
 pub(crate) fn releases(
-    services: &BTreeMap<ServiceKey, Service>,
+    core: &Controller,
     wanted: impl Fn(&ServiceKey) -> bool,
 ) -> Vec<HistoryRelease> {
-    let mut releases: Vec<_> = services
-        .iter()
+    let mut releases: Vec<_> = core
+        .services()
         .filter(|(key, _)| wanted(key))
         .flat_map(|(key, service)| {
             service.releases().map(|(number, record)| {

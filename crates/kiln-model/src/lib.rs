@@ -25,7 +25,9 @@ mod unknown;
 
 pub use canonical::{CanonicalError, canonical_json};
 pub use digest::{Digest, DigestError};
-pub use engine::{Command, ExitReason, ExitRecord, Observation};
+pub use engine::{
+    Capabilities, Command, ExitReason, ExitRecord, Observation, SeenInstance, SeenState,
+};
 pub use ids::{ActionId, Generation, InstanceId, InstanceIdError, ReleaseNumber, StateId};
 pub use image_test::{CommandCheck, FileCheck, HttpCheck, TestSpec, TextCheck};
 pub use journal::{Actor, Entry, Fact, Snapshot, Subject};

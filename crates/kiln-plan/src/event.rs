@@ -1,10 +1,9 @@
 //! What goes into a step and what comes out.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kiln_model::api::{ErrorCode, RolloutResult};
+use kiln_model::api::RolloutResult;
 use kiln_model::{
     ActionId, ExitRecord, Generation, ImageOrigin, InstanceEnd, InstanceId, Policy, Release,
     ReleaseNumber, StartFailure, Timestamp, Waiting, Why, duration_ms,
@@ -191,36 +190,4 @@ pub enum Refusal {
     UnknownRelease { number: ReleaseNumber },
     AlreadyCurrent { number: ReleaseNumber },
     Gone,
-}
-
-impl Refusal {
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            Self::Busy { .. } => ErrorCode::Busy,
-            Self::UnknownRelease { .. } | Self::Gone => ErrorCode::NotFound,
-            Self::NoPrevious | Self::AlreadyCurrent { .. } => ErrorCode::Precondition,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Busy { to } => write!(
-                f,
-                "a rollout to release {to} is running: wait for its end (`kiln status`), or turn it back with `kiln rollback`"
-            ),
-            Self::NoPrevious => f.write_str(
-                "no release was current before this one, so there is nothing to go back to",
-            ),
-            Self::UnknownRelease { number } => write!(
-                f,
-                "there is no release {number}: `kiln history` lists the releases there are"
-            ),
-            Self::AlreadyCurrent { number } => {
-                write!(f, "release {number} already has the traffic")
-            }
-            Self::Gone => f.write_str("the service was removed: apply its definition again"),
-        }
-    }
 }

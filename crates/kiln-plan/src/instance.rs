@@ -64,6 +64,11 @@ impl Instance {
         matches!(self.phase, Phase::Starting | Phase::Running)
     }
 
+    /// The engine had started it when it was last heard of.
+    pub fn has_started(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Stopping)
+    }
+
     /// It counts towards what its set needs.
     pub(crate) fn counts(&self) -> bool {
         self.is_alive() && !self.doomed

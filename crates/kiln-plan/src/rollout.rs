@@ -267,6 +267,15 @@ impl Service {
         if rollout.deadline.is_some_and(|deadline| now < deadline) {
             return Verdict::Shut;
         }
+        // A policy that changed meanwhile may have changed the routes: the confirmation is the next to be heard of.
+        let listen = self.listen();
+        let route = self.route.as_ref();
+        if route.is_some_and(|route| !route.confirmed || route.listen != listen) {
+            if let Some(rollout) = &mut self.rollout {
+                rollout.deadline = None;
+            }
+            return Verdict::Shut;
+        }
         if self.ready(to) >= self.wanted(to) as usize {
             return Verdict::Open;
         }

@@ -92,7 +92,7 @@ impl Service {
 
     /// Where clients are let in by the routes. While the first release starts they wait; when it failed and nothing will
     /// serve, they are refused rather than kept waiting.
-    fn listen(&self) -> Option<SocketAddr> {
+    pub(crate) fn listen(&self) -> Option<SocketAddr> {
         let serves = self.current.is_some() || self.rollout.is_some();
         self.serving_policy()
             .and_then(|policy| policy.listen)

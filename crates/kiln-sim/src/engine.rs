@@ -1,11 +1,12 @@
-//! The model engine: what becomes of an instance that is started, by the quality of its release and by bad luck.
+//! The simulated engine: the second implementation of the engine protocol. What becomes of an instance that is started hangs on
+//! the quality of its release and on bad luck.
 
 use std::collections::BTreeMap;
 
 use kiln_model::{
-    ActionId, ExitReason, ExitRecord, InstanceId, StartFailure, StartFault, Timestamp,
+    Command, ExitReason, ExitRecord, Generation, InstanceId, Observation, SeenInstance, SeenState,
+    StartFailure, StartFault, Timestamp,
 };
-use kiln_plan::{Event, ProbeKind};
 
 use crate::random::Random;
 
@@ -42,9 +43,14 @@ impl Quality {
         .find(|quality| quality.word() == word)
         .unwrap_or(Self::Good)
     }
+
+    /// A set of it can be ready, and stay so once faults have ceased.
+    pub(crate) fn is_able(self) -> bool {
+        matches!(self, Self::Good | Self::DiesSoon)
+    }
 }
 
-/// The truth about one instance, whatever the planner believes.
+/// The truth about one instance, whatever the controller believes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Truth {
     Starting,
@@ -53,27 +59,48 @@ pub(crate) enum Truth {
     Removed,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Made {
     pub(crate) truth: Truth,
-    pub(crate) start: ActionId,
-    pub(crate) stop: Option<ActionId>,
-    pub(crate) pid: u32,
+    start: Generation,
+    pid: u32,
+    port: Option<u16>,
+    /// From when on its ready probe passes, and when that changes.
+    pub(crate) ready: Vec<(u64, bool)>,
+    /// When its live probe fails.
+    pub(crate) lifeless_at: Option<u64>,
+    ended: ExitReason,
+}
+
+impl Made {
+    pub(crate) fn set(&mut self, truth: Truth, reason: ExitReason) {
+        self.truth = truth;
+        if truth == Truth::Dead {
+            self.ended = reason;
+        }
+    }
 }
 
 pub(crate) struct Engine {
-    pub(crate) random: Random,
+    random: Random,
     pub(crate) made: BTreeMap<InstanceId, Made>,
     pids: u32,
+    /// Stops and removals fail until then.
+    pub(crate) broken_until: u64,
 }
 
-/// What the engine will say or do, after so many milliseconds.
+/// What happens after so many milliseconds.
 pub(crate) type Later = (u64, Happening);
 
+#[derive(Clone, Debug)]
 pub(crate) enum Happening {
-    /// An observation for the controller.
-    Seen(Box<Event>),
+    Says(Box<Observation>),
     /// The instance changes before anyone sees it.
-    Becomes(InstanceId, Truth),
+    Becomes(InstanceId, Truth, ExitReason),
+}
+
+fn says(observation: Observation) -> Happening {
+    Happening::Says(Box::new(observation))
 }
 
 impl Engine {
@@ -82,6 +109,7 @@ impl Engine {
             random: Random::new(seed, 1),
             made: BTreeMap::new(),
             pids: 100,
+            broken_until: 0,
         }
     }
 
@@ -91,61 +119,107 @@ impl Engine {
             .is_some_and(|made| matches!(made.truth, Truth::Starting | Truth::Alive))
     }
 
-    /// `Err`: it was started before by another action.
-    pub(crate) fn start(
+    /// An instance that no journal knows, of a root that was restored.
+    pub(crate) fn leave_behind(&mut self, id: InstanceId) {
+        self.made.insert(
+            id,
+            Made {
+                truth: Truth::Alive,
+                start: Generation(0),
+                pid: 1,
+                port: None,
+                ready: Vec::new(),
+                lifeless_at: None,
+                ended: ExitReason::Lost,
+            },
+        );
+    }
+
+    /// `Err`: an instance is started by two commands.
+    pub(crate) fn take(
+        &mut self,
+        command: &Command,
+        faults: bool,
+        now: u64,
+    ) -> Result<Vec<Later>, String> {
+        match command {
+            Command::Start {
+                instance,
+                generation,
+                release,
+                ..
+            } => {
+                let quality = release
+                    .command
+                    .first()
+                    .map_or(Quality::Good, |w| Quality::of(w));
+                self.start(instance, *generation, quality, release.port, faults, now)
+            }
+            Command::Stop {
+                instance, grace, ..
+            } => Ok(self.stop(instance, crate::world::millis(*grace), faults, now)),
+            Command::Remove { instance, .. } => Ok(self.remove(instance, faults, now)),
+            Command::Scale { service, .. } => Err(format!(
+                "{service} is scaled, and this engine keeps no sets"
+            )),
+            Command::Sync => Ok(self.sync(faults, now)),
+        }
+    }
+
+    fn start(
         &mut self,
         id: &InstanceId,
-        action: ActionId,
+        generation: Generation,
         quality: Quality,
+        port: Option<u16>,
         faults: bool,
-        now: Timestamp,
-    ) -> Result<Vec<Later>, ActionId> {
+        now: u64,
+    ) -> Result<Vec<Later>, String> {
         if let Some(made) = self.made.get(id) {
-            if made.start != action {
-                return Err(made.start);
+            if made.start != generation {
+                return Err(format!(
+                    "{id} is started twice, by {} and by {generation}",
+                    made.start
+                ));
             }
             // Asked again after a restart of the controller: said again.
             return Ok(match made.truth {
                 Truth::Starting => Vec::new(),
-                Truth::Alive => vec![(1, Happening::Seen(Box::new(started(id, made.pid, now))))],
-                Truth::Dead => vec![(1, exit(id, ExitReason::Lost, now))],
-                Truth::Removed => Vec::new(),
+                Truth::Alive => vec![(1, says(started(id, made, now)))],
+                Truth::Dead | Truth::Removed => {
+                    let failure = StartFailure::new(StartFault::Ended, "it has ended since");
+                    vec![(1, says(start_failed(id, failure)))]
+                }
             });
         }
         self.pids += 1;
-        self.made.insert(
-            id.clone(),
-            Made {
-                truth: Truth::Starting,
-                start: action,
-                stop: None,
-                pid: self.pids,
-            },
-        );
+        let mut made = Made {
+            truth: Truth::Starting,
+            start: generation,
+            pid: self.pids,
+            port,
+            ready: Vec::new(),
+            lifeless_at: None,
+            ended: ExitReason::Lost,
+        };
         let slow = if faults && self.random.percent(5) {
             20_000
         } else {
             0
         };
         let up = self.random.between(5, 800) + slow;
+        let (alive, dead) = (Truth::Alive, Truth::Dead);
+        let mut later = Vec::new();
         if quality == Quality::CannotStart {
-            let failure =
-                StartFailure::new(StartFault::CommandNotFound, "the image has no such command");
-            return Ok(vec![
-                (up, Happening::Becomes(id.clone(), Truth::Dead)),
-                (
-                    up,
-                    Happening::Seen(Box::new(Event::StartFailed {
-                        instance: id.clone(),
-                        failure,
-                    })),
-                ),
-            ]);
+            let fault = StartFault::CommandNotFound;
+            let failure = StartFailure::new(fault, "the image has no such command");
+            later.push((up, Happening::Becomes(id.clone(), dead, ExitReason::Lost)));
+            later.push((up, says(start_failed(id, failure))));
+            self.made.insert(id.clone(), made);
+            return Ok(later);
         }
-        let mut later = vec![
-            (up, Happening::Becomes(id.clone(), Truth::Alive)),
-            (up, Happening::Seen(Box::new(started(id, self.pids, now)))),
-        ];
+        later.push((up, Happening::Becomes(id.clone(), alive, ExitReason::Lost)));
+        later.push((up, says(started(id, &made, now + up))));
         let lies = faults && self.random.percent(2);
         if lies || quality == Quality::ExitsAtOnce {
             let ends = up + self.random.between(1, 300);
@@ -154,112 +228,152 @@ impl Engine {
             } else {
                 ExitReason::Exited { code: 3 }
             };
-            later.push((ends, Happening::Becomes(id.clone(), Truth::Dead)));
-            later.push((ends, exit(id, reason, now)));
+            later.push((ends, Happening::Becomes(id.clone(), dead, reason.clone())));
+            later.push((ends, says(exited(id, reason, now + ends))));
+            self.made.insert(id.clone(), made);
             return Ok(later);
         }
-        if quality == Quality::NeverReady {
-            return Ok(later);
+        if quality != Quality::NeverReady {
+            let ready = up + self.random.between(5, 1_500);
+            made.ready.push((now + ready, true));
+            if faults {
+                later.extend(self.bad_luck(id, quality, &mut made, ready, now));
+            }
         }
-        let ready = up + self.random.between(5, 1_500);
-        for kind in [ProbeKind::Live, ProbeKind::Ready] {
-            later.push((ready, Happening::Seen(Box::new(probed(id, kind, true)))));
-        }
-        if !faults {
-            return Ok(later);
-        }
-        if quality == Quality::DiesSoon || self.random.percent(12) {
-            let dies = ready + self.random.between(0, 20_000);
-            later.push((dies, Happening::Becomes(id.clone(), Truth::Dead)));
-            later.push((
-                dies + self.random.between(0, 200),
-                exit(id, ExitReason::Signalled { signal: 11 }, now),
-            ));
-        }
-        if self.random.percent(12) {
-            let flap = ready + self.random.between(0, 30_000);
-            let over = flap + self.random.between(1, 5_000);
-            later.push((
-                flap,
-                Happening::Seen(Box::new(probed(id, ProbeKind::Ready, false))),
-            ));
-            later.push((
-                over,
-                Happening::Seen(Box::new(probed(id, ProbeKind::Ready, true))),
-            ));
-        }
-        if self.random.percent(4) {
-            let at = ready + self.random.between(0, 40_000);
-            later.push((
-                at,
-                Happening::Seen(Box::new(probed(id, ProbeKind::Live, false))),
-            ));
-        }
+        self.made.insert(id.clone(), made);
         Ok(later)
     }
 
-    pub(crate) fn stop(
+    fn bad_luck(
         &mut self,
         id: &InstanceId,
-        action: ActionId,
-        grace: u64,
-        now: Timestamp,
+        quality: Quality,
+        made: &mut Made,
+        ready: u64,
+        now: u64,
     ) -> Vec<Later> {
-        let takes = self.random.between(1, grace.max(1));
-        let Some(made) = self.made.get_mut(id) else {
-            return vec![(1, exit(id, ExitReason::Lost, now))];
-        };
-        if made.stop == Some(action) && made.truth == Truth::Alive {
-            return Vec::new();
+        let mut later = Vec::new();
+        if quality == Quality::DiesSoon || self.random.percent(12) {
+            let dies = ready + self.random.between(0, 20_000);
+            let reason = ExitReason::Signalled { signal: 11 };
+            let dead = Truth::Dead;
+            later.push((dies, Happening::Becomes(id.clone(), dead, reason.clone())));
+            let told = dies + self.random.between(0, 200);
+            later.push((told, says(exited(id, reason, now + dies))));
         }
-        made.stop = Some(action);
-        match made.truth {
-            Truth::Starting | Truth::Alive => vec![
-                (takes, Happening::Becomes(id.clone(), Truth::Dead)),
-                (takes, exit(id, ExitReason::Signalled { signal: 15 }, now)),
+        if self.random.percent(12) {
+            let flaps = ready + self.random.between(0, 30_000);
+            let over = flaps + self.random.between(1, 5_000);
+            made.ready.push((now + flaps, false));
+            made.ready.push((now + over, true));
+        }
+        if self.random.percent(4) {
+            made.lifeless_at = Some(now + ready + self.random.between(0, 40_000));
+        }
+        later
+    }
+
+    fn fails(&mut self, id: &InstanceId, faults: bool, now: u64) -> Option<Vec<Later>> {
+        if !faults || now >= self.broken_until {
+            return None;
+        }
+        let takes = self.random.between(1, 50);
+        let failed = Observation::Failed {
+            instance: id.clone(),
+            problem: "the disk is full".to_owned(),
+        };
+        Some(vec![(takes, says(failed))])
+    }
+
+    fn stop(&mut self, id: &InstanceId, grace: u64, faults: bool, now: u64) -> Vec<Later> {
+        let takes = self.random.between(1, grace.max(1));
+        if let Some(failed) = self.fails(id, faults, now) {
+            return failed;
+        }
+        let term = ExitReason::Signalled { signal: 15 };
+        match self.made.get(id).map(|made| (made.truth, &made.ended)) {
+            Some((Truth::Starting | Truth::Alive, _)) => vec![
+                (
+                    takes,
+                    Happening::Becomes(id.clone(), Truth::Dead, term.clone()),
+                ),
+                (takes, says(exited(id, term, now + takes))),
             ],
-            Truth::Dead | Truth::Removed => vec![(1, exit(id, ExitReason::Lost, now))],
+            Some((Truth::Dead, reason)) => vec![(1, says(exited(id, reason.clone(), now)))],
+            Some((Truth::Removed, _)) | None => {
+                vec![(1, says(exited(id, ExitReason::Lost, now)))]
+            }
         }
     }
 
-    pub(crate) fn remove(&mut self, id: &InstanceId) -> Vec<Later> {
+    fn remove(&mut self, id: &InstanceId, faults: bool, now: u64) -> Vec<Later> {
         let takes = self.random.between(1, 200);
+        if let Some(failed) = self.fails(id, faults, now) {
+            return failed;
+        }
+        let removed = Observation::Removed {
+            instance: id.clone(),
+        };
         vec![
-            (takes, Happening::Becomes(id.clone(), Truth::Removed)),
             (
                 takes,
-                Happening::Seen(Box::new(Event::Removed {
-                    instance: id.clone(),
-                })),
+                Happening::Becomes(id.clone(), Truth::Removed, ExitReason::Lost),
             ),
+            (takes, says(removed)),
         ]
     }
-}
 
-fn probed(id: &InstanceId, probe: ProbeKind, passes: bool) -> Event {
-    Event::Probed {
-        instance: id.clone(),
-        probe,
-        passes,
+    fn sync(&mut self, faults: bool, now: u64) -> Vec<Later> {
+        let takes = self.random.between(1, 50);
+        if faults && self.random.percent(5) {
+            let problem = "the folder of instances can't be read".to_owned();
+            return vec![(takes, says(Observation::SyncFailed { problem }))];
+        }
+        let stuck = faults && self.random.percent(20);
+        let seen = self.made.iter().filter_map(|(instance, made)| {
+            let state = match made.truth {
+                Truth::Alive => SeenState::Running,
+                Truth::Dead => SeenState::Ended(record(made.ended.clone(), now)),
+                Truth::Starting | Truth::Removed => return None,
+            };
+            Some(SeenInstance {
+                instance: instance.clone(),
+                state,
+                problem: stuck.then(|| "something of it can't be removed".to_owned()),
+            })
+        });
+        let instances = seen.collect();
+        vec![(takes, says(Observation::Synced { instances }))]
     }
 }
 
-fn started(id: &InstanceId, pid: u32, at: Timestamp) -> Event {
-    Event::Started {
-        instance: id.clone(),
-        pid: Some(pid),
-        endpoint: Some(([10, 0, 0, 2], 3000).into()),
-        at,
+fn record(reason: ExitReason, at: u64) -> ExitRecord {
+    ExitRecord {
+        reason,
+        at: Timestamp(at),
+        last_lines: vec!["cannot open the configuration".to_owned()],
     }
 }
 
-pub(crate) fn exit(id: &InstanceId, reason: ExitReason, at: Timestamp) -> Happening {
-    Happening::Seen(Box::new(Event::Exited {
+fn started(id: &InstanceId, made: &Made, at: u64) -> Observation {
+    Observation::Started {
         instance: id.clone(),
-        record: ExitRecord {
-            reason,
-            at,
-            last_lines: vec!["cannot open the configuration".to_owned()],
-        },
-    }))
+        pid: Some(made.pid),
+        endpoint: made.port.map(|port| ([10, 0, 0, 2], port).into()),
+        at: Timestamp(at),
+    }
+}
+
+fn start_failed(id: &InstanceId, failure: StartFailure) -> Observation {
+    Observation::StartFailed {
+        instance: id.clone(),
+        failure,
+    }
+}
+
+fn exited(id: &InstanceId, reason: ExitReason, at: u64) -> Observation {
+    Observation::Exited {
+        instance: id.clone(),
+        record: record(reason, at),
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use kiln_plan::Mutation;
+use kiln_control::Mutation;
 
 use crate::world::World;
 
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Run a planner that is wrong in this way.
+    /// Run a controller that is wrong in this way.
     pub mutation: Option<Mutation>,
     /// Keep every event and action, also when all goes well.
     pub trace: bool,
@@ -20,7 +20,9 @@ pub struct Stats {
     pub rollouts: u64,
     pub done: u64,
     pub turned_back: u64,
-    /// Events that the planner was given.
+    /// Changes of a policy alone that were not taken: their probes did not pass.
+    pub policies_kept: u64,
+    /// Inputs that the controller was given.
     pub steps: u64,
     /// The controller was killed and read its state back from the journal's bytes.
     pub restarts: u64,
@@ -28,7 +30,7 @@ pub struct Stats {
     pub warm_rollbacks: u64,
     pub refused: u64,
     pub reboots: u64,
-    /// A proxy said no to the newest route.
+    /// A proxy said no to a table or to a part of it.
     pub routes_refused: u64,
     /// One line for each event and action, with `trace`.
     pub trace: Vec<String>,

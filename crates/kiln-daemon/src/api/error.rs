@@ -4,7 +4,7 @@ use kiln_model::api::{ApiError, ErrorCode};
 use serde::Serialize;
 
 use crate::journal::JournalError;
-use crate::owner::chain_of;
+use kiln_fs::with_causes;
 
 /// A call that is not carried out.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl From<ApiError> for Refused {
 
 impl From<JournalError> for Refused {
     fn from(error: JournalError) -> Self {
-        Self::new(ErrorCode::Internal, chain_of(&error))
+        Self::new(ErrorCode::Internal, with_causes(&error))
     }
 }
 

@@ -22,8 +22,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kiln_model::{Digest, Fact, ServiceKey, Snapshot, StateId, Subject, Timestamp, canonical_json};
-use kiln_plan::{STATE_FORMAT, Service, StepRecord};
+use kiln_control::{Draft, Record};
+use kiln_model::{
+    Digest, Fact, Generation, ServiceKey, Snapshot, StateId, Subject, Timestamp, canonical_json,
+};
+use kiln_plan::{Event, STATE_FORMAT, Service, StepRecord};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
@@ -41,7 +44,7 @@ pub(crate) struct Journal {
     last: StateId,
     last_hash: Digest,
     /// The generation of the proxy's table.
-    table: StateId,
+    table: Generation,
     written: watch::Sender<StateId>,
 }
 
@@ -51,7 +54,7 @@ pub(crate) struct Recovered {
     /// The last timestamp journalled.
     pub(crate) at: Timestamp,
     /// The generation of the proxy's table: the entry that last changed a route, or above.
-    pub(crate) table: StateId,
+    pub(crate) table: Generation,
     /// The services whose state on disk is not the one that was written.
     pub(crate) changed: Vec<String>,
 }
@@ -71,7 +74,7 @@ pub(crate) struct Written {
     /// The last entry's number.
     pub(crate) state: StateId,
     /// The generation of the proxy's table after it.
-    pub(crate) table: StateId,
+    pub(crate) table: Generation,
 }
 
 impl Journal {
@@ -107,7 +110,7 @@ impl Journal {
         let recovered = Recovered {
             services: read_services(&db)?,
             at: Timestamp(at),
-            table: StateId(table),
+            table: Generation(table),
             changed: verify::changed_states(&db)?,
         };
         let journal = Self {
@@ -115,7 +118,7 @@ impl Journal {
             db,
             last: StateId(last),
             last_hash: Digest::from_sha256(last_hash),
-            table: StateId(table),
+            table: Generation(table),
             written: watch::Sender::new(StateId(last)),
         };
         Ok((journal, recovered))
@@ -181,7 +184,7 @@ impl Journal {
                     .map_err(JournalError::Write)?;
             }
             if *routes {
-                table = last.max(table.next());
+                table = Generation(last.0).max(table.next());
                 transaction
                     .prepare_cached("UPDATE routing SET state = ?1")
                     .and_then(|mut update| update.execute([table.0]))
@@ -196,8 +199,7 @@ impl Journal {
 
     /// Makes the next table's generation higher than `served`, which a proxy serves already: the journal was put back to an
     /// earlier state. That begins a new epoch. Nothing is done where the generation is as high.
-    #[cfg_attr(not(test), allow(dead_code))] // until the controller hears what a proxy serves
-    pub(crate) fn raise_generation(&mut self, served: StateId) -> Result<(), JournalError> {
+    pub(crate) fn raise_generation(&mut self, served: Generation) -> Result<(), JournalError> {
         if served <= self.table {
             return Ok(());
         }
@@ -217,6 +219,50 @@ impl Journal {
         self.db
             .query_row("SELECT epoch FROM meta", [], |row| row.get(0))
             .map_err(JournalError::Read)
+    }
+
+    /// Writes what the controller decided.
+    pub(crate) fn write(&mut self, draft: &Draft) -> Result<kiln_control::Written, JournalError> {
+        let Draft {
+            at,
+            actor,
+            record,
+            routes,
+        } = draft;
+        match record {
+            Record::TableRaised { at_least } => {
+                self.raise_generation(*at_least)?;
+            }
+            Record::Step {
+                service,
+                event,
+                actions,
+                notices,
+                state,
+            } => {
+                let unreadable = |source| JournalError::State {
+                    service: service.to_string(),
+                    source,
+                };
+                let state = state.write_state().map_err(unreadable)?;
+                let entry = Entry {
+                    at: *at,
+                    actor: actor.clone(),
+                    subject: Subject::Service(service.clone()),
+                    fact: Fact::Service(StepRecord {
+                        event: Event::clone(event),
+                        actions: actions.clone(),
+                        notices: notices.clone(),
+                        state: Digest::of(&state),
+                    }),
+                };
+                self.append(&entry, &state, *routes)?;
+            }
+        }
+        Ok(kiln_control::Written {
+            state: self.last,
+            table: self.table,
+        })
     }
 
     /// Folds what `foldable` found: writes the snapshot. The entries themselves are deleted later, by [`keep_small`].

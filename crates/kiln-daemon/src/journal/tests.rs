@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_model::api::RolloutResult;
-use kiln_model::{Actor, Digest, ReleaseNumber, ServiceKey};
+use kiln_model::{Actor, Digest, Generation, ReleaseNumber, ServiceKey};
 use kiln_plan::{Event, Notice};
 use serde_json::{Value, json};
 
@@ -79,7 +79,7 @@ fn a_journal_of_format_1_is_migrated_and_its_chain_stays_whole() {
     assert_eq!(images_in_use(folder.path()).unwrap(), images);
     assert_eq!(
         (journal.last(), recovered.table),
-        (StateId(45), StateId(42))
+        (StateId(45), Generation(42))
     );
     assert_eq!(recovered.changed, Vec::<String>::new());
     assert_eq!(
@@ -123,7 +123,7 @@ fn a_journal_of_format_1_is_migrated_and_its_chain_stays_whole() {
     let (journal, recovered) = Journal::open(&path).unwrap();
     assert_eq!(
         (journal.last(), recovered.table),
-        (StateId(46), StateId(46))
+        (StateId(46), Generation(46))
     );
     assert_eq!(journal.reader().verify().unwrap(), StateId(46));
 }
@@ -164,7 +164,7 @@ fn journals_of_every_format_are_opened_and_gone_on_with() {
         let (journal, recovered) = Journal::open(&path).unwrap();
         assert_eq!(
             (journal.last(), recovered.table),
-            (last.next(), last.next())
+            (last.next(), Generation(last.next().0))
         );
         assert_eq!(journal.reader().verify().unwrap(), last.next());
     }
@@ -275,7 +275,7 @@ fn entries_of_several_subjects_are_written_together_or_not_at_all() {
         written,
         Written {
             state: StateId(2),
-            table: StateId(1)
+            table: Generation(1)
         }
     );
 
@@ -329,13 +329,16 @@ fn entries_of_several_subjects_are_written_together_or_not_at_all() {
         written,
         Written {
             state: StateId(3),
-            table: StateId(1)
+            table: Generation(1)
         }
     );
     assert_eq!(reader.verify().unwrap(), StateId(3));
     drop(journal);
     let (_, recovered) = Journal::open(&path).unwrap();
-    assert_eq!((recovered.at, recovered.table), (Timestamp(7), StateId(1)));
+    assert_eq!(
+        (recovered.at, recovered.table),
+        (Timestamp(7), Generation(1))
+    );
 }
 
 #[test]
@@ -565,8 +568,8 @@ fn the_generation_goes_above_what_a_proxy_serves() {
     let path = folder.path().join("journal.db");
     let (mut journal, _) = Journal::open(&path).unwrap();
     assert_eq!(journal.epoch().unwrap(), 1);
-    journal.raise_generation(StateId(715)).unwrap();
-    journal.raise_generation(StateId(7)).unwrap();
+    journal.raise_generation(Generation(715)).unwrap();
+    journal.raise_generation(Generation(7)).unwrap();
     assert_eq!(journal.epoch().unwrap(), 2);
     let state = state_of("dev/api");
     let entry = timer("dev/api", 1, &state);
@@ -575,12 +578,12 @@ fn the_generation_goes_above_what_a_proxy_serves() {
         written,
         Written {
             state: StateId(1),
-            table: StateId(716)
+            table: Generation(716)
         }
     );
     drop(journal);
     let (_, recovered) = Journal::open(&path).unwrap();
-    assert_eq!(recovered.table, StateId(716));
+    assert_eq!(recovered.table, Generation(716));
 }
 
 #[test]

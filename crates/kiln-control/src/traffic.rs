@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use kiln_model::api::RequestCount;
 use kiln_model::{ReleaseCounters, ReleaseNumber, ServiceKey};
 
-use crate::proxies::ProxyId;
+use crate::input::ProxyId;
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Traffic {
     latest: BTreeMap<ProxyId, BTreeMap<(ServiceKey, ReleaseNumber), RequestCount>>,
     /// Of proxies that are gone.
