@@ -17,8 +17,6 @@ pub enum Mutation {
     NeverReturn,
     /// 4: a rollout that is turned back leaves its policy behind.
     KeepNewPolicy,
-    /// 4: a route that a proxy refused is not given again.
-    ForgetRefusal,
     /// 5: the warm set is not replaced when it dies.
     ForgetWarm,
     /// 6: a set that is never ready is waited for without end.

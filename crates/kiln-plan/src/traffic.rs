@@ -253,7 +253,7 @@ impl Service {
         self.route_refused = Some(RouteRefused {
             refusals,
             reason: reason.clone(),
-            again: (!self.mutated(Mutation::ForgetRefusal)).then(|| now.plus(wait_after(refusals))),
+            again: Some(now.plus(wait_after(refusals))),
         });
         self.notices.push_back(Notice::RouteRefused {
             reason: reason.clone(),
