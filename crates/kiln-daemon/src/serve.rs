@@ -77,21 +77,15 @@ pub fn serve(options: &DaemonOptions) -> Result<(), DaemonError> {
             }
             let _ = ending.send(Input::Terminate);
         });
-        let (observations, mut observed) = mpsc::unbounded_channel();
-        let engine = LocalEngine::new(engine, store, observations);
+        let hears = inputs.clone();
+        let engine = LocalEngine::new(engine, store, move |observation| {
+            drop(hears.send(Input::Observed(observation)));
+        });
         let listeners = Listeners::new(root);
         let reader = journal.reader();
         let mending = engine.clone();
         let mut owner = Owner::new(root, journal, recovered, engine, listeners, inputs.clone());
         owner.resume();
-        let hears = inputs.clone();
-        tokio::spawn(async move {
-            while let Some(observation) = observed.recv().await {
-                if hears.send(Input::Observed(observation)).is_err() {
-                    return;
-                }
-            }
-        });
         tokio::spawn(proxies::find(root.join("run/proxy"), inputs.clone()));
         let writer = inputs.clone();
         let tell = move |upkeep| writer.send(Input::Journal(upkeep)).is_ok();

@@ -95,8 +95,8 @@ fn passes(made: &Made, kind: ProbeKind, path: Option<&str>, faults: bool, now: u
         return false;
     }
     let changes = made.ready.iter();
-    let was = changes.filter(|(at, ready)| *at <= now && (faults || *ready));
-    let ready = was.last().is_some_and(|(_, ready)| *ready);
+    let mut was = changes.filter(|(at, ready)| *at <= now && (faults || *ready));
+    let ready = was.next_back().is_some_and(|(_, ready)| *ready);
     match kind {
         ProbeKind::Ready | ProbeKind::NextReady => ready,
         ProbeKind::Live | ProbeKind::NextLive => {

@@ -74,7 +74,7 @@ const LEFT: &[(&str, &str, usize)] = &[
     ("kiln-bake", "write", 7),
     // A crash point kills its own process.
     ("kiln-daemon", "kill_process", 1),
-    ("kiln-daemon", "spawn", 9),
+    ("kiln-daemon", "spawn", 8),
     ("kiln-daemon", "unbounded_channel", 1),
     // To its own group, as the first process of it.
     ("kiln-engine", "kill", 1),

@@ -14,7 +14,7 @@ use kiln_model::{
     StartFailure, StartFault,
 };
 use kiln_oci::Store;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 
 /// Of one log file of an instance; one older of that size is kept.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
@@ -28,12 +28,15 @@ const WAIT_STACK: usize = 256 * 1024;
 /// One lock an instance that something is being done with.
 type Turns = Arc<std::sync::Mutex<BTreeMap<InstanceId, Arc<Mutex<()>>>>>;
 
+/// Hears what the engine says.
+type Hear = Arc<dyn Fn(Observation) + Send + Sync>;
+
 /// The engine of this machine. Clones are the same engine.
 #[derive(Clone)]
 pub struct LocalEngine {
     engine: Engine,
     store: Store,
-    observations: mpsc::UnboundedSender<Observation>,
+    hear: Hear,
     turns: Turns,
 }
 
@@ -47,16 +50,16 @@ struct Start {
 }
 
 impl LocalEngine {
-    /// `observations` hears everything that happens to instances from now on.
+    /// `hear` is told everything that happens to instances from now on.
     pub fn new(
         engine: Engine,
         store: Store,
-        observations: mpsc::UnboundedSender<Observation>,
+        hear: impl Fn(Observation) + Send + Sync + 'static,
     ) -> Self {
         Self {
             engine,
             store,
-            observations,
+            hear: Arc::new(hear),
             turns: Turns::default(),
         }
     }
@@ -108,9 +111,9 @@ impl LocalEngine {
         }
     }
 
+    /// Where nobody listens, the controller ends, and the next one asks what there is.
     fn say(&self, observation: Observation) {
-        // Closed: the controller ends, and the next one asks what there is.
-        drop(self.observations.send(observation));
+        (self.hear)(observation);
     }
 
     fn in_turn(&self, instance: &InstanceId, work: impl FnOnce() + Send + 'static) {
@@ -229,13 +232,14 @@ impl LocalEngine {
             .name("kiln-wait".to_owned())
             .stack_size(WAIT_STACK)
             .spawn(move || {
-                while !this.observations.is_closed() {
+                loop {
                     match this.engine.wait(&id, None) {
                         Ok(Some(record)) => {
-                            return this.say(Observation::Exited {
+                            this.say(Observation::Exited {
                                 instance: id,
                                 record,
                             });
+                            return;
                         }
                         Ok(None) => {}
                         Err(error) => {
