@@ -227,6 +227,8 @@ impl Controller {
         let now = self.clock.at(now, self.mutation);
         match input {
             Input::Call { call, actor, ask } => {
+                // A person may have made room: what waits is tried at once.
+                self.retry_at = None;
                 self.queue.push_back(Work::Call { call, actor, ask });
             }
             Input::Prepared(result) => self.prepared(result),
