@@ -380,7 +380,10 @@ fn replace(
     };
     let written = written();
     if written.is_err() {
-        // The cause matters more than what is left of it.
+        #[expect(
+            clippy::let_underscore_must_use,
+            reason = "the cause matters more than what is left of it"
+        )]
         let _ = fs::remove_file(&beside);
     }
     written.map_err(io_error("write", path))

@@ -5,6 +5,7 @@
 //! once, as a [`layer::Tree`]; the same tree gives the tar blob that the image's digest is made of and the
 //! EROFS file that instances mount, and either form can be made again from the other's source.
 
+#![warn(clippy::let_underscore_must_use)]
 #![allow(clippy::disallowed_methods)] // a shell crate: tags and temporary files carry the wall clock
 
 mod blob_file;

@@ -30,7 +30,7 @@ impl Tree {
             tree: Self::new(),
             root: Arc::new(root),
             base: dir.to_path_buf(),
-            seen: HashMap::new(),
+            first_names: HashMap::new(),
             buffer: vec![0; XATTR_MAX],
         };
         walk.add(dir, Vec::new())?;
@@ -46,7 +46,7 @@ struct Walk {
     root: Arc<std::os::fd::OwnedFd>,
     base: PathBuf,
     /// The first path of each file that has several, by device and inode.
-    seen: HashMap<(u64, u64), Vec<u8>>,
+    first_names: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
 }
 
@@ -114,10 +114,10 @@ impl Walk {
             return None;
         }
         let id = (meta.dev(), meta.ino());
-        if let Some(first) = self.seen.get(&id) {
+        if let Some(first) = self.first_names.get(&id) {
             return Some(to_path(first).to_path_buf());
         }
-        self.seen.insert(id, key.to_vec());
+        self.first_names.insert(id, key.to_vec());
         None
     }
 }

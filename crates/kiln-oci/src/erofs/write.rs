@@ -167,7 +167,13 @@ impl<W: Write> Writer<'_, W> {
                 self.copy(node, content, size - tail as u64, tail as u64)
             }
             Kind::Symlink { target } => self.bytes(&target[target.len() - tail..]),
-            _ => {
+            // Of these only folders have anything.
+            Kind::Dir { .. }
+            | Kind::CharDev { .. }
+            | Kind::BlockDev { .. }
+            | Kind::Fifo
+            | Kind::Hardlink { .. }
+            | Kind::Whiteout => {
                 let at = (node.size / BLOCK as u64) as usize;
                 self.dir_block(node, at)
             }
@@ -199,7 +205,12 @@ impl<W: Write> Writer<'_, W> {
         match &node.entry.kind {
             Kind::File { content, .. } => self.copy(node, content, 0, length)?,
             Kind::Symlink { target } => self.bytes(target)?,
-            _ => {
+            Kind::Dir { .. }
+            | Kind::CharDev { .. }
+            | Kind::BlockDev { .. }
+            | Kind::Fifo
+            | Kind::Hardlink { .. }
+            | Kind::Whiteout => {
                 for at in 0..count {
                     self.dir_block(node, at as usize)?;
                     self.pad_to((node.block + at + 1) * BLOCK as u64)?;

@@ -51,7 +51,7 @@ struct Frame {
 }
 
 /// A frame that was compressed ahead.
-struct Ahead {
+struct PreparedFrame {
     bytes: Vec<u8>,
     /// Of what it unpacks to.
     sum: u32,
@@ -60,11 +60,11 @@ struct Ahead {
 /// Frames that were compressed before the layer was known that they may be part of.
 #[derive(Default)]
 pub struct Prepared {
-    frames: Mutex<HashMap<Digest, Ahead>>,
+    frames: Mutex<HashMap<Digest, PreparedFrame>>,
 }
 
 impl Prepared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Ahead>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, PreparedFrame>> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,15 +76,15 @@ impl Store {
         let known = self.frames();
         let mut compressor = None;
         let mut room = PREPARED_MAX;
-        let mut cutter = Cutter::new(|bytes: Vec<u8>, said: Option<Digest>| {
-            let content = said.unwrap_or_else(|| Digest::of(&bytes));
+        let mut cutter = Cutter::new(|bytes: Vec<u8>, claimed: Option<Digest>| {
+            let content = claimed.unwrap_or_else(|| Digest::of(&bytes));
             if stop() || room < bytes.len() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             if known.contains_key(&content) || prepared.lock().contains_key(&content) {
                 return Ok(());
             }
-            let frame = Ahead {
+            let frame = PreparedFrame {
                 bytes: compressed(&bytes, &mut compressor)?,
                 sum: crc32fast::hash(&bytes),
             };
@@ -92,7 +92,10 @@ impl Store {
             prepared.lock().insert(content, frame);
             Ok(())
         });
-        // It ends where something is no longer as the tree has it.
+        #[expect(
+            clippy::let_underscore_must_use,
+            reason = "it ends where something is no longer as the tree has it"
+        )]
         let _ = tar::write_parts(tree, &mut cutter).map(|()| cutter.finish());
     }
 
@@ -174,16 +177,19 @@ fn compress_all(
         let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job {
             bytes,
-            known: said,
+            known: claimed,
             answer,
         }) = job
         else {
             return;
         };
-        // Nobody to answer to: see `produce`.
+        #[expect(
+            clippy::let_underscore_must_use,
+            reason = "nobody to answer to: see `produce`"
+        )]
         let _ = answer.send(compress(
             &bytes,
-            said,
+            claimed,
             known,
             prepared,
             donors,
@@ -192,23 +198,23 @@ fn compress_all(
     }
 }
 
-/// `said` is the digest of `bytes` by the stat data of their file, which lie where a disk or a clock does: a frame of that digest,
+/// `claimed` is the digest of `bytes` by the stat data of their file, which lie where a disk or a clock does: a frame of that digest,
 /// of the store or compressed ahead, is taken only where the sum of what it unpacks to is that of the bytes.
 fn compress(
     bytes: &[u8],
-    said: Option<Digest>,
+    claimed: Option<Digest>,
     known: &Frames,
     prepared: &Prepared,
     donors: &Donors<'_>,
     compressor: &mut Option<Compressor>,
 ) -> io::Result<Frame> {
     let sum = crc32fast::hash(bytes);
-    let content = said.unwrap_or_else(|| Digest::of(bytes));
+    let content = claimed.unwrap_or_else(|| Digest::of(bytes));
     let is_same = |other: u32| {
         let wrong =
             "a file has changed, and its times say that it has not: `touch` it, and bake again";
         match other == sum {
-            false if said.is_some() => Err(io::Error::new(io::ErrorKind::InvalidData, wrong)),
+            false if claimed.is_some() => Err(io::Error::new(io::ErrorKind::InvalidData, wrong)),
             is_same => Ok(is_same),
         }
     };
@@ -223,9 +229,9 @@ fn compress(
             });
         }
     }
-    let ahead = prepared.lock().remove(&content);
-    let bytes = match ahead {
-        Some(ahead) if is_same(ahead.sum)? => ahead.bytes,
+    let prepared_frame = prepared.lock().remove(&content);
+    let bytes = match prepared_frame {
+        Some(frame) if is_same(frame.sum)? => frame.bytes,
         Some(_) | None => compressed(bytes, compressor)?,
     };
     let sums = Sums {

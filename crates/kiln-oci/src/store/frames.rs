@@ -66,7 +66,11 @@ impl Store {
         for donor in self.unlisted(|blob| listed.contains(blob)) {
             self.note(&donor.blob);
             let found = self.find_frames(donor).unwrap_or_default();
-            // One without frames is listed as such, and not looked at again. What can't be kept is found again.
+            // One without frames is listed as such, and not looked at again.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "what can't be kept is found again"
+            )]
             let _ = self.put_frames(&donor, found.iter().copied());
             frames.extend(found);
         }

@@ -403,7 +403,10 @@ impl Store {
                     remove_file(&path)?;
                 }
                 if let Item::Image(digest) = item {
-                    // Not empty where something was said about the image just now.
+                    #[expect(
+                        clippy::let_underscore_must_use,
+                        reason = "not empty where something was said about the image just now"
+                    )]
                     let _ = fs::remove_dir(self.referrers_of(digest));
                 }
             }

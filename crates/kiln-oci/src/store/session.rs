@@ -81,7 +81,10 @@ impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, path)) = &state.file {
-            // Should it fail, the next prune finds it unlocked.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "should it fail, the next prune finds it unlocked"
+            )]
             let _ = fs::remove_file(path);
         }
     }
@@ -148,7 +151,10 @@ impl Store {
         let used = file.metadata().and_then(|meta| meta.modified());
         let is_old = used.is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age > HOUR));
         if is_old {
-            // On a read-only disk nothing is pruned.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "on a read-only disk nothing is pruned"
+            )]
             let _ = file.set_modified(now);
         }
     }
@@ -182,6 +188,10 @@ impl Store {
                 file => file.map_err(io_error("open", &path))?,
             };
             if file.try_lock().is_ok() {
+                #[expect(
+                    clippy::let_underscore_must_use,
+                    reason = "the next prune finds it unlocked again"
+                )]
                 let _ = fs::remove_file(&path);
                 continue;
             }

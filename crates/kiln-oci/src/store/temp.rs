@@ -127,7 +127,10 @@ impl Write for TempFile {
             && let Some(length) = NonZeroU64::new(self.written - begun)
             && length.get() >= BEGIN_AFTER
         {
-            // The kernel begins to write what it is told that nobody needs in memory. Where it does not, the sync has more to do.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "where the kernel does not begin to write what nobody needs in memory, the sync has more to do"
+            )]
             let _ = fadvise(&self.file, begun, Some(length), Advice::DontNeed);
             self.begun = Some(self.written);
         }
@@ -142,7 +145,10 @@ impl Write for TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if !self.named {
-            // Should it fail, the next opening of the store removes the file.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "should it fail, the next opening of the store removes the file"
+            )]
             let _ = fs::remove_file(&self.path);
         }
     }
