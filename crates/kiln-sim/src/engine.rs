@@ -119,6 +119,21 @@ impl Engine {
             .is_some_and(|made| matches!(made.truth, Truth::Starting | Truth::Alive))
     }
 
+    /// An instance changes; what has ended does not come back.
+    pub(crate) fn become_true(&mut self, id: &InstanceId, truth: Truth, reason: ExitReason) {
+        if let Some(made) = self.made.get_mut(id) {
+            let forward = match made.truth {
+                Truth::Starting => true,
+                Truth::Alive => truth != Truth::Starting,
+                Truth::Dead => truth == Truth::Removed,
+                Truth::Removed => false,
+            };
+            if forward {
+                made.set(truth, reason);
+            }
+        }
+    }
+
     /// An instance that no journal knows, of a root that was restored.
     pub(crate) fn leave_behind(&mut self, id: InstanceId) {
         self.made.insert(

@@ -17,13 +17,16 @@
 
 mod callers;
 mod checks;
+pub mod conformance;
 mod engine;
 mod operator;
 mod prober;
 mod proxies;
 mod random;
 mod run;
+mod subject;
 mod world;
 
 pub use kiln_control::Mutation;
 pub use run::{Failure, Options, Stats, run};
+pub use subject::SimulatedEngine;

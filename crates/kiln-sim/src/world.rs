@@ -267,7 +267,7 @@ impl World {
     fn happen(&mut self, next: Next) -> Result<(), Broken> {
         match next {
             Next::Engine(Happening::Becomes(id, truth, reason)) => {
-                self.become_true(&id, truth, reason);
+                self.engine.become_true(&id, truth, reason);
                 Ok(())
             }
             Next::Engine(Happening::Says(observation)) => {
@@ -327,20 +327,6 @@ impl World {
                 self.note(|| "faults cease".to_owned());
                 self.journal.full_until = 0;
                 Ok(())
-            }
-        }
-    }
-
-    fn become_true(&mut self, id: &InstanceId, truth: Truth, reason: kiln_model::ExitReason) {
-        if let Some(made) = self.engine.made.get_mut(id) {
-            let forward = match made.truth {
-                Truth::Starting => true,
-                Truth::Alive => truth != Truth::Starting,
-                Truth::Dead => truth == Truth::Removed,
-                Truth::Removed => false,
-            };
-            if forward {
-                made.set(truth, reason);
             }
         }
     }

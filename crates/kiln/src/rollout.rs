@@ -109,6 +109,9 @@ fn text(outcome: &Outcome, now: Timestamp) -> String {
     let mut lines = vec![match result {
         RolloutResult::Done => format!("{} → {}: done in {took}", release(from), release(to)),
         RolloutResult::Unchanged => format!("{}: unchanged", release(&to.or(*from))),
+        RolloutResult::RolledBack if from == to => {
+            format!("{}: its policy did not change ({took})", release(to))
+        }
         RolloutResult::RolledBack => {
             format!(
                 "{} → {}: failed; {} still has all traffic ({took})",

@@ -9,6 +9,7 @@
 mod api;
 mod app;
 mod client;
+mod engines;
 mod faults;
 mod load;
 mod rollouts;
@@ -60,7 +61,8 @@ fn main() {
     let tests = rollouts::TESTS
         .iter()
         .chain(faults::TESTS)
-        .chain(api::TESTS);
+        .chain(api::TESTS)
+        .chain(engines::TESTS);
     let trials = tests
         .map(|(name, test)| {
             let test = *test;

@@ -394,7 +394,7 @@ pub(crate) fn processes(root: &Path) -> Vec<(i32, Vec<String>)> {
 }
 
 /// This program, with the libraries that it has mapped.
-fn program() -> Tree {
+pub(crate) fn program() -> Tree {
     let mut tree = Tree::new();
     let mut add = |path: &Path, to: &Path| {
         let mut folder = PathBuf::new();

@@ -1,7 +1,8 @@
 //! The simulator's own proof: the controller holds in every world, and each wrong one is caught.
 
 use kiln_plan::Mutation as Plan;
-use kiln_sim::{Mutation, Options, Stats, run};
+use kiln_sim::conformance::check_engine;
+use kiln_sim::{Mutation, Options, SimulatedEngine, Stats, run};
 
 fn with(mutation: Mutation) -> Options {
     Options {
@@ -40,6 +41,15 @@ fn the_same_seed_gives_the_same_world() {
     };
     for seed in 0..20 {
         assert_eq!(run(seed, &options), run(seed, &options));
+    }
+}
+
+#[test]
+fn the_simulated_engine_passes_the_suite_of_engines() {
+    for seed in 0..100 {
+        let mut engine = SimulatedEngine::new(seed);
+        check_engine(&mut engine).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        assert_eq!(engine.broken(), None, "seed {seed}");
     }
 }
 
