@@ -73,6 +73,8 @@ pub struct Controller {
     pub(crate) pending: Option<Pending>,
     /// The journal refused the first of the queue, which is tried again then.
     retry_at: Option<Timestamp>,
+    /// Deadlines are looked at once for each thing that happens: one that is not heeded must not keep the rest from happening.
+    looks: bool,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) adoption: Adoption,
     /// The generation of the present table.
@@ -120,6 +122,7 @@ impl Controller {
             queue: VecDeque::new(),
             pending: None,
             retry_at: None,
+            looks: false,
             effects: VecDeque::new(),
             adoption: Adoption::default(),
             table,
@@ -225,6 +228,7 @@ impl Controller {
     /// Something has happened. `now`: the shell's time, which never decreases within a life.
     pub fn handle_input(&mut self, now: Timestamp, input: Input) {
         let now = self.clock.at(now, self.mutation);
+        self.looks |= !matches!(input, Input::Journalled(_) | Input::Prepared(_));
         match input {
             Input::Call { call, actor, ask } => {
                 // A person may have made room: what waits is tried at once.
@@ -318,7 +322,9 @@ impl Controller {
         }
         while self.pending.is_none() {
             let Some(work) = self.queue.pop_front() else {
-                self.fire(now);
+                if std::mem::take(&mut self.looks) {
+                    self.fire(now);
+                }
                 if self.queue.is_empty() {
                     // Nothing is left that could not be written.
                     self.note(Concern::Journal, None);

@@ -171,14 +171,16 @@ impl Controller {
     /// service's is removed, and every action without an outcome is issued again.
     fn synced(&mut self, seen: Vec<SeenInstance>) {
         let problem = seen.iter().find_map(|seen| seen.problem.clone());
+        if problem.is_some() && self.mutation == Some(Mutation::LoseSeen) {
+            self.adoption.sync = None;
+            return;
+        }
         // Asking again is how it is tried again.
         self.adoption.sync = problem.map(|problem| {
             let now = self.clock.now();
             Failed::after(self.adoption.sync.as_ref(), now, problem)
         });
         let mut there = BTreeSet::new();
-        let loses = self.mutation == Some(Mutation::LoseSeen)
-            && seen.iter().any(|seen| seen.problem.is_some());
         for SeenInstance {
             instance,
             state,
@@ -190,9 +192,7 @@ impl Controller {
                 self.adoption.foreign.insert(instance.clone());
                 self.remove_foreign(instance.clone());
             }
-            if let SeenState::Ended(record) = state
-                && !loses
-            {
+            if let SeenState::Ended(record) = state {
                 self.of_instance(instance, |instance| Event::Exited { instance, record });
             }
         }
@@ -201,7 +201,7 @@ impl Controller {
             .values()
             .flat_map(|service| service.instances())
             .filter(|instance| instance.has_started() && self.adoption.asked.contains(&instance.id))
-            .filter(|instance| !there.contains(&instance.id) && !loses)
+            .filter(|instance| !there.contains(&instance.id))
             .map(|instance| instance.id.clone())
             .collect();
         for instance in lost {

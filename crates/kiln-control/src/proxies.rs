@@ -140,10 +140,10 @@ impl Controller {
         served: Option<Generation>,
         services: Vec<ServiceKey>,
     ) {
-        if let Some(served) = served.filter(|served| *served >= self.table)
-            && self.mutation != Some(Mutation::NeverRaise)
-        {
-            self.queue.push_back(Work::Raise(served.next()));
+        if let Some(served) = served.filter(|served| *served >= self.table) {
+            if self.mutation != Some(Mutation::NeverRaise) {
+                self.queue.push_back(Work::Raise(served.next()));
+            }
             return;
         }
         if generation != self.table {

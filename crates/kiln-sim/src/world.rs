@@ -193,7 +193,7 @@ impl World {
                 // A wrong controller may leave a timer of the past unheeded; its own invariant has to tell, so time goes
                 // on. The right one has to heed it: for that one, the bound on steps tells.
                 if self.mutation.is_some() {
-                    self.now += 100;
+                    self.now += 2_000;
                 }
             } else if let Some((_, next)) = self.next.pop_first() {
                 if matches!(next, Next::FaultsEnd) {
@@ -449,8 +449,15 @@ impl World {
                 Ok(())
             }
             Fault::Noise => {
-                let lasts = self.chance.between(3_000, 15_000);
-                self.noise_until = self.noise_until.max(self.now + lasts);
+                if self.now >= self.noise_until {
+                    // That much happens is no fault: it may go on.
+                    let most = if self.chance.percent(50) {
+                        15_000
+                    } else {
+                        600_000
+                    };
+                    self.noise_until = self.now + self.chance.between(3_000, most);
+                }
                 self.noise()
             }
         }
@@ -458,7 +465,7 @@ impl World {
 
     /// Something that changes nothing, several times a second.
     fn noise(&mut self) -> Result<(), Broken> {
-        if self.now < self.noise_until && self.faults {
+        if self.now + 400 < self.noise_until {
             self.at(self.now + 400, Next::Fault(Fault::Noise));
         }
         self.tell(Input::Noted {
