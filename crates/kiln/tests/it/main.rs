@@ -11,6 +11,7 @@ mod prune;
 mod recovering;
 mod serving;
 mod smallest;
+mod turned_back;
 mod verify;
 mod world;
 
